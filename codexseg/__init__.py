@@ -1,0 +1,1 @@
+"""Cell segmentation of multiplexed tissue slides, patch by patch."""

@@ -1,0 +1,134 @@
+"""Which parts of a slide hold something: signal per block, statistics per patch.
+
+Signal is looked for in blocks of 64 px on one grid anchored at the slide's corner, so
+that the answer for a pixel never depends on how the slide is cut into patches.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codexseg.core.grid import Window
+from codexseg.core.intensity import block_mean
+
+BLOCK_PX = 64
+"""Side of a block."""
+BIN_PX = 4
+"""Side of the squares that are averaged before a block is judged: noise falls by 4."""
+NOISE_FACTOR = 8.0
+"""How many standard deviations above the background signal begins."""
+RANGE_FRACTION = 0.002
+"""Signal rises above the background by at least this part of the slide's range."""
+_MAD_TO_STD = 1.4826
+_QUANTISATION_STD = 0.2887  # of a uniform error of one grey level
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """One channel, block by block: arrays (block row, block column) float32.
+
+    `level` is the median, `noise` the robust standard deviation and `peak` the maximum
+    of the means of 4 px squares.
+    """
+
+    level: Floats
+    noise: Floats
+    peak: Floats
+
+
+def measure_blocks(pixels: NDArray[np.generic]) -> Blocks:
+    """Measure the blocks of an image (y, x) whose corner lies on the block grid."""
+    means = block_mean(pixels, BIN_PX)
+    side = BLOCK_PX // BIN_PX
+    pad = (-means.shape[0] % side, -means.shape[1] % side)
+    if any(pad):
+        means = np.pad(means, ((0, pad[0]), (0, pad[1])), mode="edge")
+    rows, columns = means.shape[0] // side, means.shape[1] // side
+    split = means.reshape(rows, side, columns, side).swapaxes(1, 2)
+    blocks = split.reshape(rows, columns, side * side)
+    level = np.median(blocks, axis=2).astype(np.float32)
+    spread = np.median(np.abs(blocks - level[..., None]), axis=2)
+    noise = (spread * _MAD_TO_STD).astype(np.float32)
+    return Blocks(level, noise, blocks.max(axis=2))
+
+
+@dataclass(frozen=True)
+class Background:
+    """What a channel shows where there is no tissue, in grey levels.
+
+    `noise` is the standard deviation of a pixel, `threshold` the level above which the
+    mean of a 4 px square is signal.
+    """
+
+    level: float
+    noise: float
+    threshold: float
+
+
+def estimate_background(blocks: Blocks, p999: float, *, integer: bool) -> Background:
+    """Estimate the background of a slide from its darkest blocks.
+
+    A slide without empty places has no better background than its darkest tissue: the
+    estimate is then too high for nothing but that tissue.
+
+    Parameters
+    ----------
+    blocks : Blocks
+        All blocks of the channel.
+    p999 : float
+        99.9th percentile of the channel.
+    integer : bool
+        Whether grey levels are integers, whose rounding is noise too.
+    """
+    level = float(np.percentile(blocks.level, 1))
+    darkest = blocks.level <= np.percentile(blocks.level, 5)
+    noise = float(np.median(blocks.noise[darkest]))
+    floor = _QUANTISATION_STD / BIN_PX if integer else 0.0
+    rise = max(NOISE_FACTOR * max(noise, floor), RANGE_FRACTION * (p999 - level))
+    return Background(level, noise * BIN_PX, level + rise)
+
+
+def has_signal(signal: NDArray[np.bool_], window: Window) -> bool:
+    """Whether a block that shares a pixel with the window holds signal."""
+    return bool(_blocks_under(signal, window).any())
+
+
+def signal_pixels(signal: NDArray[np.bool_], window: Window) -> NDArray[np.bool_]:
+    """Spread the blocks' answer over the pixels of a window, (y, x) bool."""
+    y0, x0 = window.y0 // BLOCK_PX * BLOCK_PX, window.x0 // BLOCK_PX * BLOCK_PX
+    blocks = _blocks_under(signal, window)
+    pixels = np.repeat(np.repeat(blocks, BLOCK_PX, axis=0), BLOCK_PX, axis=1)
+    covered = Window(y0, x0, y0 + pixels.shape[0], x0 + pixels.shape[1])
+    return pixels[window.within(covered)]
+
+
+def _blocks_under(signal: NDArray[np.bool_], window: Window) -> NDArray[np.bool_]:
+    return signal[
+        window.y0 // BLOCK_PX : (window.y1 - 1) // BLOCK_PX + 1,
+        window.x0 // BLOCK_PX : (window.x1 - 1) // BLOCK_PX + 1,
+    ]
+
+
+def patch_statistics(patch: NDArray[np.generic]) -> dict[str, float]:
+    """Return the specification's statistics of a patch.
+
+    Parameters
+    ----------
+    patch : (2, y, x)
+        Channel 0 nucleus, channel 1 whole cell.
+
+    Returns
+    -------
+    statistics : dict
+        ``{channel}_mean``, ``{channel}_std`` (grey levels) and
+        ``{channel}_non_zero_perc`` (a fraction of the pixels, 0 to 1).
+    """
+    statistics = {}
+    for name, pixels in zip(("nucleus", "wholecell"), patch, strict=True):
+        statistics[f"{name}_mean"] = float(pixels.mean(dtype=np.float64))
+        statistics[f"{name}_std"] = float(pixels.std(dtype=np.float64))
+        statistics[f"{name}_non_zero_perc"] = np.count_nonzero(pixels) / pixels.size
+    return statistics
