@@ -1,0 +1,204 @@
+"""The YAML file as plain values, with the line of every key.
+
+PyYAML composes the tree; nothing here knows which keys a configuration has.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from codexseg.errors import ConfigError
+
+Keys = tuple[str | int, ...]
+
+INIT = "`codexseg config init > my.yaml` writes a file with every key"
+
+_TAG = "tag:yaml.org,2002:"
+_TAGS = {_TAG + name for name in ("null", "bool", "int", "float", "str", "seq", "map")}
+_DEPTH = 20
+
+# What to do about errors of syntax, by words of the message of PyYAML.
+_REMEDIES = {
+    r"'\t'": "indent with spaces, not with tabs",
+    "mapping values are not allowed": "put a text that holds ': ' in quotes, and check "
+    "the indentation",
+    "escape": "write paths with backslashes in single quotes",
+    "expected <block end>": "keys of one section start in the same column",
+    "could not find expected ':'": "each line is 'key: value', with a space after the ':'",
+    "but found another document": "one file holds one configuration: remove the '---'",
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose plain words mean what they look like (the core schema of YAML 1.2).
+
+    `no`, `on` and `2024-01-01` are text, `1e-3` is a number, `0512` is not octal.
+    """
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012 (as PyYAML declares it)
+
+
+for _name, _pattern in {
+    "null": r"~|null|Null|NULL|",
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?(0|[1-9][0-9]*)",
+    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan",
+}.items():
+    _Loader.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), None)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a key stands, and its value as it is written (None for sections)."""
+
+    line: int
+    text: str | None = None
+
+
+@dataclass
+class Document:
+    """A YAML file as plain values, with the place of every key."""
+
+    path: Path
+    data: Any = None
+    places: dict[Keys, Place] = field(default_factory=dict)
+    problems: list[tuple[int, str]] = field(default_factory=list)
+    renamed: dict[Keys, str] = field(default_factory=dict)
+
+    def place(self, keys: Keys) -> Place:
+        """Return the place of a key, or of the section that should hold it."""
+        while keys and keys not in self.places:
+            keys = keys[:-1]
+        return self.places.get(keys, Place(1))
+
+    def complain(self, keys: Keys, message: str) -> None:
+        """Add a problem about a key."""
+        name = self.renamed.get(keys, dotted(keys))
+        self.problems.append((self.place(keys).line, f"{name}: {message}"))
+
+
+def read(text: str, path: Path) -> Document:
+    """Read the text of a YAML file whose top level is a mapping.
+
+    Doubled keys, odd tags and unreadable values are collected in `problems`.
+
+    Raises
+    ------
+    ConfigError
+        If the text is not YAML, is empty or is no mapping; the message names the line.
+    """
+    document = Document(path)
+    try:
+        _check_events(text, path)
+        loader: Any = _Loader(text)
+        root = loader.get_single_node()
+        if root is not None:
+            document.data = _build(root, (), loader, document)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigError(
+            f"{path}, line {line}: character U+{error.character:04X} is not allowed in "
+            f"YAML; remove it."
+        ) from None
+    except yaml.MarkedYAMLError as error:
+        raise ConfigError(f"{path}, {_syntax(error)}.") from None
+    if document.data is None:
+        raise ConfigError(f"{path} holds no keys; {INIT}.")
+    if not isinstance(document.data, dict):
+        raise ConfigError(
+            f"{path}, line {root.start_mark.line + 1}: expected sections, like 'data:', "
+            f"got {shown(document.data)}; {INIT}."
+        )
+    return document
+
+
+def _check_events(text: str, path: Path) -> None:
+    """Refuse what a config never needs and what can make a small file huge."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        anchored = isinstance(event, yaml.NodeEvent) and event.anchor is not None
+        if anchored or depth > _DEPTH:
+            found = "an anchor or alias" if anchored else f"more than {_DEPTH} levels"
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            raise ConfigError(
+                f"{path}, line {line}: {found}; expected plain sections with keys and "
+                f"values. Write values out, and put a text that starts with & or * in "
+                f"quotes."
+            )
+
+
+def _build(node: yaml.Node, keys: Keys, loader: Any, document: Document) -> Any:
+    """Turn a node into plain values, and note the place of everything below it."""
+    line = node.start_mark.line + 1
+    if node.tag not in _TAGS:
+        document.problems.append((line, f"{dotted(keys)}: tag {node.tag} is not allowed"))
+        return None
+    if isinstance(node, yaml.SequenceNode):
+        for i, item in enumerate(node.value):
+            document.places[*keys, i] = _place(item, item)
+        return [
+            _build(item, (*keys, i), loader, document) for i, item in enumerate(node.value)
+        ]
+    if isinstance(node, yaml.MappingNode):
+        return dict(_pairs(node, keys, loader, document))
+    try:
+        return loader.construct_object(node)
+    except (ValueError, LookupError):
+        document.problems.append((line, f"{dotted(keys)}: cannot read {node.value!r}"))
+        return None
+
+
+def _pairs(
+    node: yaml.MappingNode, keys: Keys, loader: Any, document: Document
+) -> Iterator[tuple[str, Any]]:
+    for key, value in node.value:
+        line = key.start_mark.line + 1
+        if not isinstance(key, yaml.ScalarNode):
+            document.problems.append((line, f"{dotted(keys)}: a key must be plain text"))
+            continue
+        below = (*keys, key.value)
+        if below in document.places:
+            first = document.places[below].line
+            document.problems.append(
+                (line, f"{dotted(below)}: already set in line {first}; keep one of them")
+            )
+            continue
+        document.places[below] = _place(key, value)
+        yield key.value, _build(value, below, loader, document)
+
+
+def _place(at: yaml.Node, value: yaml.Node) -> Place:
+    text = value.value if isinstance(value, yaml.ScalarNode) else None
+    return Place(at.start_mark.line + 1, text)
+
+
+def _syntax(error: yaml.MarkedYAMLError) -> str:
+    mark = error.problem_mark or error.context_mark
+    where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "line 1"
+    what = ", ".join(part for part in (error.context, error.problem) if part)
+    remedy = next((text for words, text in _REMEDIES.items() if words in what), None)
+    return f"{where}: not YAML: {what}" + (f"; {remedy}" if remedy else "")
+
+
+def dotted(keys: Keys) -> str:
+    """Write a key as section.key[index]."""
+    name = ""
+    for key in keys:
+        name += f"[{key}]" if isinstance(key, int) else f".{key}" if name else key
+    return name or "the file"
+
+
+def shown(value: Any) -> str:
+    """Write a value for a message: short, and as YAML has it."""
+    if value is None:
+        return "nothing (null)"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = repr(list(value) if isinstance(value, tuple) else value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
