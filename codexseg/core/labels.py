@@ -1,0 +1,317 @@
+"""Label images: boundaries, tables of objects, and new numbers for old labels.
+
+A label image is (y, x) uint32, 0 is background. Labels may have gaps, come in any order
+and reach 2**32 - 1: nothing here allocates by the highest label. The kernels read an
+image run by run and look a label up once per run, in a hash table of the labels that
+occur; so time follows the pixels and memory the objects.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from codexseg.errors import InputError
+
+Labels = NDArray[np.uint32]
+Mask = NDArray[np.bool_]
+Integers = NDArray[np.int64]
+Keys = NDArray[np.uint64]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+HIGHEST_LABEL = 2**32 - 1
+
+_START_BITS = 10
+_MIX_1 = np.uint64(0x9E3779B97F4A7C15)
+_MIX_2 = np.uint64(0xBF58476D1CE4E5B9)
+_HALF = np.uint64(32)
+_EMPTY = np.uint64(0)
+
+
+def kernel(function: Function) -> Function:
+    """Compile a numeric function with numba, cached on disk, without the GIL."""
+    return cast("Function", numba.njit(cache=True, nogil=True)(function))
+
+
+class ObjectTable(NamedTuple):
+    """The objects of a label image, one row each, in ascending order of the label.
+
+    Attributes
+    ----------
+    label : (n,) uint32
+        Label of the object.
+    area : (n,) int64
+        Pixels of the object.
+    first : (n,) int64
+        Raster index (y * width + x) of its first pixel.
+    """
+
+    label: Labels
+    area: Integers
+    first: Integers
+
+
+def as_labels(labels: Any, name: str) -> Labels:
+    """Check an array that a user calls a label image, and bring it to uint32.
+
+    Parameters
+    ----------
+    labels : (y, x) integer
+        Label image, 0 is background.
+    name : str
+        What to call it in the message.
+
+    Returns
+    -------
+    (y, x) uint32, C-contiguous; the same array where it is that already.
+
+    Raises
+    ------
+    InputError
+        If it is not a 2-D integer array with values from 0 to 2**32 - 1.
+    """
+    labels = np.asarray(labels)
+    if labels.ndim != 2:
+        raise InputError(
+            f"{name} has shape {labels.shape}, expected (y, x): pass one patch at a time, "
+            f"for example labels[0] of a (1, y, x) array."
+        )
+    if labels.dtype.kind not in "iu":
+        raise InputError(
+            f"{name} has dtype {labels.dtype}, expected integers; number the objects of a "
+            f"mask with skimage.measure.label."
+        )
+    if labels.size and (labels.dtype.kind == "i" or labels.dtype.itemsize > 4):
+        lowest, highest = int(labels.min()), int(labels.max())
+        if lowest < 0 or highest > HIGHEST_LABEL:
+            raise InputError(
+                f"{name} holds labels from {lowest} to {highest}, expected 0 (background) "
+                f"to {HIGHEST_LABEL}."
+            )
+    return np.ascontiguousarray(labels, dtype=np.uint32)
+
+
+def inner_boundary(labels: Labels) -> Mask:
+    """Mark the pixels of objects that touch another label or the background.
+
+    Neighbours are the four that share an edge; the border of the image is no boundary.
+    Equal to ``find_boundaries(labels, mode="inner", connectivity=1) & (labels > 0)`` of
+    scikit-image.
+
+    Parameters
+    ----------
+    labels : (y, x) uint32
+        Label image.
+
+    Returns
+    -------
+    boundary : (y, x) bool
+    """
+    boundary = np.empty(labels.shape, np.bool_)
+    _mark_boundary(np.ascontiguousarray(labels, dtype=np.uint32), boundary)
+    return boundary
+
+
+def label_boundaries(labels: Labels) -> Labels:
+    """Keep the labels on the inner boundary of their objects, 0 elsewhere.
+
+    Parameters
+    ----------
+    labels : (y, x) uint32
+        Label image.
+
+    Returns
+    -------
+    boundaries : (y, x) uint32
+        `labels` where `inner_boundary` is true.
+    """
+    boundaries = np.empty(labels.shape, np.uint32)
+    _mark_boundary(np.ascontiguousarray(labels, dtype=np.uint32), boundaries)
+    return boundaries
+
+
+def object_table(labels: Labels) -> ObjectTable:
+    """Measure area and first pixel of every object, in one pass.
+
+    Parameters
+    ----------
+    labels : (y, x) uint32
+        Label image.
+
+    Returns
+    -------
+    ObjectTable
+        Sorted by label; `first` counts pixels in raster order from the corner of `labels`.
+    """
+    flat = np.ascontiguousarray(labels, dtype=np.uint32).reshape(-1)
+    label, area, first = _tally_labels(flat)
+    order = np.argsort(label)
+    return ObjectTable(label[order].astype(np.uint32), area[order], first[order])
+
+
+def relabel(labels: Labels, old: Labels, new: Labels) -> Labels:
+    """Give objects new labels; objects that `old` does not name become background.
+
+    Parameters
+    ----------
+    labels : (y, x) uint32
+        Label image.
+    old, new : (n,) uint32
+        Label in `labels` and what to write instead. No label stands twice in `old`.
+
+    Returns
+    -------
+    relabelled : (y, x) uint32
+
+    Raises
+    ------
+    InputError
+        If `old` and `new` differ in length, or `old` names a label twice or names 0.
+    """
+    keys, rows = index_labels(old)
+    if len(old) != len(new):
+        raise InputError(
+            f"got {len(old)} old and {len(new)} new labels, expected one new for each old."
+        )
+    labels = np.ascontiguousarray(labels, dtype=np.uint32)
+    relabelled = np.empty_like(labels)
+    values = np.ascontiguousarray(new, dtype=np.uint32)
+    _relabel(labels.reshape(-1), keys, rows, values, relabelled.reshape(-1))
+    return relabelled
+
+
+def index_labels(labels: Labels) -> tuple[Keys, Integers]:
+    """Build the hash table that finds the row of a label (see `find_slot`).
+
+    Parameters
+    ----------
+    labels : (n,) uint32
+        Distinct labels above 0.
+
+    Returns
+    -------
+    keys : (2**k,) uint64
+        The labels in their slots, 0 where a slot is empty.
+    rows : (2**k,) int64
+        Position in `labels` of the label in that slot, -1 where it is empty.
+
+    Raises
+    ------
+    InputError
+        If a label is 0 or stands there twice.
+    """
+    bits = max(4, int(2 * len(labels)).bit_length())
+    keys, rows = np.zeros(1 << bits, np.uint64), np.full(1 << bits, -1, np.int64)
+    misfit = _fill_index(np.ascontiguousarray(labels, dtype=np.uint32), keys, rows)
+    if misfit >= 0:
+        raise InputError(
+            f"label {int(labels[misfit])} in row {misfit} is the background or stands "
+            f"twice, expected distinct labels above 0."
+        )
+    return keys, rows
+
+
+@kernel
+def find_slot(keys: Keys, key: np.uint64) -> np.uint64:
+    """Return the slot of a table that holds `key`, or the empty one where it belongs."""
+    mask = np.uint64(keys.size - 1)
+    mixed = key * _MIX_1
+    mixed = (mixed ^ (mixed >> _HALF)) * _MIX_2
+    slot = (mixed >> _HALF) & mask
+    while keys[slot] != _EMPTY and keys[slot] != key:
+        slot = (slot + np.uint64(1)) & mask
+    return slot
+
+
+@kernel
+def new_tally() -> tuple[Keys, Integers, Integers]:
+    """Return an empty table: keys, pixels counted, raster index of the first pixel."""
+    size = 1 << _START_BITS
+    return np.zeros(size, np.uint64), np.zeros(size, np.int64), np.zeros(size, np.int64)
+
+
+@kernel
+def double_tally(
+    keys: Keys, counts: Integers, firsts: Integers
+) -> tuple[Keys, Integers, Integers]:
+    """Move a tally to a table of twice the size."""
+    size = 2 * keys.size
+    keys_2, counts_2 = np.zeros(size, np.uint64), np.zeros(size, np.int64)
+    firsts_2 = np.zeros(size, np.int64)
+    for i in range(keys.size):
+        if keys[i] != _EMPTY:
+            slot = find_slot(keys_2, keys[i])
+            keys_2[slot], counts_2[slot], firsts_2[slot] = keys[i], counts[i], firsts[i]
+    return keys_2, counts_2, firsts_2
+
+
+@kernel
+def _tally_labels(labels: Labels) -> tuple[Keys, Integers, Integers]:
+    keys, counts, firsts = new_tally()
+    used, i = 0, 0
+    while i < labels.size:
+        label, start = labels[i], i
+        i += 1
+        while i < labels.size and labels[i] == label:
+            i += 1
+        if label == 0:
+            continue
+        slot = find_slot(keys, np.uint64(label))
+        counts[slot] += i - start
+        if keys[slot] == _EMPTY:
+            keys[slot], firsts[slot] = np.uint64(label), start
+            used += 1
+            if 2 * used > keys.size:
+                keys, counts, firsts = double_tally(keys, counts, firsts)
+    taken = keys != _EMPTY
+    return keys[taken], counts[taken], firsts[taken]
+
+
+@kernel
+def _mark_boundary(labels: Labels, out: NDArray[Any]) -> None:
+    height, width = labels.shape
+    for y in range(height):
+        # Beyond the border stands the pixel itself: the border is no boundary.
+        above, here, below = (
+            labels[max(y - 1, 0)],
+            labels[y],
+            labels[min(y + 1, height - 1)],
+        )
+        row = out[y]
+        for x in range(1, width - 1):
+            c = here[x]
+            differs = (c != above[x]) | (c != below[x])
+            differs |= (c != here[x - 1]) | (c != here[x + 1])
+            row[x] = c if differs else 0
+        for x in (0, width - 1):
+            if width > 0:
+                c = here[x]
+                differs = (c != above[x]) | (c != below[x])
+                differs |= (c != here[max(x - 1, 0)]) | (c != here[min(x + 1, width - 1)])
+                row[x] = c if differs else 0
+
+
+@kernel
+def _fill_index(labels: Labels, keys: Keys, rows: Integers) -> int:
+    for row in range(labels.size):
+        key = np.uint64(labels[row])
+        slot = find_slot(keys, key)
+        if key == _EMPTY or keys[slot] == key:
+            return row
+        keys[slot], rows[slot] = key, row
+    return -1
+
+
+@kernel
+def _relabel(labels: Labels, keys: Keys, rows: Integers, new: Labels, out: Labels) -> None:
+    last, value = np.uint32(0), np.uint32(0)
+    for i in range(labels.size):
+        label = labels[i]
+        if label != last:
+            last = label
+            row = rows[find_slot(keys, np.uint64(label))]
+            value = new[row] if row >= 0 else np.uint32(0)
+        out[i] = value

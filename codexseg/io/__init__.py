@@ -1,0 +1,1 @@
+"""Files in and out: slide images, panels, label images, tables, pickles."""

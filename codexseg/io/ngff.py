@@ -1,0 +1,225 @@
+"""NGFF in two versions: arrays, their metadata, and the pyramid of an image.
+
+The metadata is written here rather than with ome_zarr.writer, whose import costs two
+CPU seconds; the tests read it back with ome_zarr and ome_zarr_models.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numcodecs
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec
+
+from codexseg.core.grid import Window
+
+Version = Literal["0.4", "0.5"]
+"""Of NGFF: 0.4 is Zarr format 2, 0.5 is Zarr format 3."""
+
+CHUNK_PX = 1024
+_COARSEST_PX = 512
+_COLORS = ("0000FF", "00FF00", "FF0000", "FFFFFF")
+
+
+class Overview(Protocol):
+    """A (c, y, x) image that gives blocks when it is indexed: numpy, memmap, zarr."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Count of channels, height, width."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Any integer or float."""
+        ...
+
+    def __getitem__(self, key: Any, /) -> Any: ...
+
+
+# -- arrays -------------------------------------------------------------------------------
+
+
+def level_shapes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Return the shapes of a pyramid: y and x are halved, rounded up, to 512 px."""
+    shapes = [shape]
+    while max(shapes[-1][-2:]) > _COARSEST_PX:
+        *head, y, x = shapes[-1]
+        shapes.append((*head, -(-y // 2), -(-x // 2)))
+    return shapes
+
+
+def blocks(shape: tuple[int, ...], chunks: tuple[int, ...]) -> Iterator[Window]:
+    """Return the windows, in y and x, of the chunks of an array, row by row."""
+    (height, width), (dy, dx) = shape[-2:], chunks[-2:]
+    for y, x in product(range(0, height, dy), range(0, width, dx)):
+        yield Window(y, x, min(height, y + dy), min(width, x + dx))
+
+
+def create_group(path: Path, version: Version) -> Any:
+    """Create an empty group."""
+    return zarr.create_group(path, zarr_format=2 if version == "0.4" else 3)
+
+
+def create_array(
+    path: Path,
+    version: Version,
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...],
+    dtype: np.dtype[Any],
+) -> Any:
+    """Create an empty array of labels (y, x) or of an image (c, y, x).
+
+    zstd at its lowest level: labels shrink to 2 % at more than 1 GB/s, better without a
+    shuffle of their bytes, while the noise of an image needs it.
+    """
+    image = len(shape) == 3
+    common: dict[str, Any] = {
+        "shape": shape,
+        "chunks": tuple(map(min, chunks, shape)),
+        "dtype": dtype,
+        "fill_value": 0,
+        "overwrite": True,
+    }
+    if version == "0.4":
+        return zarr.create_array(
+            path,
+            zarr_format=2,
+            compressors=numcodecs.Blosc("zstd", clevel=1, shuffle=int(image)),
+            chunk_key_encoding={"name": "v2", "separator": "/"},
+            **common,
+        )
+    return zarr.create_array(
+        path,
+        zarr_format=3,
+        compressors=BloscCodec(
+            cname="zstd",
+            clevel=1,
+            shuffle="shuffle" if image else "noshuffle",
+            typesize=dtype.itemsize,
+        ),
+        chunk_key_encoding={"name": "default", "separator": "/"},
+        dimension_names=tuple("cyx"[-len(shape) :]),
+        **common,
+    )
+
+
+def write_image_levels(path: Path, version: Version, overview: Overview) -> list[Any]:
+    """Write an image as level 0 of `path` and means of 2 x 2 pixels above, in blocks."""
+    arrays: list[Any] = []
+    below: Overview = overview
+    for k, shape in enumerate(level_shapes(overview.shape)):
+        array = create_array(
+            path / str(k), version, shape, (1, CHUNK_PX, CHUNK_PX), overview.dtype
+        )
+        for window in blocks(shape, array.chunks):
+            y, x = window.slices
+            array[:, y, x] = (
+                below[:, y, x]
+                if k == 0
+                else _halve(
+                    np.asarray(below[:, 2 * y.start : 2 * y.stop, 2 * x.start : 2 * x.stop])
+                )
+            )
+        arrays.append(array)
+        below = array
+    for folder in path.glob("[0-9]*"):
+        if int(folder.name) >= len(arrays):  # of a larger overview, written before
+            shutil.rmtree(folder)
+    return arrays
+
+
+def _halve(image: NDArray[Any]) -> NDArray[Any]:
+    """Mean of 2 x 2 pixels; an odd last row or column is repeated."""
+    channels, height, width = image.shape
+    image = np.pad(image, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge")
+    pairs = image.reshape(channels, -(-height // 2), 2, -(-width // 2), 2)
+    mean: NDArray[Any] = pairs.mean(axis=(2, 4))
+    return (mean if image.dtype.kind == "f" else np.rint(mean)).astype(image.dtype)
+
+
+# -- metadata -----------------------------------------------------------------------------
+
+
+def version_of(path: Path) -> Version:
+    """Return the version of NGFF in which a folder was written."""
+    return "0.5" if (path / "zarr.json").exists() else "0.4"
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Return the metadata of a group, in the shape of either version."""
+    attributes: dict[str, Any] = zarr.open_group(path, mode="r").attrs.asdict()
+    ome: dict[str, Any] = attributes.get("ome", attributes)
+    return ome
+
+
+def write_metadata(path: Path, version: Version, metadata: dict[str, Any]) -> None:
+    """Replace the metadata of a group; the version stands where each one wants it."""
+    group = zarr.open_group(path, mode="r+")
+    if version == "0.5":
+        group.attrs.put({"ome": {"version": version, **metadata}})
+        return
+    old: dict[str, Any] = {}
+    for key, value in metadata.items():
+        if key == "multiscales":
+            old[key] = [{**image, "version": version} for image in value]
+        else:
+            old[key] = {**value, "version": version} if isinstance(value, dict) else value
+    group.attrs.put(old)
+
+
+def multiscales(
+    name: str,
+    axes: str,
+    scales: Sequence[float],
+    origins: Sequence[float],
+    method: str,
+) -> list[dict[str, Any]]:
+    """Describe a pyramid.
+
+    Parameters
+    ----------
+    name : str
+        Of the image.
+    axes : {"yx", "cyx"}
+        y and x in micrometres.
+    scales, origins : sequences of float
+        Micrometres per pixel of each level, and where the centre of its first pixel
+        lies from that of the slide, micrometres.
+    method : str
+        How the levels were made.
+    """
+    c = [1.0] * (len(axes) - 2)
+    datasets = []
+    for level, (scale, origin) in enumerate(zip(scales, origins, strict=True)):
+        transforms: list[dict[str, Any]] = [{"type": "scale", "scale": [*c, scale, scale]}]
+        if origin:
+            shift = [*(0.0 for _ in c), origin, origin]
+            transforms.append({"type": "translation", "translation": shift})
+        datasets.append({"path": str(level), "coordinateTransformations": transforms})
+    kinds = {axis: {"type": "space", "unit": "micrometer"} for axis in "yx"}
+    kinds["c"] = {"type": "channel"}
+    described = [{"name": axis, **kinds[axis]} for axis in axes]
+    return [{"name": name, "axes": described, "datasets": datasets, "type": method}]
+
+
+def omero(coarsest: NDArray[Any], names: Sequence[str]) -> dict[str, Any]:
+    """Describe how viewers show channels: contrast from P1 to P99.8 of a coarse level."""
+    channels = []
+    for k, (name, image) in enumerate(zip(names, coarsest, strict=True)):
+        low, high = (float(np.percentile(image, p)) for p in (1, 99.8))
+        bounds: Any = np.iinfo(image.dtype) if image.dtype.kind in "iu" else None
+        window = {
+            "min": float(bounds.min if bounds else image.min()),
+            "max": float(bounds.max if bounds else image.max()),
+            "start": low,
+            "end": high if high > low else low + 1,
+        }
+        color = _COLORS[k % len(_COLORS)]
+        channels.append({"label": name, "color": color, "active": True, "window": window})
+    return {"channels": channels}

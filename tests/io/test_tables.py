@@ -1,0 +1,154 @@
+import time
+
+import anndata
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from codexseg.errors import InputError
+from codexseg.io.tables import (
+    intensity_column,
+    read_parquet_columns,
+    unique_names,
+    write_csv,
+    write_h5ad,
+    write_parquet,
+)
+
+CHANNELS = ["DAPI", "CD3, clone 1", "CD3, clone 1"]
+
+
+def cells(n, seed=0):
+    rng = np.random.default_rng(seed)
+    columns = {
+        "cell_id": np.arange(1, n + 1, dtype=np.uint32),
+        "y": rng.uniform(0, 4e4, n),
+        "x": rng.uniform(0, 4e4, n),
+        "area": rng.integers(1, 500, n),
+        "touches_border": rng.random(n) < 0.1,
+        "status": rng.choice(["trimmed", 'said "whole"'], n) if n else np.array([], str),
+    }
+    for channel in unique_names(CHANNELS):
+        for part in ("cell", "nucleus", "cytoplasm"):
+            values = (rng.integers(0, 65536 * 300, n) / 300).astype(np.float32)
+            values[::5] = np.nan if part == "cytoplasm" else 0.1
+            columns[intensity_column(channel, part)] = values
+    return columns
+
+
+def test_duplicate_names_are_told_apart():
+    assert unique_names(["a", "b", "a", "a"]) == ["a", "b", "a-1", "a-2"]
+    assert unique_names(["a", "a", "a-1"]) == ["a", "a-2", "a-1"]
+    assert unique_names([]) == []
+
+
+@pytest.mark.parametrize("n", [0, 1, 70_000])
+def test_parquet_comes_back(tmp_path, n):
+    path, columns = tmp_path / "cells.parquet", cells(n)
+    write_parquet(path, columns, {"mpp": "0.5"})
+    found = read_parquet_columns(path)
+    assert list(found) == list(columns)
+    for name, values in columns.items():
+        np.testing.assert_array_equal(found[name], values, err_msg=name)
+        if values.dtype.kind != "U":
+            assert found[name].dtype == values.dtype
+    assert pq.read_schema(path).metadata[b"mpp"] == b"0.5"
+    assert pq.ParquetFile(path).num_row_groups == -(-n // 65536)
+    assert len(pd.read_parquet(path)) == n
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_some_columns_of_a_parquet(tmp_path):
+    path = tmp_path / "cells.parquet"
+    write_parquet(path, cells(3))
+    assert list(read_parquet_columns(path, ["x", "cell_id"])) == ["x", "cell_id"]
+    with pytest.raises(InputError, match=r"no column 'z', expected some of cell_id, y"):
+        read_parquet_columns(path, ["x", "z"])
+
+
+@pytest.mark.parametrize("n", [0, 1, 3000])
+def test_csv_is_read_by_pandas(tmp_path, n):
+    path, columns = tmp_path / "cells.csv", cells(n)
+    write_csv(path, columns)
+    frame = pd.read_csv(path)
+    assert list(frame) == list(columns)
+    for name, values in columns.items():
+        if n and values.dtype == np.float32:
+            read = frame[name].to_numpy(np.float32)
+            np.testing.assert_array_equal(read, values, err_msg=name)
+        elif values.dtype.kind == "f":
+            np.testing.assert_allclose(frame[name].astype(float), values, rtol=1e-15)
+        else:
+            assert frame[name].tolist() == values.tolist()
+
+
+def test_csv_is_plain(tmp_path):
+    columns = {
+        "cell_id": np.array([1, 2], np.uint32),
+        "CD3_cell_mean": np.array([0.1, np.nan], np.float32),
+        "a, b": np.array([True, False]),
+    }
+    write_csv(tmp_path / "cells.csv", columns)
+    lines = (tmp_path / "cells.csv").read_text().splitlines()
+    assert lines == ['cell_id,CD3_cell_mean,"a, b"', "1,0.1,true", "2,,false"]
+
+
+@pytest.mark.parametrize("n", [0, 1, 300])
+def test_h5ad_is_read_by_anndata(tmp_path, n):
+    path, columns = tmp_path / "cells.h5ad", cells(n)
+    write_h5ad(path, columns, CHANNELS, 0.5, {"mpp": 0.5, "panel": {"nuclear": "DAPI"}})
+    found = anndata.read_h5ad(path)
+    assert found.shape == (n, 3)
+    assert found.var_names.tolist() == ["DAPI", "CD3, clone 1", "CD3, clone 1-1"]
+    assert found.obs_names.tolist() == [str(i) for i in columns["cell_id"]]
+    assert set(found.obs) == {"cell_id", "y", "x", "area", "touches_border", "status"}
+    assert found.obs["status"].tolist() == columns["status"].tolist()
+    micrometres = np.stack([columns["x"], columns["y"]], axis=1) * 0.5
+    np.testing.assert_array_equal(found.obsm["spatial"], micrometres)
+    parts = {"cell": found.X, **found.layers}
+    for c, name in enumerate(found.var_names):
+        for part, matrix in parts.items():
+            assert matrix.dtype == np.float32
+            np.testing.assert_array_equal(
+                matrix[:, c], columns[intensity_column(name, part)], err_msg=part
+            )
+    assert found.uns["mpp"] == 0.5
+    assert found.uns["panel"]["nuclear"] == "DAPI"
+
+
+def test_equal_tables_give_equal_bytes(tmp_path):
+    def write(folder):
+        write_parquet(tmp_path / f"{folder}.parquet", cells(50), {"a": "b", "c": "d"})
+        write_csv(tmp_path / f"{folder}.csv", cells(50))
+        write_h5ad(tmp_path / f"{folder}.h5ad", cells(50), CHANNELS, 0.5, {"a": [1, 2]})
+
+    write("one")
+    time.sleep(1.1)  # a time stamp would have changed
+    write("two")
+    for kind in ("parquet", "csv", "h5ad"):
+        one, two = (tmp_path / f"{folder}.{kind}" for folder in ("one", "two"))
+        assert one.read_bytes() == two.read_bytes(), kind
+
+
+@pytest.mark.parametrize("write", [write_parquet, write_csv])
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"a": np.zeros(2), "b": np.zeros(3)}, "one length"),
+        ({"a": np.zeros((2, 2))}, "one length"),
+        ({"a": np.zeros(2, complex)}, "'a' has dtype complex128"),
+    ],
+)
+def test_what_is_no_table_is_an_error(tmp_path, write, columns, message):
+    with pytest.raises(InputError, match=message):
+        write(tmp_path / "cells", columns)
+    assert not list(tmp_path.iterdir())
+
+
+def test_h5ad_names_what_is_missing(tmp_path):
+    columns = cells(3)
+    del columns["DAPI_nucleus_mean"]
+    with pytest.raises(InputError, match=r"lacks 'DAPI_nucleus_mean'.*statistics"):
+        write_h5ad(tmp_path / "cells.h5ad", columns, CHANNELS, 0.5)
+    assert not list(tmp_path.iterdir())
