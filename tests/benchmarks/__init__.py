@@ -1,0 +1,1 @@
+"""Figures: each module prints one JSON line, ``python -m tests.benchmarks.NAME``."""

@@ -1,0 +1,261 @@
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from skimage.segmentation import find_boundaries
+
+from codexseg.core.labels import object_table
+from codexseg.core.matching import (
+    apply_pairs,
+    interior,
+    match,
+    matched_fraction,
+    matching_stats,
+    pair_table,
+)
+from codexseg.errors import InputError
+from tests.drawing import draw
+
+
+def blocks(n, size):
+    small = arrays(np.uint32, (n, n), elements=st.integers(0, 6))
+    return small.map(lambda a: np.kron(a, np.ones((size, size), np.uint32)))
+
+
+cell_images, nucleus_images = blocks(3, 4), blocks(6, 2)
+
+
+def pairs_by_hand(cells, nuclei, min_overlap=0.0, *, sequential=False):
+    inside = (cells > 0) & ~find_boundaries(cells, mode="inner")
+    candidates = []
+    for c in np.unique(cells[cells > 0]):
+        for n in np.unique(nuclei[nuclei > 0]):
+            shared = int(np.sum(inside & (cells == c) & (nuclei == n)))
+            area = int(np.sum(nuclei == n))
+            if not shared or shared / area < min_overlap:
+                continue
+            firsts = (np.argmax(nuclei == n), np.argmax(cells == c))
+            key = (-Fraction(shared, area), -shared, -area, *firsts)
+            candidates.append(((c, key) if sequential else key, int(c), int(n)))
+    taken = []
+    for _, c, n in sorted(candidates):
+        if all(c != other[0] and n != other[1] for other in taken):
+            taken.append((c, n))
+    return sorted(taken)
+
+
+def match_images(cells, nuclei, **options):
+    pairs = pair_table(cells, nuclei)
+    cell_table, nucleus_table = object_table(cells), object_table(nuclei)
+    accepted = match(
+        np.searchsorted(cell_table.label, pairs.cell),
+        np.searchsorted(nucleus_table.label, pairs.nucleus),
+        pairs.shared,
+        nucleus_area=nucleus_table.area,
+        cell_first=cell_table.first,
+        nucleus_first=nucleus_table.first,
+        **options,
+    )
+    return pairs.cell[accepted], pairs.nucleus[accepted]
+
+
+def test_only_pixels_of_the_interior_are_shared():
+    cells = draw("""
+        .....222
+        .1111222
+        .1111222
+        .1111222
+    """)
+    nuclei = draw("""
+        ........
+        ..777777
+        ..77.888
+        ..77..88
+    """)
+    # The bottom and the right of the image cut the cells open: no boundary there.
+    assert np.array_equal(
+        interior(cells),
+        draw("""
+            ......11
+            ......11
+            ..11..11
+            ..11..11
+        """),
+    )
+    pairs = pair_table(cells, nuclei)
+    assert pairs.cell.tolist() == [1, 2, 2]
+    assert pairs.nucleus.tolist() == [7, 7, 8]
+    assert pairs.shared.tolist() == [4, 2, 4]
+
+
+@given(cell_images, nucleus_images)
+@settings(deadline=None)
+def test_tables_of_windows_add_up_to_the_table_of_the_whole(cells, nuclei):
+    whole = pair_table(cells, nuclei)
+    inside, total = interior(cells), {}
+    for rows in (slice(0, 5), slice(5, 12)):
+        for columns in (slice(0, 7), slice(7, 12)):
+            part = np.s_[rows, columns]
+            table = pair_table(cells[part], nuclei[part], interior=inside[part])
+            for c, n, shared in zip(*map(np.ndarray.tolist, table), strict=True):
+                total[c, n] = total.get((c, n), 0) + shared
+    assert sorted(total) == list(zip(whole.cell.tolist(), whole.nucleus, strict=True))
+    assert [total[key] for key in sorted(total)] == whole.shared.tolist()
+
+
+def test_thousands_of_pairs_are_all_counted():
+    rng = np.random.default_rng(3)
+    cells = rng.integers(1, 2**32, (80, 90), dtype=np.uint32)
+    nuclei = rng.integers(0, 50, cells.shape).astype(np.uint32) * np.uint32(85_899_345)
+    everywhere = np.ones(cells.shape, bool)
+    pairs = pair_table(cells, nuclei, interior=everywhere)
+    found = nuclei > 0
+    keys = cells[found].astype(np.uint64) << np.uint64(32) | nuclei[found]
+    expected, counts = np.unique(keys, return_counts=True)
+    assert len(expected) > 5000
+    assert np.array_equal(pairs.cell, expected >> np.uint64(32))
+    assert np.array_equal(pairs.nucleus, expected & np.uint64(2**32 - 1))
+    assert np.array_equal(pairs.shared, counts)
+
+
+@given(cell_images, nucleus_images, st.sampled_from([0, 0.25, 0.5, 1]), st.booleans())
+@settings(deadline=None)
+def test_the_pairs_are_those_of_the_rule_spelled_out(cells, nuclei, least, sequential):
+    matching = "sequential" if sequential else "best"
+    pairs = match_images(cells, nuclei, matching=matching, min_overlap=least)
+    expected = pairs_by_hand(cells, nuclei, least, sequential=sequential)
+    assert sorted(zip(*map(np.ndarray.tolist, pairs), strict=True)) == expected
+
+
+@pytest.mark.parametrize(
+    ("pairs", "nucleus_area", "firsts", "expected"),
+    [
+        # (cell, nucleus, shared); rules in the order in which they decide
+        ([(0, 0, 6), (0, 1, 7)], [8, 10], [0, 1], 0),  # overlap: 0.75 before 0.70
+        ([(0, 0, 3), (0, 1, 6)], [4, 8], [0, 1], 1),  # equal overlap: more pixels
+        ([(0, 0, 5), (0, 1, 5)], [5, 5], [9, 4], 1),  # all equal: first in raster order
+        ([(0, 0, 1), (0, 1, 33_333_333)], [3, 99_999_999], [0, 1], 1),  # 1/3 is 1/3
+        ([(0, 0, 8_191), (0, 1, 8_192)], [8_192, 8_193], [0, 1], 1),
+    ],
+)
+def test_what_decides_between_two_nuclei(pairs, nucleus_area, firsts, expected):
+    cell, nucleus, shared = np.array(pairs).T
+    for order in ([0, 1], [1, 0]):
+        accepted = match(
+            cell[order],
+            nucleus[order],
+            shared[order],
+            nucleus_area=np.array(nucleus_area),
+            cell_first=np.array([0]),
+            nucleus_first=np.array(firsts),
+        )
+        assert nucleus[order][accepted].tolist() == [expected]
+
+
+def test_the_first_cell_takes_a_nucleus_that_two_share_alike():
+    cells, nuclei = draw("2222211111"), draw("...5..5...")
+    assert match_images(cells, nuclei)[0].tolist() == [2]
+    assert match_images(cells, nuclei, matching="sequential")[0].tolist() == [1]
+
+
+def test_an_injected_order_decides_ties_and_only_ties():
+    def accepted(shared):
+        return match(
+            np.array([0, 0]),
+            np.array([0, 1]),
+            np.array(shared),
+            nucleus_area=np.array([4, 2]),
+            cell_first=np.array([0]),
+            nucleus_first=np.array([0, 1]),
+            tie=np.array([1, 0]),
+        ).tolist()
+
+    assert accepted([4, 2]) == [1]
+    assert accepted([4, 1]) == [0]
+
+
+def test_no_candidates_no_pairs():
+    empty = np.zeros(0, np.int64)
+    options = {"nucleus_area": empty, "cell_first": empty, "nucleus_first": empty}
+    assert match(empty, empty, empty, **options).tolist() == []
+    assert match(empty, empty, empty, **options, matching="sequential").tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"matching": "greedy"}, "'greedy', expected one of best, sequential"),
+        ({"min_overlap": 50}, "min_overlap is 50"),
+        ({"min_overlap": math.nan}, "min_overlap is nan"),
+    ],
+)
+def test_unknown_rules_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        match_images(draw("111"), draw("..1"), **options)
+
+
+def test_masks_of_pairs():
+    cells = draw("""
+        ........
+        .1111222
+        .1111222
+        .1111222
+        ........
+    """)
+    nuclei = draw("""
+        ........
+        ..7..8..
+        ..77788.
+        .....99.
+        ........
+    """)
+    ids = [np.array(column, np.uint32) for column in ([2, 40], [9, 1], [5, 6])]
+    masks = apply_pairs(cells, nuclei, *ids)
+    expected = {
+        "cell": cells // 2 * 5,
+        "nucleus": np.zeros_like(cells),
+        "cytoplasm": cells // 2 * 5,
+        "cell_boundary": draw("""
+            ........
+            .....555
+            .....5..
+            .....555
+            ........
+        """),
+        "nucleus_boundary": np.zeros_like(cells),
+    }
+    for name, mask in expected.items():
+        assert np.array_equal(getattr(masks, name), mask), name
+    masks = apply_pairs(cells, nuclei, *(np.array([v], np.uint32) for v in (1, 7, 3)))
+    expected = draw("........ ........ ..33.... ........ ........")
+    assert np.array_equal(masks.nucleus, expected)
+    assert np.array_equal(masks.nucleus_boundary, masks.nucleus)
+    assert np.array_equal(masks.cytoplasm, masks.cell - masks.nucleus)
+
+
+def test_masks_need_one_shape_and_one_pair_per_cell():
+    cells = draw("111")
+    one, two = np.array([1], np.uint32), np.array([1, 2], np.uint32)
+    with pytest.raises(InputError, match=r"\(1, 3\), \(1, 2\) and \(1, 3\)"):
+        pair_table(cells, draw("11"))
+    with pytest.raises(InputError, match="1 cells, 2 nuclei and 1 ids"):
+        apply_pairs(cells, cells, one, two, one)
+    with pytest.raises(InputError, match="label 1 in row 1"):
+        apply_pairs(cells, cells, np.array([1, 1], np.uint32), two, two)
+
+
+def test_counts_and_percentages():
+    assert matched_fraction(3, 4, 5) == 0.5
+    assert matched_fraction(0, 0, 2) == 0
+    assert math.isnan(matched_fraction(0, 0, 0))
+    assert matching_stats(3, 4, 5) == {
+        "nucleus": {"total": (5, 100.0), "matched": (3, 60.0), "unmatched": (2, 40.0)},
+        "whole_cell": {"total": (4, 100.0), "matched": (3, 75.0), "unmatched": (1, 25.0)},
+    }
+    count, percentage = matching_stats(0, 0, 0)["nucleus"]["matched"]
+    assert count == 0
+    assert math.isnan(percentage)
