@@ -3,8 +3,8 @@
 ::
 
     RUN/ config.yaml manifest.json run.log stages/<name>.json
-         work/<name>-<key>/NNNNNN.json    a row for each finished patch, its tables beside it
-         patches.zarr/original            the backend's labels, a chunk for each patch
+         work/<name>-<key>/NNNNNN.json    a row for a finished patch, tables beside it
+         patches.zarr/original            the backend's labels, a chunk a patch
          segmentation.ome.zarr patches_metadata.csv cells.parquet ... exports/
 
 A file is either absent or complete: it is written aside and renamed.
@@ -220,6 +220,11 @@ class Run:
             fill_value=0,
             compressors=BloscCodec(cname="lz4", clevel=3, shuffle="noshuffle"),
         )
+
+    def sweep_patches(self) -> None:
+        """Remove the chunks that a killed process left half-written."""
+        for left in (self.path / "patches.zarr").rglob("*.partial"):
+            left.unlink(missing_ok=True)
 
     def write_patch(self, patch: int, labels: NDArray[np.uint32]) -> None:
         """Write the labels of one patch, (2, y, x); its chunks are its own."""

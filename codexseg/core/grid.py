@@ -29,6 +29,11 @@ class Window:
         return self.y1 - self.y0, self.x1 - self.x0
 
     @property
+    def area(self) -> int:
+        """Number of pixels."""
+        return (self.y1 - self.y0) * (self.x1 - self.x0)
+
+    @property
     def slices(self) -> tuple[slice, slice]:
         """Index of the window in an array of the whole slide."""
         return slice(self.y0, self.y1), slice(self.x0, self.x1)

@@ -36,7 +36,8 @@ def bin_values(dtype: np.dtype[np.generic]) -> NDArray[np.float64]:
     if dtype.kind == "f":
         middle = (bins << np.uint32(16)) | np.uint32(0x8000)
         middle[0] = 0
-        return middle.view(np.float32).astype(np.float64)
+        with np.errstate(invalid="ignore"):  # bins of NaN, which no image has
+            return middle.view(np.float32).astype(np.float64)
     return bins.astype(np.float64)
 
 

@@ -10,7 +10,7 @@ from itertools import islice
 from multiprocessing import get_context, parent_process
 from multiprocessing.process import BaseProcess
 from threading import Thread
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from codexseg.errors import WorkerDied
 
@@ -102,9 +102,18 @@ def _end_with(parent: BaseProcess) -> None:
     os._exit(1)
 
 
+def usable_cores() -> int:
+    """Count the cores that this process may use; a cluster often grants fewer than all."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @contextmanager
-def executor(workers: int) -> Iterator[Execute]:
-    """Yield what runs work on this many processes."""
+def executor(workers: int | Literal["auto"]) -> Iterator[Execute]:
+    """Yield what runs work on this many processes; auto: one for each core."""
+    if workers == "auto":
+        workers = usable_cores()
     if workers == 1:
         yield Serial()
         return

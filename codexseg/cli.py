@@ -1,0 +1,293 @@
+"""The command line: ``codexseg COMMAND --help`` explains each.
+
+Exit codes: 0 done; 1 a fault at run time, with a report of what is lost and what is
+kept; 2 wrong input, with one message that says what, and how to mend it.
+"""
+
+import logging
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from codexseg.errors import CodexsegError, WorkerDied
+
+if TYPE_CHECKING:
+    from codexseg.io.samples import SamplePaths
+    from codexseg.pipeline import Pipeline, Result
+
+app = typer.Typer(
+    name="codexseg",
+    help="From a multiplexed tissue slide (CODEX, PhenoCycler) to one trustworthy table of "
+    "cells. Start with: codexseg demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+config_app = typer.Typer(help="Write and check configurations.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Directory to write to.", show_default=False)
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Processes; default: execution.workers of the configuration."),
+]
+
+
+def main() -> None:
+    """Run the command line."""
+    handler = logging.StreamHandler()
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    app()
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    """Turn what the user can mend into one message and exit code 2."""
+    try:
+        yield
+    except WorkerDied:
+        raise
+    except CodexsegError as error:
+        _say(f"codexseg: {error}", error=True)
+        raise typer.Exit(2) from None
+    except BrokenPipeError:
+        raise typer.Exit(1) from None
+
+
+def _say(text: str = "", *, error: bool = False) -> None:
+    typer.echo(text, err=error)
+
+
+@app.command()
+def run(
+    config: Annotated[Path, typer.Argument(help="The configuration, a YAML file.")],
+    out: Out = None,
+    workers: Workers = None,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="STAGE", help="Do this stage and all later ones again."
+        ),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="Stop after this stage.")
+    ] = None,
+    force: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="Do this stage again.")
+    ] = None,
+) -> None:
+    """Do what a configuration says; run it again to resume or to do what has changed.
+
+    The run lies beside the configuration, in <its name>_codexseg, or in --out. Stages:
+    load, patch, flag, segment, repair, stitch, profile, export, report.
+    """
+    with _clear_errors():
+        from codexseg.pipeline import Pipeline
+
+        pipeline = Pipeline.from_yaml(config, out)
+        result = _execute(
+            pipeline, workers=workers, from_stage=from_, until=until, force=force
+        )
+    _conclude(result)
+
+
+def _execute(pipeline: "Pipeline", **options: Any) -> "Result":
+    """Execute; a fault at run time ends with what is lost and what is kept."""
+    try:
+        return pipeline.execute(**options)
+    except CodexsegError as error:
+        if not isinstance(error, WorkerDied):
+            raise
+        _report_fault(pipeline, error)
+    except KeyboardInterrupt:
+        _say("\ncodexseg: interrupted; what is finished is kept, the same command goes on.")
+        raise typer.Exit(130) from None
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is reported and exits 1
+        _report_fault(pipeline, error)
+        with (
+            suppress(OSError),  # the disk may be what is at fault
+            pipeline.run.log_path.open("a", encoding="utf-8") as log,
+        ):
+            traceback.print_exception(error, file=log)
+    raise typer.Exit(1)
+
+
+def _report_fault(pipeline: "Pipeline", error: Exception) -> None:
+    where = "; ".join(getattr(error, "__notes__", []))
+    _say(f"codexseg: {type(error).__name__}: {error}", error=True)
+    if where:
+        _say(f"  {where}", error=True)
+    _say(f"Kept in {pipeline.out}:", error=True)
+    try:
+        for status in pipeline.status():
+            if status.state == "done" or status.finished:
+                _say(f"  {_line(status)}", error=True)
+    except (OSError, CodexsegError) as unreadable:
+        _say(f"  (what is there cannot be read: {unreadable})", error=True)
+    _say(
+        "Lost: the patches that were being worked on. The same command goes on from here; "
+        f"details are in {pipeline.run.log_path}.",
+        error=True,
+    )
+
+
+def _conclude(result: "Result") -> None:
+    """Say what was found and where it lies; holes make the exit code 1."""
+    by_name = {status.stage: status.summary or {} for status in result.stages}
+    if result.cells is not None:
+        load, flag = by_name["load"], by_name["flag"]
+        _say(
+            f"{result.cells} cells on {load['width']} x {load['height']} px, "
+            f"{flag['informative']} of {flag['patches']} patches informative."
+        )
+        if flag["informative"] == 0:
+            _say(
+                "No patch holds signal above the slide's background: all tables are empty."
+            )
+    for name in by_name["load"].get("constant_channels", []):
+        _say(f"Warning: channel {name!r} has the same value everywhere.", error=True)
+    not_proven = by_name["segment"].get("not_proven", [])
+    if not_proven:
+        _say(
+            f"Warning: objects of {len(not_proven)} patches are larger than the halo could "
+            f"grow and may be cut (see note in patches_metadata.csv); use larger patches.",
+            error=True,
+        )
+    _say(f"Results: {result.path}")
+    if result.failed_patches:
+        numbers = ", ".join(map(str, result.failed_patches))
+        _say(
+            f"codexseg: {len(result.failed_patches)} patches failed: {numbers}. Cells "
+            f"inside their cores are missing in every output; the reasons are in "
+            f"patches_metadata.csv (note). The same command does them again.",
+            error=True,
+        )
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(
+    directory: Annotated[Path, typer.Argument(help="A run directory.")],
+) -> None:
+    """Say of each stage of a run whether it is done, stale (and why) or missing."""
+    with _clear_errors():
+        from codexseg.pipeline import Pipeline
+
+        pipeline = Pipeline.from_run(directory)
+        for stage in pipeline.status():
+            _say(_line(stage))
+
+
+def _line(status: Any) -> str:
+    total = f"{status.finished}/{status.total} done" if status.total else ""
+    return f"{status.stage:8} {status.state:8} {total:14} {status.why}".rstrip()
+
+
+@app.command()
+def info(
+    slide: Annotated[Path, typer.Argument(help="A slide image.")],
+    panel: Annotated[
+        Path | None, typer.Option(help="Table of channel names (TSV, csv or a list).")
+    ] = None,
+) -> None:
+    """Say what a slide image is: size, channels, pixel size, pyramid."""
+    with _clear_errors():
+        from codexseg.codex_image import CodexImage
+
+        for name, value in CodexImage(slide, panel).info().items():
+            _say(f"{name:10} {value}")
+
+
+@app.command()
+def sample(
+    name: Annotated[str, typer.Argument(help="nsclc or synthetic.")],
+    size: Annotated[
+        int, typer.Option(min=256, help="Side of the synthetic slide, px.")
+    ] = 2048,
+    out: Out = None,
+) -> None:
+    """Write a sample slide and a configuration for it.
+
+    nsclc: a real multiplex image of lung cancer (fetched once, 89 MB). synthetic: made
+    up tissue with the truth beside it.
+    """
+    with _clear_errors():
+        paths = _write_sample(name, size, out or Path())
+    _say(f"Slide: {paths.image}\nConfiguration: {paths.config}")
+    _say(f"Next: codexseg run {paths.config}")
+
+
+def _write_sample(name: str, size: int, out: Path) -> "SamplePaths":
+    from codexseg.errors import ConfigError
+    from codexseg.io.samples import write_nsclc, write_synthetic
+
+    if name == "nsclc":
+        return write_nsclc(out)
+    if name == "synthetic":
+        return write_synthetic(out, size)
+    raise ConfigError(f"there is no sample {name!r}, expected nsclc or synthetic.")
+
+
+@app.command()
+def demo(out: Out = None, workers: Workers = None) -> None:
+    """Fetch a real sample, run everything on it, and say what was found and where."""
+    from codexseg.errors import SampleUnavailable
+
+    folder = out or Path("codexseg_demo")
+    with _clear_errors():
+        from codexseg.pipeline import Pipeline
+
+        try:
+            paths = _write_sample("nsclc", 0, folder)
+        except SampleUnavailable as error:
+            _say(f"The real sample cannot be had: {error}", error=True)
+            _say("Using synthetic tissue instead.", error=True)
+            paths = _write_sample("synthetic", 2048, folder)
+        _say(f"Slide: {paths.image}\nConfiguration: {paths.config}")
+        pipeline = Pipeline.from_yaml(paths.config)
+        result = _execute(pipeline, workers=workers)
+    _conclude(result)
+    _say("Open report.html first, then cells.csv (one row per cell) and, in napari or")
+    _say("QuPath, exports/cell.ome.tif on top of the slide.")
+
+
+@config_app.command("init")
+def config_init() -> None:
+    """Print a configuration with every key, its unit, default and advice."""
+    with _clear_errors():
+        from codexseg.config_file import template
+
+        sys.stdout.write(template())
+
+
+@config_app.command("check")
+def config_check(
+    config: Annotated[Path, typer.Argument(help="The configuration, a YAML file.")],
+) -> None:
+    """Check a configuration and the slide that it names, without running anything."""
+    with _clear_errors():
+        from codexseg.pipeline import Pipeline
+
+        pipeline = Pipeline.from_yaml(config)
+        source = pipeline.source()
+        for note in pipeline.notes:
+            _say(f"Note: {note}", error=True)
+        channels, height, width = source.shape
+        _say(
+            f"{config} is valid: {width} x {height} px, {channels} channels, "
+            f"{source.mpp:g} um/px; the run would lie in {pipeline.out}."
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,280 @@
+"""The orchestration class: from a YAML file to a finished run directory."""
+
+import logging
+import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from codexseg.config import Config
+from codexseg.config_file import load as load_config
+from codexseg.errors import ConfigError, InputError, RunStateError
+from codexseg.execute import executor
+from codexseg.io.images import open_image, resolve_mpp
+from codexseg.run import Row, Run
+from codexseg.stages.base import Source
+from codexseg.stages.chain import Chain, Status, open_chain
+from codexseg.stages.pixels import SegmentationChannels, make_backend
+
+log = logging.getLogger(__name__)
+
+_PACKAGES = ("codexseg", "numpy", "scipy", "scikit-image", "tifffile", "zarr", "numba")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run has to show.
+
+    Attributes
+    ----------
+    path : Path
+        The run directory.
+    stages : list of Status
+        What became of each stage.
+    cells : int or None
+        Number of cells; None before the cells were numbered.
+    failed_patches : list of int
+        Patches whose backend raised: their cores are holes in every output.
+    """
+
+    path: Path
+    stages: list[Status]
+    cells: int | None = None
+    failed_patches: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A slide, a configuration and the directory in which their run lies.
+
+    ``Pipeline.from_yaml("my.yaml").execute()`` does what ``codexseg run my.yaml`` does.
+    Executing again does only what is not done yet.
+
+    Parameters
+    ----------
+    config : Config
+        What to do.
+    out : path
+        The run directory; made where it is missing.
+    config_path : path, optional
+        The YAML file that `config` was read from; it is copied into the run.
+    notes : tuple of str
+        What a user should be told about the configuration.
+    """
+
+    config: Config
+    out: Path
+    config_path: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, out: str | Path | None = None) -> "Pipeline":
+        """Read a configuration; the run lies beside it as ``<stem>_codexseg``.
+
+        Raises
+        ------
+        ConfigError
+            If the file is wrong; the message holds all its errors.
+        """
+        path = Path(path)
+        loaded = load_config(path)
+        out = Path(out) if out is not None else path.parent / f"{path.stem}_codexseg"
+        return cls(loaded.config, out.absolute(), path.absolute(), loaded.notes)
+
+    @classmethod
+    def from_run(cls, run_path: str | Path) -> "Pipeline":
+        """Take up a run with the configuration that it was last executed with.
+
+        If the YAML file still lies where it was, it counts as it is now; else the copy
+        in the run directory.
+
+        Raises
+        ------
+        RunStateError
+            If there is no run in this directory.
+        """
+        run = Run(Path(run_path).absolute())
+        config, manifest = open_chain(run).config, run.read_manifest()
+        path = Path(manifest["config_path"]) if manifest.get("config_path") else None
+        if path is not None and path.exists():
+            return cls.from_yaml(path, run.path)
+        return cls(config, run.path)
+
+    @property
+    def run(self) -> Run:
+        """The run directory."""
+        return Run(self.out)
+
+    def plan(self) -> list[Status]:
+        """Say what :meth:`execute` would find done, stale (and why) or missing.
+
+        Nothing is written. A slide that is gone is taken for what the run knows of it.
+        """
+        slide = self.config.data.file_name
+        if self.run.exists() and slide is not None and not slide.exists():
+            return self._chain(open_chain(self.run).source).status()
+        return self._chain(self.source()).status()
+
+    status = plan
+
+    def source(self) -> Source:
+        """Open the slide and check it against the configuration.
+
+        Raises
+        ------
+        InputError
+            If the slide cannot be read, a channel is not there, or the pixel size is
+            unknown or contradicts the configuration.
+        """
+        data = self.config.data
+        if data.file_name is None:
+            raise ConfigError("data.file_name is missing, expected the path of the slide.")
+        slide = open_image(data.file_name, data.antibodies_file)
+        source = Source(
+            path=str(data.file_name),
+            panel=None if data.antibodies_file is None else str(data.antibodies_file),
+            shape=slide.shape,
+            channel_names=tuple(slide.channel_names),
+            mpp=resolve_mpp(slide.mpp, data.image_mpp, data.file_name),
+            dtype=str(slide.dtype),
+            fingerprint=slide.fingerprint(),
+        )
+        SegmentationChannels.resolve(self.config, source.channel_names)
+        make_backend(self.config, source)
+        return source
+
+    def execute(
+        self,
+        *,
+        workers: int | None = None,
+        from_stage: str | None = None,
+        until: str | None = None,
+        force: str | None = None,
+    ) -> Result:
+        """Do what is not done yet.
+
+        Parameters
+        ----------
+        workers : int, optional
+            Processes; `execution.workers` where not given.
+        from_stage, until, force : str, optional
+            Do this stage and all later ones again; stop after this one; do this one
+            again.
+
+        Raises
+        ------
+        ConfigError, InputError
+            If configuration, slide or directory cannot be used; nothing was written.
+        """
+        source = self.source()
+        self._begin(source)
+        with (
+            _logged(self.run),
+            executor(workers or self.config.execution.workers) as execute,
+        ):
+            for note in self.notes:
+                log.warning("%s", note)
+            stages = self._chain(source).execute(
+                execute, from_stage=from_stage, until=until, force=force
+            )
+            result = self._result(stages)
+            self._finish(result)
+        return result
+
+    def _chain(self, source: Source) -> Chain:
+        return Chain(self.run, self.config, source)
+
+    def _begin(self, source: Source) -> None:
+        """Make the run directory, or check that it is this slide's."""
+        run = self.run
+        try:
+            manifest = run.read_manifest()
+            self._check_owner(manifest, source)
+            run.path.mkdir(parents=True, exist_ok=True)
+            run.sweep()
+            run.write_manifest(self._manifest(source, manifest))
+            if self.config_path is not None:
+                shutil.copyfile(self.config_path, run.config_path)
+        except OSError as error:
+            raise InputError(
+                f"the run directory {run.path} cannot be written ({error.strerror}), "
+                f"expected a writable place; choose another one with --out."
+            ) from error
+
+    def _check_owner(self, manifest: Row, source: Source) -> None:
+        path = self.run.path
+        if manifest and manifest["slide"]["fingerprint"] != source.fingerprint:
+            raise RunStateError(
+                f"{path} belongs to another slide ({manifest['slide']['path']}), expected "
+                f"{source.path}; choose another directory with --out, or delete this one."
+            )
+        if not manifest and path.exists() and any(path.iterdir()):
+            raise RunStateError(
+                f"{path} is not empty and holds no run, expected a new or empty directory; "
+                f"choose another one with --out."
+            )
+
+    def _manifest(self, source: Source, before: Row) -> Row:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return {
+            "schema_version": 1,
+            "slide": {
+                "path": source.path,
+                "fingerprint": source.fingerprint,
+                "shape_cyx": list(source.shape),
+                "dtype": source.dtype,
+                "channel_names": list(source.channel_names),
+                "mpp": source.mpp,
+            },
+            "config": self.config.model_dump(mode="json"),
+            "config_path": None if self.config_path is None else str(self.config_path),
+            "versions": {name: _version(name) for name in _PACKAGES},
+            "python": platform.python_version(),
+            "created": before.get("created", now),
+            "last_started": now,
+        }
+
+    def _result(self, stages: list[Status]) -> Result:
+        by_name = {status.stage: status for status in stages}
+        stitch, segment = by_name["stitch"], by_name["segment"]
+        cells = stitch.summary["cells"] if stitch.summary else None
+        failed = (segment.summary or {}).get("failed", [])
+        return Result(self.run.path, stages, cells, list(failed))
+
+    def _finish(self, result: Result) -> None:
+        manifest = self.run.read_manifest()
+        manifest["last_finished"] = datetime.now(UTC).isoformat(timespec="seconds")
+        manifest["cells"] = result.cells
+        manifest["failed_patches"] = result.failed_patches
+        self.run.write_manifest(manifest)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+@contextmanager
+def _logged(run: Run) -> Iterator[None]:
+    """Write what codexseg says of itself to run.log meanwhile."""
+    handler = logging.FileHandler(run.log_path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("codexseg")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    except BaseException as error:
+        log.error("stopped: %s", error)  # noqa: TRY400
+        raise
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        handler.close()

@@ -1,0 +1,240 @@
+"""What a stage is, what its workers are given, and how it visits its patches."""
+
+import csv
+import errno
+import logging
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from tqdm import tqdm
+
+from codexseg.config import Config
+from codexseg.execute import Execute
+from codexseg.run import Row, Run, Tables
+
+log = logging.getLogger(__name__)
+
+DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+"""What the operating system says when a file cannot be written: no patch is to blame."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the slide lies and what is known of it. Small: it travels to workers."""
+
+    path: str
+    panel: str | None
+    shape: tuple[int, int, int]
+    channel_names: tuple[str, ...]
+    mpp: float
+    dtype: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What a worker needs to visit a patch: paths and numbers, never arrays.
+
+    Jobs are equal if they read the same files, so what is read can be remembered.
+    """
+
+    run: Run
+    config: Config
+    source: Source
+    stage: str
+    keys: dict[str, str]
+
+    def __hash__(self) -> int:
+        return hash((self.run, *sorted(self.keys.items())))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Job) and (self.run, self.keys) == (other.run, other.keys)
+
+    @property
+    def key(self) -> str:
+        """The key of this stage."""
+        return self.keys[self.stage.partition(".")[0]]
+
+    def at(self, part: str) -> "Job":
+        """Return the job of a part of this stage, whose rows lie apart."""
+        return replace(self, stage=f"{self.stage}.{part}") if part else self
+
+    def tables(self, stage: str, name: int | str) -> Tables:
+        """Read the tables of an earlier stage, of one patch or of the whole."""
+        return self.run.tables(stage, self.keys[stage.partition(".")[0]], name)
+
+    def rows(self, stage: str) -> dict[int, Row]:
+        """Read the rows of an earlier stage."""
+        return self.run.rows(stage, self.keys[stage])
+
+    def write_tables(self, name: int | str, tables: Tables) -> None:
+        """Write tables of this stage."""
+        self.run.write_tables(self.stage, self.key, name, tables)
+
+
+Visit = Callable[[Job, Sequence[int]], Iterator[tuple[int, Row]]]
+"""Visits patches in a worker: yields each patch's row once its files are written."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A named step of a run.
+
+    Attributes
+    ----------
+    name : str
+        Its module, its marker, its word on the command line.
+    sections : tuple of str
+        The sections of the config that its result depends on.
+    reads : tuple of str
+        The earlier stages whose results it reads.
+    execute : callable
+        Does it; returns a small summary for the marker.
+    version : int
+        Raised when results change for the same config.
+    extra : callable
+        What else the result depends on.
+    """
+
+    name: str
+    sections: tuple[str, ...]
+    reads: tuple[str, ...]
+    execute: Callable[["Context"], Row]
+    version: int = 1
+    extra: Callable[[Config, Source], Row] = lambda config, source: {}
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage is given: its job, and where the work runs."""
+
+    job: Job
+    executor: Execute
+
+    def map_patches(
+        self,
+        visit: Visit,
+        patches: Iterable[int],
+        *,
+        unit: str = "patch",
+        groups: Callable[[Sequence[int]], Sequence[Sequence[int]]] | None = None,
+        tolerant: bool = False,
+        part: str = "",
+    ) -> dict[int, Row]:
+        """Visit every patch not yet done; return the rows of all.
+
+        Parameters
+        ----------
+        visit : callable
+            Picklable. Called with (job, patches).
+        patches : iterable of int
+            All patches (or other numbered pieces of work) of the stage.
+        groups : callable, optional
+            Sorts what is to be done into batches; by default each patch is one.
+        tolerant : bool
+            Turn the failure of a patch into a row, ``{"status": "failed", "note": ...}``,
+            which is done again next time. Otherwise the first failure is raised.
+        part : str
+            Names one of several passes of a stage over its patches.
+        """
+        job, patches = self.job.at(part), sorted(patches)
+        run, stage, key = job.run, job.stage, job.key
+        done = run.rows(stage, key)
+        todo = [
+            p
+            for p in patches
+            if done.get(p, {"status": "failed"}).get("status") == "failed"
+        ]
+        run.write_total(stage, key, len(patches))
+        batches = groups(todo) if groups else [[p] for p in todo]
+        bar = tqdm(
+            total=len(patches),
+            initial=len(patches) - len(todo),
+            desc=f"{self.job.stage:8}",
+            unit=unit,
+            disable=None,
+        )
+        with bar, Timings(run, self.job.stage) as timings:
+            function = partial(_visit, visit, job, tolerant=tolerant)
+            for times in self.executor.map(function, batches):
+                timings.add(times)
+                bar.update(len(times))
+        rows = run.rows(stage, key)
+        for patch in todo:
+            if rows[patch].get("status") == "failed":
+                log.warning("%s: patch %d failed: %s", stage, patch, rows[patch]["note"])
+                log.info("%s", rows[patch]["traceback"])
+        return {p: rows[p] for p in patches}
+
+
+class Timings:
+    """Appends to timings.csv: stage, patch, seconds of wall and CPU."""
+
+    def __init__(self, run: Run, stage: str) -> None:
+        self._path, self._stage = run.timings_path, stage
+
+    def __enter__(self) -> "Timings":
+        is_new = not self._path.exists()
+        self._file = self._path.open("a", newline="", encoding="utf-8")
+        self._writer = csv.writer(self._file)
+        if is_new:
+            self._writer.writerow(["stage", "patch", "wall_s", "cpu_s"])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, times: Iterable[tuple[int | str, float, float]]) -> None:
+        """Write a line for each patch, or for the whole stage (patch "all")."""
+        for patch, wall, cpu in times:
+            self._writer.writerow([self._stage, patch, f"{wall:.3f}", f"{cpu:.3f}"])
+        self._file.flush()
+
+
+def _visit(
+    visit: Visit, job: Job, patches: Sequence[int], *, tolerant: bool
+) -> list[tuple[int, float, float]]:
+    """Visit a batch in a worker; where it fails, each of its patches on its own."""
+    key, times = job.key, []
+    wall, cpu = time.perf_counter(), time.process_time()
+    try:
+        for patch, row in visit(job, patches):
+            job.run.write_row(job.stage, key, patch, {"patch": patch, **row})
+            now = time.perf_counter(), time.process_time()
+            times.append((patch, now[0] - wall, now[1] - cpu))
+            wall, cpu = now
+    except Exception as error:
+        if _is_disk_trouble(error) or not tolerant:
+            error.add_note(
+                f"in stage {job.stage!r}, patch {_names(patches)}, of {job.run.path}"
+            )
+            raise
+        left = [p for p in patches if p not in {patch for patch, _, _ in times}]
+        if len(patches) > 1:
+            return times + [
+                t for p in left for t in _visit(visit, job, [p], tolerant=tolerant)
+            ]
+        note = f"{type(error).__name__}: {error}"
+        row = {"patch": left[0], "status": "failed", "note": note}
+        row["traceback"] = traceback.format_exc()
+        job.run.write_row(job.stage, key, left[0], row)
+        times.append((left[0], time.perf_counter() - wall, time.process_time() - cpu))
+    return times
+
+
+def _is_disk_trouble(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in DISK_TROUBLE
+
+
+def _names(patches: Sequence[int]) -> str:
+    return ", ".join(map(str, patches))
+
+
+def config_of(config: Config, section: str) -> dict[str, Any]:
+    """Return a section as plain JSON values."""
+    values: dict[str, Any] = getattr(config, section).model_dump(mode="json")
+    return values

@@ -1,0 +1,103 @@
+"""Export: the files that people and other programs read."""
+
+import numpy as np
+
+from codexseg.config import Config
+from codexseg.io.ome_tiff import write_label_ome_tiff
+from codexseg.io.pickles import write_pickle
+from codexseg.io.tables import write_csv, write_h5ad, write_parquet
+from codexseg.run import Row, Tables
+from codexseg.stages.base import Context, Job, Source, Stage
+from codexseg.stages.metadata import METADATA, write_metadata
+from codexseg.stages.profile import measured_channels
+from codexseg.stages.repair import REASONS
+from codexseg.stages.results import (
+    counts_of,
+    matched_masks,
+    original_masks,
+    valid_patches,
+)
+from codexseg.stages.segment import COMPARTMENTS
+from codexseg.stages.stitch import store_of
+
+ORIGINAL_PICKLE = "original_seg_res_batch.pickle"
+MATCHED_PICKLE = "matched_seg_res_batch.pickle"
+
+
+def export(context: Context) -> Row:
+    """Write every output that the config asks for."""
+    job, config = context.job, context.job.config
+    written = [METADATA]
+    write_metadata(job, lambda patch: counts_of(job, patch))
+    written += _write_tables(job)
+    if config.segmentation.save_segmentation_pickle:
+        written += write_pickles(job)
+    if config.export.ome_tiff:
+        for name in COMPARTMENTS:
+            path = job.run.exports_path / f"{name}.ome.tif"
+            levels = store_of(job).levels(name)
+            seed = job.keys["stitch"]
+            write_label_ome_tiff(
+                path, levels, name=name, mpp=job.source.mpp, uuid_seed=seed
+            )
+            written.append(f"exports/{path.name}")
+    return {"written": written}
+
+
+def write_pickles(job: Job) -> list[str]:
+    """Write both pickles, one patch at a time, in the order of the valid patches."""
+    patches = valid_patches(job)
+    for name, masks in ((ORIGINAL_PICKLE, original_masks), (MATCHED_PICKLE, matched_masks)):
+        write_pickle(job.run.path / name, (masks(job, patch) for patch in patches))
+    return [ORIGINAL_PICKLE, MATCHED_PICKLE]
+
+
+def _write_tables(job: Job) -> list[str]:
+    cells, run, source = job.tables("profile", "cells"), job.run.path, job.source
+    words = {"codexseg": "cells", "mpp": repr(source.mpp), "slide": source.fingerprint}
+    write_parquet(run / "cells.parquet", cells, words)
+    write_parquet(run / "unmatched.parquet", _unmatched(job), words)
+    written = ["cells.parquet", "unmatched.parquet"]
+    if job.config.export.csv:
+        write_csv(run / "cells.csv", cells)
+        written.append("cells.csv")
+    if job.config.export.h5ad:
+        write_h5ad(
+            run / "cells.h5ad",
+            cells,
+            list(measured_channels(job)),
+            source.mpp,
+            {"codexseg": words},
+            position=("y_px", "x_px"),
+        )
+        written.append("cells.h5ad")
+    return written
+
+
+def _unmatched(job: Job) -> Tables:
+    table = job.tables("stitch", "cells")
+    box = table["unmatched_box"]
+    return {
+        "compartment": np.array(COMPARTMENTS, object)[table["unmatched_compartment"]],
+        "original_id": table["unmatched_original_id"],
+        "reason": np.array(REASONS, object)[table["unmatched_reason"]],
+        "area_px": table["unmatched_area"],
+        **{f"bbox_{edge}_px": box[:, i] for i, edge in enumerate(("y0", "x0", "y1", "x1"))},
+        "patch_id": table["unmatched_patch_id"].astype(np.int32),
+        "original_patch_id": table["unmatched_original_patch_id"].astype(np.int32),
+        "original_label": table["unmatched_original_label"],
+    }
+
+
+def _pickles(config: Config, source: Source) -> Row:
+    del source
+    return {"save_segmentation_pickle": config.segmentation.save_segmentation_pickle}
+
+
+STAGE = Stage(
+    "export",
+    ("export",),
+    ("load", "patch", "flag", "segment", "repair", "stitch", "profile"),
+    export,
+    extra=_pickles,
+)

@@ -1,0 +1,187 @@
+"""Segment: from pixels to the labels of each valid patch, batch by batch from disk.
+
+A batch is as many patches of one shape as the memory budget holds. Their pixels go into
+a memory-mapped file, the backend reads them from there, and each patch's labels go to
+its own chunks of ``patches.zarr``. Then the patch proves its halo: no object that touches
+its core may come near a cut edge, or the window grows until none does.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from functools import partial
+from math import prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codexseg.backends.base import check_labels, context_px
+from codexseg.config import Config
+from codexseg.core.grid import Patch, PatchGrid, Window
+from codexseg.core.labels import object_table, relabel
+from codexseg.core.quality import signal_pixels
+from codexseg.core.stitching import Objects, describe, reach_cut_edge
+from codexseg.run import Row, Tables
+from codexseg.stages.base import Context, Job, Source, Stage
+from codexseg.stages.pixels import backend_of, grid_of, loaded, make_backend, slide_of
+
+COMPARTMENTS = ("cell", "nucleus")
+BYTES_PER_PX = 64
+"""What a backend may need for a pixel, images and labels included: a careful guess."""
+MOST_GROWN_PX = 4096**2
+"""A patch grows its halo up to this many pixels, or to twice its own, to prove it."""
+
+Labels = NDArray[np.uint32]
+
+
+def segment(context: Context) -> Row:
+    """Segment the valid patches."""
+    job = context.job
+    grid = grid_of(job)
+    valid = [p for p, row in job.rows("flag").items() if row["is_informative"]]
+    job.run.create_patches(len(grid), grid.outer_shape)
+    job.run.sweep(job.run.work_path(job.stage, job.key))
+    job.run.sweep_patches()
+    rows = context.map_patches(
+        segment_patches,
+        valid,
+        groups=partial(
+            batches, grid=grid, budget_gb=job.config.segmentation.batch_memory_gb
+        ),
+        tolerant=True,
+    )
+    return {
+        "patches": len(rows),
+        "failed": [p for p, row in rows.items() if row["status"] == "failed"],
+        "cells": sum(row.get("n_cells", 0) for row in rows.values()),
+        "nuclei": sum(row.get("n_nuclei", 0) for row in rows.values()),
+        "grown": [p for p, row in rows.items() if row.get("is_grown")],
+        "not_proven": [p for p, row in rows.items() if row.get("n_not_proven")],
+    }
+
+
+def batches(patches: Sequence[int], grid: PatchGrid, budget_gb: float) -> list[list[int]]:
+    """Sort patches into batches of one shape that fit the memory budget."""
+    by_shape: dict[tuple[int, int], list[int]] = {}
+    for number in patches:
+        by_shape.setdefault(grid[number].outer.shape, []).append(number)
+    found = []
+    for (height, width), numbers in by_shape.items():
+        size = max(1, int(budget_gb * 2**30 / (height * width * BYTES_PER_PX)))
+        found += [numbers[i : i + size] for i in range(0, len(numbers), size)]
+    return sorted(found)
+
+
+def segment_patches(job: Job, patches: Sequence[int]) -> Iterator[tuple[int, Row]]:
+    """Segment a batch of patches of one shape. Runs in a worker."""
+    grid = grid_of(job)
+    windows = [grid[number].outer for number in patches]
+    for number, labels in zip(patches, _predict(job, windows), strict=True):
+        yield number, _finish(job, grid, grid[number], labels)
+
+
+def _predict(job: Job, windows: Sequence[Window]) -> Labels:
+    """Read windows of one shape into a memory-mapped file and have them segmented."""
+    backend, found, slide = backend_of(job), loaded(job), slide_of(job)
+    scratch = job.run.work_path(job.stage, job.key)
+    with TemporaryDirectory(dir=scratch, prefix="batch-") as folder:
+        patches: NDArray[Any] | None = None
+        for i, window in enumerate(windows):
+            pixels = found.channels.read(slide, window)
+            if patches is None:
+                shape = (len(windows), *pixels.shape)
+                patches = _map_file(Path(folder) / "patches", pixels.dtype, shape)
+            patches[i] = pixels
+        if patches is None:
+            return np.zeros((0, 2, 0, 0), np.uint32)
+        labels = check_labels(backend.predict(patches, windows), patches, backend.name)
+    for i, window in enumerate(windows):
+        labels[i] = choose_compartment(labels[i], job.config.segmentation.compartment)
+        _drop_without_signal(labels[i], signal_pixels(found.signal, window))
+    return labels
+
+
+def _map_file(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Make a memory-mapped array whose place on disk is taken now.
+
+    A sparse file would take it page by page, and a full disk would kill the process.
+    """
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, dtype.itemsize * prod(shape))
+    return np.memmap(path, dtype, "r+", shape=shape)
+
+
+def choose_compartment(labels: Labels, compartment: str) -> Labels:
+    """Empty the compartment that was not asked for; a nucleus alone is its own cell."""
+    cells, nuclei = labels
+    if compartment == "whole-cell":
+        return np.stack([cells, np.zeros_like(nuclei)])
+    if compartment == "nuclear":
+        return np.stack([nuclei, nuclei])
+    return labels
+
+
+def _drop_without_signal(labels: Labels, signal: NDArray[np.bool_]) -> None:
+    """Drop objects that lie in blocks without signal only, in place.
+
+    A patch without signal is not segmented, so such an object would depend on where
+    the borders of the patches fall.
+    """
+    if not signal.all():
+        for compartment in labels:
+            kept = object_table(np.where(signal, compartment, np.uint32(0))).label
+            compartment[...] = relabel(compartment, kept, kept)
+
+
+def _finish(job: Job, grid: PatchGrid, patch: Patch, labels: Labels) -> Row:
+    """Prove the halo, write labels and objects, and say what was found."""
+    outer, row = patch.outer, Row(status="done", note="")
+    objects, n_wrong = _judge(job, grid, patch, outer, labels)
+    growth = max(*grid.halo, *(step // 8 for step in grid.step))
+    while n_wrong:
+        wider = outer.grow(growth, grid.shape)
+        if wider.area > max(MOST_GROWN_PX, 2 * patch.outer.area):
+            note = (
+                f"{n_wrong} objects reach from the core to a cut edge and may be cut there"
+            )
+            row |= {"n_not_proven": n_wrong, "note": note}
+            break
+        outer, growth = wider, 2 * growth
+        labels = _predict(job, [outer])[0]
+        objects, n_wrong = _judge(job, grid, patch, outer, labels)
+        height, width = outer.shape
+        row |= {"is_grown": True, "note": f"window grown to {height} x {width} px"}
+
+    tables: Tables = {}
+    for name, listed in zip(COMPARTMENTS, objects, strict=True):
+        tables |= listed.to_tables(name)
+    job.write_tables(patch.number, tables)
+    job.run.write_patch(patch.number, labels[:, *patch.outer.within(outer)])
+    owned = [_owned(o, patch, grid) for o in objects]
+    return {**row, "n_cells": owned[0], "n_nuclei": owned[1]}
+
+
+def _judge(
+    job: Job, grid: PatchGrid, patch: Patch, outer: Window, labels: Labels
+) -> tuple[list[Objects], int]:
+    """List the objects of a core, and count those that come too near to a cut edge."""
+    margin = context_px(backend_of(job))
+    objects = [describe(image, outer, patch.core, grid) for image in labels]
+    wrong = (reach_cut_edge(listed, outer, margin, grid.shape) for listed in objects)
+    return objects, sum(int(found.sum()) for found in wrong)
+
+
+def _owned(objects: Objects, patch: Patch, grid: PatchGrid) -> int:
+    y, x = np.divmod(objects.first, grid.shape[1])
+    return int(np.count_nonzero(grid.owner(y, x) == patch.number))
+
+
+def _backend(config: Config, source: Source) -> Row:
+    return {"backend": make_backend(config, source).fingerprint()}
+
+
+STAGE = Stage(
+    "segment", ("segmentation",), ("load", "patch", "flag"), segment, extra=_backend
+)

@@ -1,0 +1,239 @@
+"""Promises 4 and 5: running is resuming, and nothing fails silently."""
+
+import os
+import pickle
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from codexseg.errors import ConfigError, RunStateError
+from codexseg.pipeline import Pipeline
+from tests.runs import ROOT, codexseg, execute, outputs
+from tests.tissue import write_config, write_slide
+
+
+def states(config, out):
+    return {s.stage: (s.state, s.why) for s in Pipeline.from_yaml(config, out).status()}
+
+
+@pytest.fixture
+def config(tmp_path):
+    write_slide(tmp_path)
+    return write_config(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that nobody disturbed, the files that it put in place, and its outputs."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_slide(folder)
+    path = write_config(folder)
+    done = deadly(0, path, folder / "run")
+    assert done.returncode == 0, done.stderr
+    n_files = int(re.search(r"files (\d+)", done.stdout)[1])
+    return path, n_files, outputs(folder / "run")
+
+
+def deadly(n, config, out):
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "tests.killer",
+            str(n),
+            "run",
+            str(config),
+            "--out",
+            str(out),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97])
+def test_killed_anywhere_the_same_command_gives_the_same_bytes(
+    finished, tmp_path, fraction
+):
+    config, n_files, expected = finished
+    out = tmp_path / "run"
+    killed = deadly(max(1, round(fraction * n_files)), config, out)
+    assert killed.returncode == -signal.SIGKILL
+    again = codexseg("run", config, "--out", out)
+    assert again.returncode == 0, again.stderr
+    found = outputs(out)
+    assert found.keys() == expected.keys()
+    assert [name for name in found if found[name] != expected[name]] == []
+
+
+@pytest.mark.parametrize("stage", ["segment", "stitch"])
+def test_killed_within_a_stage_what_was_done_is_not_done_again(finished, tmp_path, stage):
+    config, n_files, expected = finished
+    out = tmp_path / "run"
+    for n in range(10, n_files, 4):
+        deadly(n, config, out)
+        rows = list((out / "work").glob(f"{stage}-*/0*.json"))
+        if len(rows) >= 2 and not (out / "stages" / f"{stage}.json").exists():
+            break
+    else:
+        pytest.fail(f"no kill fell into {stage}")
+    before = {row: row.stat().st_mtime_ns for row in rows}
+    assert codexseg("run", config, "--out", out).returncode == 0
+    assert {row: row.stat().st_mtime_ns for row in rows} == before
+    assert outputs(out) == expected
+
+
+def test_a_second_execution_does_nothing(config, tmp_path):
+    execute(config, tmp_path / "run")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    execute(config, tmp_path / "run")
+    after = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    changed = {p.name for p in after if after[p] != before.get(p)}
+    assert changed == {"manifest.json", "run.log", "config.yaml"}
+
+
+@pytest.mark.parametrize(
+    ("line", "first", "why"),
+    [
+        ("profile: {solidity: true}", "profile", "profile.solidity False -> True"),
+        ("repair: {min_overlap: 0.9}", "repair", "repair.min_overlap 0.0 -> 0.9"),
+        (
+            "patch_qc: {std_intensity_threshold: 9}",
+            "flag",
+            "std_intensity_threshold None -> 9",
+        ),
+        ("execution: {workers: 2}", None, ""),
+        ("report: {overlays: 1}", "report", "report.overlays 6 -> 1"),
+    ],
+)
+def test_only_what_depends_on_a_changed_key_is_done_again(
+    config, tmp_path, line, first, why
+):
+    out = tmp_path / "run"
+    execute(config, out)
+    config.write_text(config.read_text() + line)
+    found = states(config, out)
+    order = list(found)
+    if first is None:
+        assert {state for state, _ in found.values()} == {"done"}
+        return
+    assert found[first][0] == "stale"
+    assert why in found[first][1]
+    assert all(found[stage][0] == "done" for stage in order[: order.index(first)])
+    segmented = (out / "stages" / "segment.json").stat().st_mtime_ns
+    execute(config, out)
+    assert {state for state, _ in states(config, out).values()} == {"done"}
+    if order.index(first) > order.index("segment"):
+        assert (out / "stages" / "segment.json").stat().st_mtime_ns == segmented
+
+
+def test_going_back_to_an_earlier_config_gives_its_bytes(finished, tmp_path):
+    earlier, _, expected = finished
+    shutil.copy(earlier.parent / "slide.ome.tif", tmp_path)
+    config, out = write_config(tmp_path), tmp_path / "run"
+    text = config.read_text()
+    config.write_text(text.replace("patch_height: 100", "patch_height: 150"))
+    execute(config, out)
+    config.write_text(text)
+    execute(config, out)
+    found = outputs(out)
+    names = [n for n in expected if n != "config.yaml" and not n.startswith("patches.zarr")]
+    assert [name for name in names if found.get(name) != expected[name]] == []
+
+
+def test_from_until_and_force(config, tmp_path):
+    out = tmp_path / "run"
+    execute(config, out, until="flag")
+    assert states(config, out)["flag"][0] == "done"
+    assert states(config, out)["segment"][0] == "missing"
+    with pytest.raises(RunStateError, match="earlier stage segment is missing"):
+        execute(config, out, from_stage="repair")
+    with pytest.raises(ConfigError, match="expected one of load, patch"):
+        execute(config, out, force="repare")
+    execute(config, out)
+    markers = out / "stages"
+    before = {p.stem: p.stat().st_mtime_ns for p in markers.iterdir()}
+    execute(config, out, from_stage="profile")
+    again = {
+        n for n, t in before.items() if (markers / f"{n}.json").stat().st_mtime_ns != t
+    }
+    assert again == {"profile", "export", "report"}
+    before = {p.stem: p.stat().st_mtime_ns for p in markers.iterdir()}
+    execute(config, out, force="repair")
+    again = {
+        n for n, t in before.items() if (markers / f"{n}.json").stat().st_mtime_ns != t
+    }
+    assert again == {"repair"}
+
+
+def test_a_backend_that_raises_on_one_patch_leaves_a_named_hole(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_slide(tmp_path)
+    config, out = write_config(tmp_path, "Failing"), tmp_path / "my_codexseg"
+    whole = execute(config, tmp_path / "whole").cells
+    Path("FAIL").touch()
+    done = codexseg("run", config, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "the model is out of sorts" in done.stderr
+    assert "patches failed: " in done.stderr
+    assert "Traceback" not in done.stderr
+    metadata = pd.read_csv(out / "patches_metadata.csv").set_index("patch_id")
+    holes = metadata[metadata["status"] == "failed"]
+    assert len(holes) >= 1
+    assert holes["note"].str.contains("ValueError: the model is out of sorts").all()
+    assert set(metadata["status"]) == {"failed", "done", "skipped"}
+    cells = pd.read_csv(out / "cells.csv")
+    for _, hole in holes.iterrows():
+        inside = (cells.bbox_y0_px >= hole.core_y0) & (cells.bbox_y1_px <= hole.core_y1)
+        inside &= (cells.bbox_x0_px >= hole.core_x0) & (cells.bbox_x1_px <= hole.core_x1)
+        assert not inside.any()
+    with (out / "original_seg_res_batch.pickle").open("rb") as file:
+        items = pickle.load(file)
+    assert len(items) == metadata["is_informative"].sum()
+    assert 0 < len(cells) < whole
+    status = codexseg("status", out, cwd=tmp_path)
+    assert re.search(r"segment\s+stale.*patches failed", status.stdout)
+
+    Path("FAIL").unlink()
+    again = codexseg("run", config, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert outputs(out) == outputs(tmp_path / "whole") | {
+        "config.yaml": (out / "config.yaml").read_bytes()
+    }
+
+
+def test_a_backend_that_breaks_its_contract_is_told_so(tmp_path):
+    write_slide(tmp_path)
+    result = execute(write_config(tmp_path, "Wrong"), tmp_path / "run")
+    assert result.cells == 0
+    assert len(result.failed_patches) > 0
+    note = pd.read_csv(tmp_path / "run" / "patches_metadata.csv")["note"].dropna().iloc[0]
+    assert "expected labels of shape" in note
+
+
+def test_a_full_disk_stops_with_what_is_kept(config, tmp_path):
+    """A limit on the size of files fails writing as a full disk does."""
+    limited = f"ulimit -f 200; exec {sys.executable} -m codexseg run {config} --out {tmp_path}/run"
+    done = subprocess.run(
+        ["bash", "-c", limited],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "File too large" in done.stderr
+    assert "Kept in" in done.stderr
+    assert "load     done" in done.stderr
+    again = codexseg("run", config, "--out", tmp_path / "run")
+    assert again.returncode == 0, again.stderr
