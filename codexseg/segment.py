@@ -1,0 +1,371 @@
+"""Cells and nuclei of patches: on arrays, in a notebook, and of the patches of a run."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import ValidationError
+
+from codexseg.backends.base import ChannelStatistics, Slide, check_labels
+from codexseg.backends.registry import create
+from codexseg.config import Config, SegmentationConfig
+from codexseg.config_file import load
+from codexseg.config_yaml import dotted, shown
+from codexseg.core.grid import Window
+from codexseg.core.intensity import N_BINS, histogram, percentile
+from codexseg.core.labels import Labels, as_labels, label_boundaries
+from codexseg.core.quality import Blocks, estimate_background, measure_blocks
+from codexseg.errors import ConfigError, InputError
+from codexseg.stages.segment import BYTES_PER_PX, choose_compartment
+
+if TYPE_CHECKING:
+    from codexseg.codex_patches import CodexPatches
+
+log = logging.getLogger(__name__)
+
+Pixels = NDArray[Any]
+AnyConfig = Config | SegmentationConfig | Mapping[str, Any] | str | Path
+"""What takes a configuration takes it as a model, a dict of sections, or a YAML's path."""
+
+
+class Segmented(TypedDict):
+    """What `segment` returns for a patch: (y, x) uint32 each, 0 is background."""
+
+    cell: Labels
+    nucleus: Labels
+    cell_boundary: Labels
+    nucleus_boundary: Labels
+
+
+def run_cell_segmentation(
+    codex_patches: "CodexPatches", config: AnyConfig | None = None
+) -> None:
+    """Segment the valid patches of a run, repair and store the masks, update the metadata.
+
+    What is done already is not done again. Afterwards `codex_patches` shows the results,
+    and the run directory holds both pickles and ``patches_metadata.csv``. A patch whose
+    backend raises is logged and recorded there (status, note), and its masks are empty;
+    the others finish, and the next call does it again.
+
+    Parameters
+    ----------
+    codex_patches : CodexPatches
+        The run. Only its informative patches are segmented.
+    config : Config, SegmentationConfig, mapping or path of a YAML, optional
+        Replaces the run's configuration, except for its data section: the slide stays.
+        A SegmentationConfig replaces this section, a mapping the keys that it names.
+
+    Raises
+    ------
+    ConfigError
+        If the configuration is wrong.
+    RunStateError
+        If the slide is not the one that the run has read.
+    """
+    wanted = None if config is None else as_config(config, codex_patches.config)
+    codex_patches.execute(wanted, until="stitch")
+    codex_patches.save_seg_res()
+    codex_patches.save_metadata()
+
+
+def segment(
+    valid_patches: ArrayLike | Sequence[ArrayLike],
+    config: AnyConfig,
+    *,
+    image_mpp: float | None = None,
+) -> list[Segmented]:
+    """Segment patches: arrays in, label images out; no slide and no run is needed.
+
+    Parameters
+    ----------
+    valid_patches : (n, y, x, 2) array, or sequence of (y, x, 2) arrays of any sizes
+        Channel 0 nucleus, channel 1 whole cell (zeros in all patches: there is none).
+        Grey levels of at least 0; integers up to 65535, or floats. A sequence is read
+        patch by patch, twice, so it may lie on disk.
+    config : Config, SegmentationConfig, mapping or path of a YAML
+        The section `segmentation` and `data.image_mpp` are used. With normalization
+        "slide" the patches are taken together for the slide, with "patch" each alone.
+    image_mpp : float, optional
+        Micrometres per pixel; instead of `data.image_mpp`.
+
+    Returns
+    -------
+    list of Segmented
+        One dict for each patch: "cell", "nucleus", "cell_boundary", "nucleus_boundary",
+        each (y, x) uint32.
+
+    Raises
+    ------
+    ConfigError
+        If the configuration is wrong or the pixel size is not given.
+    InputError
+        If the patches are not what is described here.
+    """
+    settings = as_config(config)
+    if image_mpp is not None:
+        settings = as_config({"data": {"image_mpp": image_mpp}}, settings)
+    if settings.data.image_mpp is None:
+        raise ConfigError(
+            "data.image_mpp is missing, and arrays do not say their pixel size: give "
+            "micrometres per pixel, segment(patches, config, image_mpp=0.5) for instance."
+        )
+    patches = _Patches(valid_patches)
+    if len(patches) == 0:
+        return []
+    slide = _slide(patches, settings.data.image_mpp)
+    backend = create(settings.segmentation, slide)
+    found: list[Segmented] = []
+    y0 = 0
+    for batch in _batches(patches, settings.segmentation.batch_memory_gb):
+        height, width = batch.shape[2:]
+        # There is no slide to say where patches lie: one below the other.
+        corners = range(y0, y0 + len(batch) * height, height)
+        windows = [Window(y, 0, y + height, width) for y in corners]
+        y0 += len(batch) * height
+        labels = check_labels(backend.predict(batch, windows), batch, backend.name)
+        for i in range(len(labels)):
+            labels[i] = choose_compartment(labels[i], settings.segmentation.compartment)
+        found += _described(np.moveaxis(labels, 1, -1))
+    return found
+
+
+def separate_masks(predictions: ArrayLike) -> tuple[list[Pixels], list[Pixels]]:
+    """Separate labels of compartment "both" into cell masks and nucleus masks.
+
+    Parameters
+    ----------
+    predictions : (n, y, x, 2) integer
+        Channel 0 cells, channel 1 nuclei.
+
+    Returns
+    -------
+    cells, nuclei : lists of n (y, x) arrays
+        Views: no pixel is copied.
+
+    Raises
+    ------
+    InputError
+        If `predictions` has another shape or is not integer.
+    """
+    predictions = np.asarray(predictions)
+    if predictions.ndim != 4 or predictions.shape[3] != 2:
+        raise InputError(
+            f"predictions have shape {predictions.shape}, expected (n, y, x, 2): channel 0 "
+            f"cells, channel 1 nuclei. Use predictions[None] for a single patch."
+        )
+    if predictions.dtype.kind not in "iu":
+        raise InputError(
+            f"predictions have dtype {predictions.dtype}, expected integer labels."
+        )
+    return [p[..., 0] for p in predictions], [p[..., 1] for p in predictions]
+
+
+def get_boundary(masks: Sequence[ArrayLike]) -> list[Labels]:
+    """Return the inner boundaries of label images, with their labels.
+
+    Parameters
+    ----------
+    masks : sequence of (y, x) integer arrays
+        Label images, 0 is background.
+
+    Returns
+    -------
+    list of (y, x) uint32
+        The label on every pixel of an object that shares an edge with another label or
+        with background, 0 elsewhere: skimage's find_boundaries, mode "inner".
+
+    Raises
+    ------
+    InputError
+        If a mask is not a label image; the message says which.
+    """
+    return [
+        label_boundaries(as_labels(mask, f"masks[{number}]"))
+        for number, mask in enumerate(masks)
+    ]
+
+
+def as_config(config: AnyConfig, base: Config | None = None) -> Config:
+    """Bring whatever stands for a configuration to a Config.
+
+    Parameters
+    ----------
+    config : Config, SegmentationConfig, mapping or path of a YAML
+        A mapping holds sections as the YAML does.
+    base : Config, optional
+        Where what a mapping or a SegmentationConfig does not say comes from; the
+        defaults otherwise.
+
+    Raises
+    ------
+    ConfigError
+        If it is wrong; the message holds all errors.
+    """
+    base = Config() if base is None else base
+    if isinstance(config, Config):
+        return config
+    if isinstance(config, SegmentationConfig):
+        return base.model_copy(update={"segmentation": config})
+    if isinstance(config, str | Path):
+        loaded = load(config, require_image=False)
+        for note in loaded.notes:
+            log.warning("%s", note)
+        return loaded.config
+    if not isinstance(config, Mapping):
+        raise ConfigError(
+            f"the configuration is a {type(config).__name__}, expected a Config, a "
+            f"SegmentationConfig, a dict of sections, or the path of a YAML file."
+        )
+    try:
+        return Config.model_validate(_merged(base.dump(), config))
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
+
+
+def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        both = isinstance(value, Mapping) and isinstance(old, dict)
+        merged[key] = _merged(old, value) if both and old is not None else value
+    return merged
+
+
+def _explain(error: ValidationError) -> str:
+    lines = [
+        f"  {dotted(found['loc'])}: got {shown(found['input'])}; {found['msg']}"
+        for found in error.errors(include_url=False)
+    ]
+    return "\n".join(["the configuration is not valid:", *lines])
+
+
+# -- patches, and what they tell of the slide that there is not ---------------------------
+
+
+class _Patches:
+    """The patches of a user, checked and brought to a backend's dtypes one at a time."""
+
+    def __init__(self, patches: Any) -> None:
+        if isinstance(patches, np.ndarray) and patches.ndim != 4:
+            raise InputError(
+                f"the patches have shape {patches.shape}, expected (n, y, x, 2): channel 0 "
+                f"nucleus, channel 1 whole cell. Use patches[None] for a single one."
+            )
+        self._patches = patches
+
+    def __len__(self) -> int:
+        return len(self._patches)
+
+    def __iter__(self) -> Iterator[Pixels]:
+        dtype: np.dtype[Any] | None = None
+        for number in range(len(self)):
+            patch = _grey_levels(np.asarray(self._patches[number]), f"patch {number}")
+            if dtype is not None and patch.dtype != dtype:
+                raise InputError(
+                    f"patch {number} has grey levels of dtype {patch.dtype}, the patches "
+                    f"before it {dtype}, expected one dtype: convert them."
+                )
+            dtype = patch.dtype
+            yield patch
+
+
+def _grey_levels(patch: Pixels, name: str) -> Pixels:
+    """Check a patch (y, x, 2), and bring it to uint8, uint16 or float32."""
+    if patch.ndim != 3 or patch.shape[2] != 2 or patch.size == 0:
+        raise InputError(
+            f"{name} has shape {patch.shape}, expected (y, x, 2): channel 0 nucleus, "
+            f"channel 1 whole cell (zeros where there is none)."
+        )
+    if patch.dtype in (np.uint8, np.uint16):
+        return patch
+    if patch.dtype.kind not in "iuf":
+        raise InputError(f"{name} has dtype {patch.dtype}, expected grey levels.")
+    lowest, highest = patch.min(), patch.max()
+    is_float = patch.dtype.kind == "f"
+    if not (lowest >= 0 and (np.isfinite(highest) if is_float else highest <= 65535)):
+        raise InputError(
+            f"{name} holds grey levels from {lowest} to {highest}, expected finite ones of "
+            f"at least 0, and integers up to 65535: clip them, or convert larger "
+            f"integers with .astype(numpy.float32)."
+        )
+    return patch.astype(np.float32 if is_float else np.uint16, copy=False)
+
+
+class _Tally:
+    """What patches tell of one channel, added up."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(N_BINS, np.int64)
+        self._blocks: list[Blocks] = []
+        self._lowest, self._highest = np.inf, -np.inf
+
+    def add(self, pixels: Pixels) -> None:
+        self._counts += histogram(pixels)
+        self._blocks.append(measure_blocks(pixels))
+        self._lowest = min(self._lowest, float(pixels.min()))
+        self._highest = max(self._highest, float(pixels.max()))
+
+    def statistics(self, dtype: np.dtype[Any]) -> ChannelStatistics:
+        names = ("level", "noise", "peak")
+        parts = ([getattr(b, name).ravel() for b in self._blocks] for name in names)
+        blocks = Blocks(*map(np.concatenate, parts))
+        p999 = percentile(self._counts, 99.9, dtype)
+        background = estimate_background(blocks, p999, integer=dtype.kind != "f")
+        return ChannelStatistics(
+            self._lowest, self._highest, background.level, background.noise, p999
+        )
+
+
+def _slide(patches: _Patches, mpp: float) -> Slide:
+    """Take the patches, one below the other, for the slide."""
+    nucleus, wholecell = _Tally(), _Tally()
+    height = width = 0
+    dtype = np.dtype(np.uint8)
+    for patch in patches:
+        nucleus.add(patch[..., 0])
+        wholecell.add(patch[..., 1])
+        height, width = height + patch.shape[0], max(width, patch.shape[1])
+        dtype = patch.dtype
+    second = wholecell.statistics(dtype)
+    has_wholecell = second.maximum > 0
+    return Slide(
+        (height, width),
+        mpp,
+        nucleus.statistics(dtype),
+        second if has_wholecell else None,
+        has_wholecell,
+    )
+
+
+def _batches(patches: _Patches, budget_gb: float) -> Iterator[Pixels]:
+    """Yield (n, 2, y, x): patches of one shape that fit the memory budget, in order."""
+    batch: list[Pixels] = []
+    for patch in patches:
+        pixels = np.moveaxis(patch, -1, 0)
+        full = (len(batch) + 1) * pixels[0].size * BYTES_PER_PX > budget_gb * 2**30
+        if batch and (full or pixels.shape != batch[0].shape):
+            yield _stacked(batch)
+            batch = []
+        batch.append(pixels)
+    yield _stacked(batch)
+
+
+def _stacked(batch: list[Pixels]) -> Pixels:
+    # np.stack alone would keep the order of the axes in memory
+    return np.stack(batch, out=np.empty((len(batch), *batch[0].shape), batch[0].dtype))
+
+
+def _described(predictions: Labels) -> Iterator[Segmented]:
+    cells, nuclei = separate_masks(predictions)
+    for cell, nucleus, cell_boundary, nucleus_boundary in zip(
+        cells, nuclei, get_boundary(cells), get_boundary(nuclei), strict=True
+    ):
+        yield Segmented(
+            cell=cell,
+            nucleus=nucleus,
+            cell_boundary=cell_boundary,
+            nucleus_boundary=nucleus_boundary,
+        )
