@@ -135,8 +135,8 @@ def _report_fault(pipeline: "Pipeline", error: Exception) -> None:
     except (OSError, CodexsegError) as unreadable:
         _say(f"  (what is there cannot be read: {unreadable})", error=True)
     _say(
-        "Lost: the patches that were being worked on. The same command goes on from here; "
-        f"details are in {pipeline.run.log_path}.",
+        "Lost: what was being worked on. The same command goes on from here; details are "
+        f"in {pipeline.run.log_path}.",
         error=True,
     )
 

@@ -178,31 +178,19 @@ class WatershedConfig(Section):
     """Settings of the `watershed` backend; see :mod:`codexseg.core.watershed`."""
 
     nucleus_diameter_um: Real = Field(
-        default=6.5, gt=0, le=100, description="diameter of a typical nucleus, um"
+        default=8.0, ge=2, le=50, description="diameter of a typical nucleus, um"
     )
     expansion_um: Real = Field(
-        default=1.0, ge=0, le=100, description="reach of a cell beyond its nucleus, um"
+        default=1.5, ge=0, le=25, description="reach of a cell beyond its nucleus, um"
     )
     min_nucleus_area_um2: Real = Field(
         default=10.0, ge=0, description="least area of a nucleus, um2"
     )
     min_signal: Real = Field(
-        default=0.04, ge=0, lt=1, description="least signal, from background 0 to P99.9 1"
-    )
-    noise_factor: Real = Field(
-        default=3.0, ge=0, description="least signal in units of the noise"
-    )
-    min_contrast: Real = Field(
-        default=0.01, ge=0, lt=1, description="least contrast with the surround"
-    )
-    edge_level: Real = Field(
-        default=0.1, ge=0, lt=1, description="edge of a nucleus, share of its contrast"
-    )
-    merge_level: Real = Field(
-        default=0.85, gt=0, le=1, description="valley that joins peaks, share of the lower"
+        default=0.05, ge=0, lt=1, description="least signal, from background 0 to P99.9 1"
     )
     membrane_weight: Real = Field(
-        default=0.25, ge=0, description="weight of whole-cell markers as borders"
+        default=0.2, ge=0, description="weight of whole-cell markers as borders"
     )
 
 

@@ -288,8 +288,8 @@ overlap: 0.3
         ("execution: {workers: 1.5}", "got 1.5, expected a whole number of at least 1"),
         ("execution: {workers: true}", "got true, expected a whole number of at least 1"),
         (
-            "segmentation: {watershed: {edge_level: 1}}",
-            "segmentation.watershed.edge_level: got 1, expected less than 1 (edge of",
+            "segmentation: {watershed: {min_signal: 1}}",
+            "segmentation.watershed.min_signal: got 1, expected less than 1 (least signal",
         ),
         ("report: {overlays: -1}", "got -1, expected greater than or equal to 0"),
         ("repair: !!set {a}", "tag:yaml.org,2002:set is not allowed"),

@@ -222,7 +222,8 @@ def test_a_backend_that_breaks_its_contract_is_told_so(tmp_path):
 
 def test_a_full_disk_stops_with_what_is_kept(config, tmp_path):
     """A limit on the size of files fails writing as a full disk does."""
-    limited = f"ulimit -f 200; exec {sys.executable} -m codexseg run {config} --out {tmp_path}/run"
+    run = f"{sys.executable} -m codexseg run {config} --out {tmp_path}/run"
+    limited = f"ulimit -f 200; exec {run}"
     done = subprocess.run(
         ["bash", "-c", limited],
         env=os.environ | {"PYTHONPATH": str(ROOT)},

@@ -203,7 +203,7 @@ def test_statistics_are_those_that_a_run_finds(tmp_path):
     backend, _ = recorded(run.valid_patches)
     assert backend.slide.nucleus == found.nucleus
     assert backend.slide.wholecell == found.wholecell
-    assert (backend.slide.shape, backend.slide.mpp) == ((420, 380), 0.5)
+    assert (backend.slide.shape, backend.slide.mpp) == ((420, 460), 0.5)
 
 
 def test_zeros_say_that_there_is_no_whole_cell_channel():
@@ -297,10 +297,10 @@ def test_a_mapping_changes_only_what_it_names():
     base = Config.model_validate(
         {"data": {"image_mpp": 0.4}, "segmentation": {"watershed": {"expansion_um": 3}}}
     )
-    changes = {"segmentation": {"watershed": {"merge_level": 0.5}}, "repair": None}
+    changes = {"segmentation": {"watershed": {"membrane_weight": 0.5}}, "repair": None}
     config = as_config(changes, base)
     assert config.segmentation.watershed.expansion_um == 3
-    assert config.segmentation.watershed.merge_level == 0.5
+    assert config.segmentation.watershed.membrane_weight == 0.5
     assert (config.data, config.repair) == (base.data, Config().repair)
 
 

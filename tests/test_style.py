@@ -24,13 +24,19 @@ CHECKED = ["codexseg", "tests", "examples"]
 )
 def test_tool_is_content(command):
     done = subprocess.run(
-        [BIN / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+        [BIN / command[0], *command[1:]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_ci_runs_the_command_of_the_readme():
-    commands = re.findall(r"^python3 -m venv .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    commands = re.findall(
+        r"^python3 -m venv .*$", (ROOT / "README.md").read_text(), re.MULTILINE
+    )
     assert len(commands) == 2
     assert "codexseg demo" in commands[0]
     assert "pytest" in commands[1]
@@ -42,11 +48,18 @@ def test_readme_names_only_commands_and_files_that_exist():
     for link in re.findall(r"\]\(([^)#]+)\)", text):
         assert (ROOT / link).exists(), link
     help_text = subprocess.run(
-        [sys.executable, "-m", "codexseg", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "codexseg", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
-    for name in re.findall(r"^codexseg (\w+)", text, re.MULTILINE):
+    blocks = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL))
+    for name in re.findall(r"^codexseg (\w+)", blocks, re.MULTILINE):
         assert f"  {name} " in help_text, name
-    for name in re.findall(r"`(\w+)`", text.split("tests.benchmarks.NAME")[1].split(".\n")[0]):
+    for name in re.findall(
+        r"`(\w+)`", text.split("tests.benchmarks.NAME")[1].split(".\n")[0]
+    ):
         assert (ROOT / "tests" / "benchmarks" / f"{name}.py").exists(), name
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from codexseg.config import Config
 from codexseg.errors import ConfigError, RunStateError
 from codexseg.execute import Execute
@@ -237,7 +239,14 @@ def open_chain(run: Run) -> Chain:
             f"{run.path} holds no run (no manifest.json), expected a directory that "
             f"'codexseg run' has written."
         )
-    config, slide = Config.model_validate(manifest["config"]), manifest["slide"]
+    try:
+        config, slide = Config.model_validate(manifest["config"]), manifest["slide"]
+    except ValidationError as error:
+        raise RunStateError(
+            f"{run.path} was made with keys of the configuration that this version does "
+            f"not know; run it again with a configuration that 'codexseg config check' "
+            f"finds valid. ({error.error_count()} problems: {error.errors()[0]['loc']})"
+        ) from error
     panel = config.data.antibodies_file
     channels, height, width = slide["shape_cyx"]
     source = Source(

@@ -55,7 +55,7 @@ def repair(context: Context) -> Row:
         "objects", {**objects, **reasons, "cell_nucleus": partner, "cell_shared": kept}
     )
     matched = int((reasons["cell_reason"] == MATCHED).sum())
-    fraction = matched_fraction(matched, n_cells, max(n_nuclei, len(accepted)))
+    fraction = matched_fraction(len(accepted), n_cells, n_nuclei)
     return {
         "cells": n_cells,
         "nuclei": n_nuclei,

@@ -90,9 +90,9 @@ def counts_of(job: Job, number: int) -> tuple[int, int, int]:
     whose core holds its first pixel.
     """
     table = _counts(job)
-    matched = int(table["cells"][number])
+    pairs = int(table["pairs"][number])
     return (
-        matched,
-        matched + int(table["unmatched_cells"][number]),
-        matched + int(table["unmatched_nuclei"][number]),
+        pairs,
+        int(table["cells"][number]) + int(table["unmatched_cells"][number]),
+        pairs + int(table["unmatched_nuclei"][number]),
     )

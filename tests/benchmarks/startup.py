@@ -11,7 +11,9 @@ def main() -> None:
     seconds = []
     for _ in range(5):
         before = os.times()
-        subprocess.run([sys.executable, "-m", "codexseg", "--help"], capture_output=True, check=True)
+        subprocess.run(
+            [sys.executable, "-m", "codexseg", "--help"], capture_output=True, check=True
+        )
         after = os.times()
         used = after.children_user + after.children_system
         seconds.append(used - before.children_user - before.children_system)

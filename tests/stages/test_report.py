@@ -1,0 +1,281 @@
+import base64
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from scipy import ndimage as ndi
+
+from codexseg.stages import pictures, report, segment
+from tests.images import write_ome_tiff
+from tests.runs import execute
+from tests.tissue import NAMES, Local, segment_locally, tissue, write_slide
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Apart(Local):
+    """Finds cells and nuclei each on its own, some without the other."""
+
+    name = "apart"
+
+    def one(self, pixels, window):
+        labels = segment_locally(pixels)
+        labels[0][labels[0] % 7 == 3] = 0
+        labels[1][labels[1] % 5 == 1] = 0
+        return labels
+
+
+class Nothing(Local):
+    name = "nothing"
+
+    def one(self, pixels, window):
+        return np.zeros(pixels.shape, np.uint32)
+
+
+class Breaks(Apart):
+    """Raises on the patch whose window holds one pixel."""
+
+    def one(self, pixels, window):
+        if window.y0 <= 150 < window.y1 and window.x0 <= 300 < window.x1:
+            raise ValueError("the <model> is out of sorts")
+        return super().one(pixels, window)
+
+
+class Large(Local):
+    """Finds one object that reaches over all patches."""
+
+    def one(self, pixels, window):
+        return np.ones(pixels.shape, np.uint32)
+
+
+class Page(HTMLParser):
+    """Checks that tags are closed in order; keeps text by element, and pictures."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.source = path.read_text("utf-8")
+        self.open, self.tags, self.pictures, self.words = [], [], [], []
+        self.feed(self.source)
+        self.close()
+        assert self.open == []
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag == "img":
+            self.pictures.append(dict(attrs)["src"])
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.words.append(data)
+
+    def boxes(self, kind):
+        return re.findall(
+            rf'<section class="box {kind}">(.*?)</section>', self.source, re.S
+        )
+
+    def decoded(self):
+        data = (src.removeprefix("data:image/jpeg;base64,") for src in self.pictures)
+        return [Image.open(io.BytesIO(base64.b64decode(d))) for d in data]
+
+
+def write(
+    folder, backend="Local", image=None, extra="", channels="wholecell_channel: [CD45]"
+):
+    write_slide(folder, image)
+    path = folder / "my.yaml"
+    path.write_text(
+        "data: {file_name: slide.ome.tif}\n"
+        f"channels: {{nuclear_channel: DAPI, {channels}}}\n"
+        "patching: {patch_height: 150, patch_width: 160, overlap: 0}\n"
+        f'segmentation: {{backend: "tests.stages.test_report:{backend}", '
+        "save_segmentation_pickle: false}\n"
+        "export: {h5ad: false, ome_tiff: false, csv: false}\n" + extra
+    )
+    return path
+
+
+def page_of(folder, *args, **options):
+    options.setdefault("extra", "report: {overlay_px: 128}\n")
+    result = execute(write(folder, *args, **options), folder / "run")
+    return Page(result.path / "report.html"), result
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory):
+    return page_of(tmp_path_factory.mktemp("usual"), "Apart", image=tissue(empty=230))
+
+
+def test_page_needs_nothing_beside_it(usual):
+    page, result = usual
+    assert (result.path / "report.html").stat().st_size < 3e6
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    for _, attributes in page.tags:
+        for name in ("src", "href", "xlink:href"):
+            assert attributes.get(name, "data:").startswith("data:")
+    assert not re.search(r"https?:|url\(|@import", page.source)
+
+
+def test_page_tells_the_numbers_of_the_tables(usual):
+    page, result = usual
+    cells = pd.read_parquet(result.path / "cells.parquet")
+    alone = pd.read_parquet(result.path / "unmatched.parquet")
+    kinds = alone.compartment.value_counts()
+    assert kinds["cell"] > 5 < kinds["nucleus"]
+    assert "<h1>slide.ome.tif</h1>" in page.source
+    assert f"{len(cells)} cells in the table" in page.text
+    assert f"Unmatched: left out, and why {kinds['cell']} {kinds['nucleus']}" in page.text
+    found = len(cells) + kinds["cell"], len(cells) + kinds["nucleus"]
+    assert f"Found by the backend {found[0]} {found[1]}" in page.text
+    assert (
+        f"{100 * len(cells) / (sum(found) - len(cells)):.1f} % matched"
+        in page.text.replace("\u202f", " ")
+    )
+    assert f"median {cells.cell_area_um2.median():.0f}" in page.text
+    assert f"median {cells.nucleus_area_um2.median():.0f}" in page.text
+    _, height, width = tissue().shape
+    assert f"{width} \u00d7 {height} px" in page.text
+    assert "apart 1" in page.text
+    assert page.boxes("bad") == page.boxes("warn") == []
+
+
+def test_every_patch_stage_and_file_is_listed_and_explained(usual):
+    page, result = usual
+    metadata = pd.read_csv(result.path / "patches_metadata.csv")
+    for status in ("done", "skipped"):
+        rows = page.source.count(f'<tr class="{status}-row">')
+        assert rows == (metadata.status == status).sum() > 0
+    for stage in (
+        "load",
+        "patch",
+        "flag",
+        "segment",
+        "repair",
+        "stitch",
+        "profile",
+        "export",
+    ):
+        assert f"<td>{stage}</td>" in page.source
+    files = page.source.split("<h2>Files</h2>")[1].split("</table>")[0]
+    listed = dict(re.findall(r"<code>(.*?)</code>.*<td>(.*?)</td>", files))
+    assert {"cells.parquet", "unmatched.parquet", "segmentation.ome.zarr"} <= set(listed)
+    assert all(listed.values())
+
+
+def test_pictures_show_cells_across_seams(usual):
+    page, _ = usual
+    overview, *shown = page.decoded()
+    assert max(overview.size) == pictures.OVERVIEW_PX
+    assert 3 <= len(shown) <= 6
+    for picture in shown:
+        assert picture.size == (128, 128)
+        yellow, white = (
+            np.abs(np.asarray(picture, int) - colour).max(axis=2) < 60
+            for colour in (pictures.COLOURS["cell_line"], pictures.COLOURS["nucleus_line"])
+        )
+        assert yellow.any()
+        assert white.any()
+    assert "Across a seam" in page.text
+    assert re.search(r"\d+ across seams", page.text)
+    assert "Most unmatched" in page.text
+    assert 'class="seam"' in page.source
+
+
+def test_report_alone_can_be_done_again_and_shows_the_same(usual):
+    page, result = usual
+    execute(result.path.parent / "my.yaml", result.path, from_stage="report")
+    assert Page(result.path / "report.html").pictures == page.pictures
+
+
+def test_failed_patches_are_named_with_their_place_and_reason(tmp_path):
+    page, result = page_of(tmp_path, "Breaks")
+    (box,) = page.boxes("bad")
+    assert result.failed_patches
+    for patch in result.failed_patches:
+        assert f"patch {patch} (y " in box
+    assert "the &lt;model&gt; is out of sorts" in box
+    assert f"{len(result.failed_patches)} patch" in page.text
+    red = np.asarray(page.decoded()[0], int)[:, :, 0].max()
+    assert red > 200
+    assert page.source.count('<rect class="failed"') == len(result.failed_patches)
+
+
+def test_a_slide_without_signal_is_said_so(tmp_path):
+    page, result = page_of(tmp_path, image=tissue(n=0))
+    assert result.cells == 0
+    (box,) = page.boxes("bad")
+    assert "No patch holds signal" in box
+    assert "no cells were found; this is the brightest spot" in page.text
+    assert len(page.pictures) == 2
+
+
+def test_a_backend_that_finds_nothing_is_said_so(tmp_path):
+    page, _ = page_of(tmp_path, "Nothing")
+    (box,) = page.boxes("bad")
+    assert "No cells were found" in box
+    assert "<h2>Sizes</h2>" not in page.source
+
+
+def test_objects_that_may_be_cut_are_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(segment, "MOST_GROWN_PX", 0)
+    page, _ = page_of(tmp_path, "Large")
+    (box,) = page.boxes("warn")
+    assert "may be cut" in box
+
+
+def test_names_are_escaped(tmp_path):
+    evil = '<script>alert("&")</script>'
+    path = write(
+        tmp_path, extra="report: {overlays: 0}\n", channels="wholecell_channel: []"
+    )
+    write_ome_tiff(tmp_path / "slide.ome.tif", tissue(), [*NAMES[:2], evil], 0.5)
+    page = Page(execute(path, tmp_path / "<b>run").path / "report.html")
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert evil in page.text
+    assert "Whole-cell channel none" in page.text
+    assert len(page.pictures) == 1
+
+
+def test_a_large_grid_is_listed_in_part(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "MOST_ROWS", 3)
+    monkeypatch.setattr(pictures, "READ_WHOLE_PX", 100)
+    page, _ = page_of(tmp_path)
+    assert "The first 3 of 9; patches_metadata.csv lists them all." in page.text
+    assert max(page.decoded()[0].size) == pictures.OVERVIEW_PX
+
+
+def test_times_of_workers_are_added_to_the_drivers(tmp_path):
+    class FakeRun:
+        timings_path = tmp_path / "timings.csv"
+
+    class FakeJob:
+        run = FakeRun
+        keys = dict.fromkeys(("load", "segment", "report"), "")
+
+    lines = ["stage,patch,wall_s,cpu_s", "load,0,1,1", "load,driver,1.5,1.2"]
+    lines += ["segment,0,9,9", "segment,driver,5,1"]
+    lines += ["segment,0,4,4", "segment,1,4,4", "segment,driver,4,0.5", "report,driver,1,1"]
+    FakeRun.timings_path.write_text("\n".join(lines) + "\n")
+    assert report._times(FakeJob) == [("load", 1.5, 1.2), ("segment", 4.0, 8.5)]
+
+
+def test_histogram_counts_everything_once():
+    values = ndi.gaussian_filter(np.random.default_rng(0).random(5000), 1) * 90
+    found = report._histogram(values)
+    assert sum(found["counts"]) == 5000
+    assert 10 <= len(found["counts"]) <= 80
+    first = found["counts"][0]
+    assert first == (values < found["width"]).sum()
