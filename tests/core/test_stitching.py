@@ -91,7 +91,7 @@ def test_no_sliver_is_kept():
 @given(st.permutations(range(6)))
 def test_the_order_of_reports_does_not_matter(order):
     rng = np.random.default_rng(0)
-    grid = PatchGrid((12, 24), (12, 12), (12, 12))
+    grid = PatchGrid((60, 24), (60, 12), (60, 12))
     seen = (ndi.label(rng.random(grid.shape) < 0.4)[0].astype(np.uint32) for _ in grid)
     objects = {
         p.number: describe(labels, p.outer, p.core, grid)
