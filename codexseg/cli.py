@@ -103,6 +103,9 @@ def run(
 
 def _execute(pipeline: "Pipeline", **options: Any) -> "Result":
     """Execute; a fault at run time ends with what is lost and what is kept."""
+    from codexseg.execute.memory import return_large_arrays
+
+    return_large_arrays()
     try:
         return pipeline.execute(**options)
     except CodexsegError as error:

@@ -13,6 +13,7 @@ from threading import Thread
 from typing import Literal, Protocol, TypeVar
 
 from codexseg.errors import WorkerDied
+from codexseg.execute.memory import return_large_arrays
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -91,6 +92,7 @@ class Processes:
 
 def _begin_worker() -> None:
     """Leave Ctrl-C to the parent, and do not outlive it."""
+    return_large_arrays()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
     if parent is not None:

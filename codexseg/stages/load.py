@@ -6,7 +6,6 @@ and a block can be told from background; a coarse overview; channel_stats.csv.
 
 import csv
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from math import ceil
 from typing import Any
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from codexseg.config import Config
 from codexseg.core.grid import PatchGrid, Window
 from codexseg.core.intensity import (
+    N_BINS,
     block_mean,
     histogram,
     merge_channels,
@@ -34,6 +34,7 @@ OVERVIEW_PX = 2048
 MERGED = -1
 """Number of the channel that is the maximum of several whole-cell markers."""
 
+_MAPS = ("level", "noise", "peak", "overview")
 _COLUMNS = ("min", "median", "p95", "p999", "max", "mean", "std")
 
 
@@ -44,9 +45,10 @@ def load(context: Context) -> Row:
     context.map_patches(read_strip, strips, unit="strip")
 
     channels = SegmentationChannels.resolve(job.config, job.source.channel_names)
-    statistics = {c: _statistics(job, strips, c) for c in _channels_read(job, channels)}
+    found = _add_up(job, strips, _channels_read(job, channels))
+    statistics = {number: channel.statistics() for number, channel in found.items()}
     _write_statistics(job, statistics)
-    tables = _slide_tables(job, channels, statistics, strips)
+    tables = _slide_tables(job, channels, found, statistics)
     job.write_tables("slide", tables)
     return {
         "channels": job.source.shape[0],
@@ -182,36 +184,55 @@ def _check(pixels: NDArray[Any], name: str, window: Window) -> None:
             )
 
 
-@lru_cache(maxsize=64)
-def _strip_tables(job: Job, strip: int) -> Tables:
-    return job.tables(job.stage, strip)
+class _Channel:
+    """What all strips together tell of one channel."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self._dtype = dtype
+        self._counts = np.zeros(N_BINS, np.int64)
+        self._moments: list[NDArray[np.float64]] = []
+        self._parts: dict[str, list[NDArray[Any]]] = {name: [] for name in _MAPS}
+
+    def add(self, strip: Tables, channel: int) -> None:
+        self._counts[strip[f"{channel}_bins"]] += strip[f"{channel}_counts"]
+        self._moments.append(strip[f"{channel}_moments"])
+        for name, parts in self._parts.items():
+            if f"{channel}_{name}" in strip:
+                parts.append(strip[f"{channel}_{name}"])
+
+    def map(self, name: str) -> NDArray[Any]:
+        """Return a map of the whole slide: of the blocks, or the overview."""
+        return np.concatenate(self._parts[name])
+
+    def statistics(self) -> dict[str, float]:
+        counts, n = self._counts, int(self._counts.sum())
+        if self._dtype.kind == "f":
+            moments = np.array(self._moments)
+            low, high = moments[:, 0].min(), moments[:, 1].max()
+            total, squares = moments[:, 2].sum(), moments[:, 3].sum()
+        else:
+            levels = np.flatnonzero(counts)
+            low, high = levels[0], levels[-1]
+            total, squares = (levels**power @ counts[levels] for power in (1, 2))
+        mean = float(total) / n
+        return {
+            "min": float(low),
+            "median": percentile(counts, 50, self._dtype),
+            "p95": percentile(counts, 95, self._dtype),
+            "p999": percentile(counts, 99.9, self._dtype),
+            "max": float(high),
+            "mean": mean,
+            "std": float(np.sqrt(max(0.0, float(squares) / n - mean**2))),
+        }
 
 
-def _statistics(job: Job, strips: Sequence[int], channel: int) -> dict[str, float]:
-    parts = [_strip_tables(job, strip) for strip in strips]
-    counts = np.zeros(65536, np.int64)
-    for part in parts:
-        counts[part[f"{channel}_bins"]] += part[f"{channel}_counts"]
-    dtype = np.dtype(job.source.dtype)
-    n = int(counts.sum())
-    if dtype.kind == "f":
-        moments = np.array([part[f"{channel}_moments"] for part in parts])
-        low, high = moments[:, 0].min(), moments[:, 1].max()
-        total, squares = moments[:, 2].sum(), moments[:, 3].sum()
-    else:
-        levels = np.flatnonzero(counts)
-        low, high = levels[0], levels[-1]
-        total, squares = (levels**power @ counts[levels] for power in (1, 2))
-    mean = float(total) / n
-    return {
-        "min": float(low),
-        "median": percentile(counts, 50, dtype),
-        "p95": percentile(counts, 95, dtype),
-        "p999": percentile(counts, 99.9, dtype),
-        "max": float(high),
-        "mean": mean,
-        "std": float(np.sqrt(max(0.0, float(squares) / n - mean**2))),
-    }
+def _add_up(job: Job, strips: Sequence[int], numbers: Sequence[int]) -> dict[int, _Channel]:
+    channels = {number: _Channel(np.dtype(job.source.dtype)) for number in numbers}
+    for strip in strips:
+        tables = job.tables("load", strip)
+        for number, channel in channels.items():
+            channel.add(tables, number)
+    return channels
 
 
 def _write_statistics(job: Job, statistics: dict[int, dict[str, float]]) -> None:
@@ -228,21 +249,16 @@ def _write_statistics(job: Job, statistics: dict[int, dict[str, float]]) -> None
 def _slide_tables(
     job: Job,
     channels: SegmentationChannels,
+    found: dict[int, _Channel],
     statistics: dict[int, dict[str, float]],
-    strips: Sequence[int],
 ) -> Tables:
     """Put together what segmentation needs to know of the whole slide."""
     integer = np.dtype(job.source.dtype).kind != "f"
-
-    def joined(channel: int, name: str) -> NDArray[Any]:
-        return np.concatenate([_strip_tables(job, s)[f"{channel}_{name}"] for s in strips])
-
     known: dict[int, NDArray[np.float64]] = {}
-    names = ("level", "noise", "peak")
     signal: NDArray[np.bool_] | None = None
     for channel in (c for c in statistics if c in {*channels.all, MERGED}):
         values = statistics[channel]
-        blocks = Blocks(*(joined(channel, name) for name in names))
+        blocks = Blocks(*(found[channel].map(name) for name in ("level", "noise", "peak")))
         background = estimate_background(blocks, values["p999"], integer=integer)
         known[channel] = np.array(
             [
@@ -256,8 +272,8 @@ def _slide_tables(
         above = blocks.peak > background.threshold
         signal = above if signal is None else signal | above
 
-    overviews = [joined(channels.nucleus, "overview")]
-    markers = [joined(c, "overview") for c in channels.wholecell]
+    overviews = [found[channels.nucleus].map("overview")]
+    markers = [found[c].map("overview") for c in channels.wholecell]
     overviews.append(np.maximum.reduce(markers) if markers else np.zeros_like(overviews[0]))
     tables: Tables = {
         "nucleus": known[channels.nucleus],

@@ -42,12 +42,16 @@ def bench_image(size: int) -> Path:
 
 
 def measured(command: list[str]) -> dict[str, float]:
-    """Run a command under bench/tree_memory.py: CPU seconds and peak memory of its tree."""
+    """Run a command under bench/tree_memory.py: CPU seconds and peak memory of its tree.
+
+    Both sides may keep compiled bytecode, as they do where they are installed.
+    """
     with tempfile.NamedTemporaryFile("r", suffix=".jsonl") as report:
         script = shared() / "bench" / "tree_memory.py"
         done = subprocess.run(
             [sys.executable, str(script), report.name, *command],
             cwd=ROOT,
+            env={k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"},
             capture_output=True,
             text=True,
             check=False,
