@@ -208,14 +208,17 @@ class _Squares:
     def column(self, x: NDArray[np.int64]) -> NDArray[np.int64]:
         return x * self.columns // self.shape[1]
 
-    def middle(self, row: float, column: float) -> tuple[float, float]:
+    def middle(self, row: Any, column: Any) -> tuple[Any, Any]:
         height, width = self.shape
         return (row + 0.5) * height / self.rows, (column + 0.5) * width / self.columns
 
     def count(self, boxes: Boxes) -> NDArray[np.int64]:
-        """Count the middles of boxes in every square."""
+        """Count the middles of boxes in the window of every square."""
         y, x = _middles(boxes)
-        index = self.row(y) * self.columns + self.column(x)
+        row, column = self.row(y), self.column(x)
+        middle_y, middle_x = self.middle(row, column)
+        off = np.maximum(np.abs(y - middle_y), np.abs(x - middle_x))
+        index = (row * self.columns + column)[off < self._side / 2 - 1]
         return np.bincount(index, minlength=self.rows * self.columns)
 
     def window(self, number: int) -> Window:
