@@ -180,14 +180,14 @@ def _ranked(
 ) -> dict[Kind, Iterator[Window]]:
     """List the candidates of each kind, the best first."""
     squares = _Squares(grid.shape, side)
-    counts = squares.count(cells)
+    counts = squares.count(cells, shown=True)
     held = np.flatnonzero(counts)
     away = np.abs(counts[held] - np.median(counts[held])) if len(held) else counts[held]
     alone = squares.count(unmatched)
     by_count = held[np.argsort(counts[held], kind="stable")]
     return {
         "seam": _seams(cells, grid, squares, side),
-        "dense": map(squares.window, _descending(counts)),
+        "dense": map(squares.window, _descending(squares.count(cells))),
         "unmatched": map(squares.window, _descending(alone)),
         "corner": _corners(cells, grid, side),
         "middle": map(squares.window, held[np.argsort(away, kind="stable")]),
@@ -212,13 +212,15 @@ class _Squares:
         height, width = self.shape
         return (row + 0.5) * height / self.rows, (column + 0.5) * width / self.columns
 
-    def count(self, boxes: Boxes) -> NDArray[np.int64]:
-        """Count the middles of boxes in the window of every square."""
+    def count(self, boxes: Boxes, *, shown: bool = False) -> NDArray[np.int64]:
+        """Count the middles of boxes in every square, or those that its window shows."""
         y, x = _middles(boxes)
         row, column = self.row(y), self.column(x)
-        middle_y, middle_x = self.middle(row, column)
-        off = np.maximum(np.abs(y - middle_y), np.abs(x - middle_x))
-        index = (row * self.columns + column)[off < self._side / 2 - 1]
+        index = row * self.columns + column
+        if shown:
+            middle_y, middle_x = self.middle(row, column)
+            off = np.maximum(np.abs(y - middle_y), np.abs(x - middle_x))
+            index = index[off < self._side / 2 - 1]
         return np.bincount(index, minlength=self.rows * self.columns)
 
     def window(self, number: int) -> Window:
