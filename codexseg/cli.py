@@ -207,8 +207,14 @@ def info(
     with _clear_errors():
         from codexseg.codex_image import CodexImage
 
-        for name, value in CodexImage(slide, panel).info().items():
-            _say(f"{name:10} {value}")
+        facts = CodexImage(slide, panel).info()
+        size, mpp = facts["size"], facts["mpp"]
+        _say(f"file      {facts['path']}")
+        _say(f"format    {facts['format']}, {facts['dtype']}")
+        _say(f"size      {size['x']} x {size['y']} px, {size['channels']} channels")
+        _say(f"mpp       {mpp:g} um/px" if mpp else "mpp       unknown: set data.image_mpp")
+        _say(f"pyramid   {', '.join(f'{x} x {y}' for y, x in facts['pyramid'])}")
+        _say("channels  " + "\n          ".join(facts["channels"]))
 
 
 @app.command()

@@ -202,6 +202,9 @@ class Chain:
         summary = marker["summary"]
         why = "; ".join(differences(marker["depends_on"], payload))
         failed = summary.get("failed") or []
+        gone = [n for n in summary.get("written", []) if not (self.run.path / n).exists()]
+        if not why and gone:
+            why = f"{', '.join(gone)} missing"
         waits = sorted(set(stage.reads) & pending, key=NAMES.index)
         if not why and failed:
             why = f"{len(failed)} patches failed: {', '.join(map(str, failed[:10]))}"

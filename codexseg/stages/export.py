@@ -1,6 +1,7 @@
 """Export: the files that people and other programs read."""
 
 import numpy as np
+from tqdm import tqdm
 
 from codexseg.config import Config
 from codexseg.io.ome_tiff import write_label_ome_tiff
@@ -22,25 +23,30 @@ from codexseg.stages.stitch import store_of
 
 ORIGINAL_PICKLE = "original_seg_res_batch.pickle"
 MATCHED_PICKLE = "matched_seg_res_batch.pickle"
+IMAGES = {name: f"exports/{name}.ome.tif" for name in COMPARTMENTS}
+OPTIONAL = ("cells.csv", "cells.h5ad", ORIGINAL_PICKLE, MATCHED_PICKLE, *IMAGES.values())
+"""What the config may ask for; what it asks for no longer is removed."""
 
 
 def export(context: Context) -> Row:
     """Write every output that the config asks for."""
     job, config = context.job, context.job.config
-    written = [METADATA]
     write_metadata(job, lambda patch: counts_of(job, patch))
-    written += _write_tables(job)
+    written = [METADATA, *_write_tables(job)]
     if config.segmentation.save_segmentation_pickle:
         written += write_pickles(job)
     if config.export.ome_tiff:
-        for name in COMPARTMENTS:
-            path = job.run.exports_path / f"{name}.ome.tif"
-            levels = store_of(job).levels(name)
-            seed = job.keys["stitch"]
+        for name, file in IMAGES.items():
             write_label_ome_tiff(
-                path, levels, name=name, mpp=job.source.mpp, uuid_seed=seed
+                job.run.path / file,
+                store_of(job).levels(name),
+                name=name,
+                mpp=job.source.mpp,
+                uuid_seed=job.keys["stitch"],
             )
-            written.append(f"exports/{path.name}")
+            written.append(file)
+    for name in set(OPTIONAL) - set(written):
+        (job.run.path / name).unlink(missing_ok=True)
     return {"written": written}
 
 
@@ -48,7 +54,8 @@ def write_pickles(job: Job) -> list[str]:
     """Write both pickles, one patch at a time, in the order of the valid patches."""
     patches = valid_patches(job)
     for name, masks in ((ORIGINAL_PICKLE, original_masks), (MATCHED_PICKLE, matched_masks)):
-        write_pickle(job.run.path / name, (masks(job, patch) for patch in patches))
+        bar = tqdm(patches, desc="export  ", unit="patch", postfix=name, disable=None)
+        write_pickle(job.run.path / name, (masks(job, patch) for patch in bar))
     return [ORIGINAL_PICKLE, MATCHED_PICKLE]
 
 

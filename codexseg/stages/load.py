@@ -56,6 +56,7 @@ def load(context: Context) -> Row:
         "width": job.source.shape[2],
         "blocks": int(tables["signal"].size),
         "blocks_with_signal": int(tables["signal"].sum()),
+        "written": ["channel_stats.csv"],
         "constant_channels": [
             job.source.channel_names[c]
             for c in channels.all

@@ -68,7 +68,7 @@ def report(context: Context) -> Row:
         colours=COLOURS,
     )
     write_atomic(job.run.path / REPORT, page)
-    return {"pictures": len(shown)}
+    return {"pictures": len(shown), "written": ["report.html"]}
 
 
 # -- facts ---------------------------------------------------------------------------------

@@ -56,7 +56,11 @@ def stitch(context: Context) -> Row:
     )
     store.finish()
     cells = job.tables("stitch", "cells")
-    return {"cells": len(cells["cell_id"]), "unmatched": len(cells["unmatched_reason"])}
+    return {
+        "cells": len(cells["cell_id"]),
+        "unmatched": len(cells["unmatched_reason"]),
+        "written": [job.run.segmentation_path.name],
+    }
 
 
 def number_cells(objects: Tables, grid: PatchGrid) -> Tables:

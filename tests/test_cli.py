@@ -1,0 +1,134 @@
+"""The commands, as a user types them."""
+
+import re
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from tests.images import write_qptiff
+from tests.runs import ROOT, codexseg
+from tests.tissue import tissue, write_config, write_slide
+
+
+@pytest.mark.parametrize("command", ["run", "status", "info", "sample", "demo", "config"])
+def test_every_command_explains_itself(command):
+    done = codexseg(command, "--help")
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+
+
+def test_help_imports_nothing_heavy():
+    code = """
+import sys, typer.main
+import codexseg.cli
+typer.main.get_command(codexseg.cli.app)
+heavy = {"numpy", "pandas", "zarr", "numba", "pydantic", "scipy"} & set(sys.modules)
+sys.exit(str(heavy) if heavy else 0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_printed_configuration_is_valid_once_it_names_a_slide(tmp_path):
+    write_slide(tmp_path)
+    text = codexseg("config", "init").stdout
+    config = tmp_path / "my.yaml"
+    config.write_text(re.sub(r"file_name: null", "file_name: slide.ome.tif", text))
+    done = codexseg("config", "check", config)
+    assert done.returncode == 0, done.stderr
+    assert "460 x 420 px, 3 channels, 0.5 um/px" in done.stdout
+    assert not (tmp_path / "my_codexseg").exists()
+
+
+def test_info_of_a_qptiff(tmp_path):
+    path = write_qptiff(tmp_path / "slide.qptiff", tissue(), ("DAPI", "CD45", "PANCK"), 0.5)
+    done = codexseg("info", path)
+    assert done.returncode == 0, done.stderr
+    for word in ("qptiff, uint16", "460 x 420 px, 3 channels", "0.5 um/px", "CD45"):
+        assert word in done.stdout
+
+
+def test_a_sample_runs_as_it_is(tmp_path):
+    done = codexseg("sample", "synthetic", "--size", 300, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    config = next(tmp_path.glob("*.yaml"))
+    again = codexseg("run", config)
+    assert again.returncode == 0, again.stderr
+    cells = pd.read_csv(tmp_path / f"{config.stem}_codexseg" / "cells.csv")
+    truth = pd.read_csv(next(tmp_path.glob("*_truth.csv")))
+    assert 0.5 * len(truth) < len(cells) < 1.6 * len(truth)
+    assert codexseg("sample", "synthetic", "--size", "12").returncode == 2
+    assert "expected nsclc or synthetic" in codexseg("sample", "lung").stderr
+
+
+def test_the_demo_says_so_when_the_real_sample_cannot_be_had(tmp_path):
+    done = codexseg(
+        "demo",
+        "--out",
+        tmp_path / "demo",
+        CODEXSEG_CACHE=str(tmp_path),
+        CODEXSEG_OFFLINE="1",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "cannot be had" in done.stderr
+    assert "synthetic tissue instead" in done.stderr
+    assert re.search(r"\d+ cells on 2048 x 2048 px", done.stdout)
+    assert (tmp_path / "demo" / "synthetic_2048_codexseg" / "report.html").exists()
+
+
+def test_out_until_status_and_workers(tmp_path):
+    write_slide(tmp_path)
+    config = write_config(tmp_path)
+    done = codexseg("run", config, "--out", tmp_path / "else where", "--until", "segment")
+    assert done.returncode == 0, done.stderr
+    lines = codexseg("status", tmp_path / "else where").stdout.splitlines()
+    found = {line.split()[0]: line.split()[1] for line in lines}
+    assert found["segment"] == "done"
+    assert found["repair"] == "missing"
+    assert re.search(r"segment\s+done\s+(\d+)/\1 done", "\n".join(lines))
+    done = codexseg("run", config, "--out", tmp_path / "else where", "--workers", 2)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\d+ cells", done.stdout)
+    assert done.stderr == ""
+
+
+def test_a_deleted_output_is_written_again(tmp_path):
+    write_slide(tmp_path)
+    config, out = write_config(tmp_path), tmp_path / "my_codexseg"
+    assert codexseg("run", config).returncode == 0
+    before = (out / "cells.csv").read_bytes()
+    (out / "cells.csv").unlink()
+    assert re.search(r"export\s+stale\s+cells.csv missing", codexseg("status", out).stdout)
+    assert codexseg("run", config).returncode == 0
+    assert (out / "cells.csv").read_bytes() == before
+
+
+def test_an_output_that_is_not_asked_for_any_more_goes(tmp_path):
+    write_slide(tmp_path)
+    config, out = write_config(tmp_path), tmp_path / "my_codexseg"
+    assert codexseg("run", config).returncode == 0
+    text = config.read_text().replace(
+        "segmentation: {", "segmentation: {save_segmentation_pickle: false, "
+    )
+    config.write_text(text + "export: {csv: false, ome_tiff: false}\n")
+    assert codexseg("run", config).returncode == 0
+    assert not list(out.glob("*.pickle"))
+    assert not (out / "cells.csv").exists()
+    assert not list(out.glob("exports/*"))
+    assert (out / "cells.parquet").exists()
+
+
+def test_a_slide_that_moved_and_status_without_it(tmp_path):
+    slide = write_slide(tmp_path)
+    config, out = write_config(tmp_path), tmp_path / "my_codexseg"
+    assert codexseg("run", config).returncode == 0
+    slide.rename(tmp_path / "moved.ome.tif")
+    status = codexseg("status", out)
+    assert status.returncode == 0, status.stderr
+    assert "stale" not in status.stdout
+    config.write_text(config.read_text().replace("slide.ome.tif", "moved.ome.tif"))
+    assert "stale" not in codexseg("status", out).stdout
