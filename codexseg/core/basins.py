@@ -3,18 +3,22 @@
 Nothing here depends on label numbers, on the scan or on where the array starts.
 """
 
-import numba
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+from codexseg.core.kernel import kernel
+
 Float = NDArray[np.float32]
 Labels = NDArray[np.uint32]
+Ints = NDArray[np.int64]
 
 STAY = 4  # the middle of a 3 x 3 neighbourhood in raster order
 
 
-@numba.njit(cache=True, nogil=True)
-def climb(surface):  # type: ignore[no-untyped-def]
+@kernel
+def climb(surface: Float) -> tuple[Labels, Ints]:
     """Give each pixel to the peak that steepest ascent leads to.
 
     Pixels are ordered by value, then by raster position, so plateaus have one way up
@@ -54,8 +58,8 @@ def climb(surface):  # type: ignore[no-untyped-def]
     return basins, peaks
 
 
-@numba.njit(cache=True, nogil=True)
-def _ways_up(surface):  # type: ignore[no-untyped-def]
+@kernel
+def _ways_up(surface: Float) -> tuple[Labels, NDArray[np.uint8], int]:
     """Where in its 3 x 3 neighbourhood (0..8, raster order) each pixel goes; peaks."""
     height, width = surface.shape
     basins = np.zeros((height, width), np.uint32)
@@ -79,8 +83,8 @@ def _ways_up(surface):  # type: ignore[no-untyped-def]
     return basins, way, count
 
 
-@numba.njit(cache=True, nogil=True)
-def trim(basins, surface, peaks, level, reach):  # type: ignore[no-untyped-def]
+@kernel
+def trim(basins: Labels, surface: Float, peaks: Ints, level: float, reach: float) -> None:
     """Take from each basin, in place, what is low or far (px) from its peak.
 
     The reach bounds basins on plateaus and ramps: without it a pixel's fate could hang
@@ -126,8 +130,8 @@ def merge(
     return roots[basins]
 
 
-@numba.njit(cache=True, nogil=True)
-def _passes(basins, surface):  # type: ignore[no-untyped-def]
+@kernel
+def _passes(basins: Labels, surface: Float) -> tuple[Ints, Float]:
     """Pairs of basins (one int64, the smaller above) and the pass at each contact."""
     height, width = basins.shape
     count = 0
@@ -155,16 +159,16 @@ def _passes(basins, surface):  # type: ignore[no-untyped-def]
     return pairs, passes
 
 
-@numba.njit(cache=True, nogil=True)
-def _root(parents, i):  # type: ignore[no-untyped-def]
+@kernel
+def _root(parents: Labels, i: Any) -> Any:
     while parents[i] != i:
         parents[i] = parents[parents[i]]
         i = parents[i]
     return i
 
 
-@numba.njit(cache=True, nogil=True)
-def _components(count, a, b):  # type: ignore[no-untyped-def]
+@kernel
+def _components(count: int, a: Ints, b: Ints) -> Labels:
     parents = np.arange(count).astype(np.uint32)
     for i in range(a.size):
         one, two = _root(parents, a[i]), _root(parents, b[i])
@@ -174,8 +178,8 @@ def _components(count, a, b):  # type: ignore[no-untyped-def]
     return parents
 
 
-@numba.njit(cache=True, nogil=True)
-def connected(objects, min_pixels):  # type: ignore[no-untyped-def]
+@kernel
+def connected(objects: Labels, min_pixels: int) -> Labels:
     """Drop small connected parts (4 neighbours) of objects and number the others.
 
     Parameters
@@ -214,8 +218,8 @@ def connected(objects, min_pixels):  # type: ignore[no-untyped-def]
     return _drop_small(parts, parents[: count + 1], min_pixels)
 
 
-@numba.njit(cache=True, nogil=True)
-def _drop_small(parts, parents, min_pixels):  # type: ignore[no-untyped-def]
+@kernel
+def _drop_small(parts: Labels, parents: Labels, min_pixels: int) -> Labels:
     height, width = parts.shape
     area = np.zeros(parents.size, np.int64)
     for y in range(height):
@@ -242,8 +246,8 @@ def fill_holes(labels: Labels, max_pixels: int) -> Labels:
     return labels
 
 
-@numba.njit(cache=True, nogil=True)
-def _fill(labels, gaps, count, max_pixels):  # type: ignore[no-untyped-def]
+@kernel
+def _fill(labels: Labels, gaps: Labels, count: int, max_pixels: int) -> None:
     height, width = labels.shape
     area = np.zeros(count + 1, np.int64)
     around = np.zeros(count + 1, np.int64)  # the one label around a gap, -1: no such

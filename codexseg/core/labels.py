@@ -6,21 +6,18 @@ image run by run and look a label up once per run, in a hash table of the labels
 occur; so time follows the pixels and memory the objects.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from codexseg.core.kernel import kernel
 from codexseg.errors import InputError
 
 Labels = NDArray[np.uint32]
 Mask = NDArray[np.bool_]
 Integers = NDArray[np.int64]
 Keys = NDArray[np.uint64]
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 HIGHEST_LABEL = 2**32 - 1
 
@@ -29,11 +26,6 @@ _MIX_1 = np.uint64(0x9E3779B97F4A7C15)
 _MIX_2 = np.uint64(0xBF58476D1CE4E5B9)
 _HALF = np.uint64(32)
 _EMPTY = np.uint64(0)
-
-
-def kernel(function: Function) -> Function:
-    """Compile a numeric function with numba, cached on disk, without the GIL."""
-    return cast("Function", numba.njit(cache=True, nogil=True)(function))
 
 
 class ObjectTable(NamedTuple):

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from codexseg.core.kernel import kernel
 from codexseg.core.labels import (
     Integers,
     Keys,
@@ -25,7 +26,6 @@ from codexseg.core.labels import (
     find_slot,
     index_labels,
     inner_boundary,
-    kernel,
     label_boundaries,
     new_tally,
 )

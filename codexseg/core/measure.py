@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from codexseg.core.kernel import kernel
 from codexseg.core.shapes import Columns, Index, measure_shapes, solidity
 from codexseg.errors import InputError
 
@@ -218,7 +218,7 @@ def _check_channel(
         )
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _index_labels(labels: Labels, ids: Labels) -> Index:
     height, width = labels.shape
     index = np.full((height, width), -1, np.int32)
@@ -236,7 +236,7 @@ def _index_labels(labels: Labels, ids: Labels) -> Index:
     return index
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _count_runs(cells: Index, nuclei: Index) -> int:
     count = 0
     for y in range(cells.shape[0]):
@@ -249,7 +249,7 @@ def _count_runs(cells: Index, nuclei: Index) -> int:
     return count
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _fill_runs(
     cells: Index, nuclei: Index, runs: NDArray[np.int32], members: NDArray[np.int32]
 ) -> None:
@@ -271,7 +271,7 @@ def _fill_runs(
 # The kernels below keep one column more than there are cells: -1, no cell, ends there.
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _run_areas(
     runs: NDArray[np.int32], members: NDArray[np.int32], n: int
 ) -> NDArray[np.int64]:
@@ -282,7 +282,7 @@ def _run_areas(
     return areas
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _add_integers(
     pixels: NDArray[Any], runs: NDArray[np.int32], members: NDArray[np.int32], n: int
 ) -> NDArray[np.int64]:
@@ -296,7 +296,7 @@ def _add_integers(
     return totals
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _add_floats(
     pixels: NDArray[Any], runs: NDArray[np.int32], members: NDArray[np.int32], n: int
 ) -> NDArray[np.float64]:
@@ -312,7 +312,7 @@ def _add_floats(
     return totals
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _add_squares(
     pixels: NDArray[Any],
     runs: NDArray[np.int32],
@@ -332,7 +332,7 @@ def _add_squares(
     return totals
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _extremes(
     pixels: NDArray[Any], runs: NDArray[np.int32], members: NDArray[np.int32], n: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -349,7 +349,7 @@ def _extremes(
     return lowest[:, :n], highest[:, :n]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _medians(
     pixels: NDArray[Any],
     runs: NDArray[np.int32],

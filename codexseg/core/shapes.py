@@ -7,9 +7,10 @@ some fifty times faster.
 
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from codexseg.core.kernel import kernel
 
 Index = NDArray[np.int32]
 Columns = dict[str, NDArray[Any]]
@@ -127,7 +128,7 @@ def _orientation(
     return np.where(yy == xx, diagonal, 0.5 * np.arctan2(twice, yy - xx))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _moments(index: Index, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Boxes (y0, x0, y1, x1) and sums of 1, y, x, yy, xx, xy, in px of the window."""
     height, width = index.shape
@@ -159,7 +160,7 @@ def _moments(index: Index, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]
     return boxes, sums
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _hull_areas(
     index: Index, tops: NDArray[np.int64], offsets: NDArray[np.int64]
 ) -> NDArray[np.int64]:
@@ -181,7 +182,7 @@ def _hull_areas(
     return areas
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _first_centres(columns: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the first pixel centre of each row in the hull of pixels' edge middles.
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codexseg.core.grid import PatchGrid, Window
-from codexseg.core.labels import kernel
+from codexseg.core.kernel import kernel
 
 Labels = NDArray[np.uint32]
 Ints = NDArray[np.int64]

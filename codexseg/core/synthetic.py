@@ -10,6 +10,7 @@ depend on others, and share their borders like soap films. Lengths are micrometr
 until they are scaled by the mpp; pixel centres are at integers.
 """
 
+# mypy: disable-error-code="no-untyped-call"
 from dataclasses import dataclass
 from math import ceil, floor
 

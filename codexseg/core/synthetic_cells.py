@@ -11,8 +11,9 @@ nothing farther away than ROUNDS x CONTACT_UM.
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 from math import cos, exp, floor, pi, sin, sqrt
 
-import numba
 import numpy as np
+
+from codexseg.core.kernel import kernel
 
 CHANNELS = ("DAPI", "PANCK", "CD45", "CD3", "VIM", "KI67")
 CELL = np.dtype(
@@ -63,7 +64,7 @@ _SHAPE = np.array(
 _CONTACT = np.array([0.62, 0.66, 0.80])
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def lattice_hash(key, y, x):
     """64 random bits of a lattice point (multiply-xorshift, as in splitmix64)."""
     h = key ^ (np.uint64(y) * np.uint64(0x9E3779B97F4A7C15))
@@ -74,14 +75,14 @@ def lattice_hash(key, y, x):
     return h ^ (h >> np.uint64(32))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _unit(keys, stream, number, y, x):
     """Uniform in [0, 1): the given number of a stream at a lattice point."""
     h = lattice_hash(keys[stream] + np.uint64(number), y, x)
     return float(h >> np.uint64(11)) * 2.0**-53
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def normal(h):
     """Nearly standard normal: the sum of the four 16-bit parts of a hash."""
     low = np.uint64(0xFFFF)
@@ -89,7 +90,7 @@ def normal(h):
     return (float(total + (h >> np.uint64(48))) / 65536.0 - 2.0) * sqrt(3.0)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _slope(key, iy, ix, dy, dx):
     h = lattice_hash(key, iy, ix)
     gy = float(h & np.uint64(0xFFFF)) * (2.0 / 65535.0) - 1.0
@@ -97,7 +98,7 @@ def _slope(key, iy, ix, dy, dx):
     return gy * dy + gx * dx
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def noise(keys, stream, number, y, x):
     """Gradient noise (Perlin) of lattice spacing 1: smooth, mean 0, within (-1, 1)."""
     key = keys[stream] + np.uint64(number)
@@ -112,7 +113,7 @@ def noise(keys, stream, number, y, x):
     return top + sy * (low - top)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _nest(keys, y, x):
     """How deep a place (um) lies in a nest of tumour; negative in the stroma."""
     by = y + 45.0 * noise(keys, BEND, 0, y / 90.0, x / 90.0)
@@ -122,7 +123,7 @@ def _nest(keys, y, x):
     return wide + 0.4 * fine
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _depth(keys, y, x, size, scale):
     """How deep a place (um) lies in the tissue, about um; negative on the glass."""
     height, width = size[0] / scale, size[1] / scale
@@ -134,7 +135,7 @@ def _depth(keys, y, x, size, scale):
     return 0.5 * min(height, width) * edge + rough
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def solid_depth(keys, y, x, size, scale):
     """How deep a place (um) lies in tissue that is no lumen, vessel or tear, about um."""
     depth = _depth(keys, y, x, size, scale)
@@ -144,7 +145,7 @@ def solid_depth(keys, y, x, size, scale):
     return min(depth, 90.0 * (0.52 - vessel))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _choose(keys, gy, gx, y, x):
     """Kind of a candidate at a place (um), and the chance that it is there at all."""
     nest, draw = _nest(keys, y, x), _unit(keys, KIND, 0, gy, gx)
@@ -159,7 +160,7 @@ def _choose(keys, gy, gx, y, x):
     return (IMMUNE if draw < immune else STROMA), min(1.0, max(0.04, sparse))
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _angle(keys, gy, gx, kind, y, x):
     """Direction of the long axis: along the nearest nest in the stroma, else any."""
     turn = _unit(keys, TURN, 0, gy, gx)
@@ -170,7 +171,7 @@ def _angle(keys, gy, gx, kind, y, x):
     return np.arctan2(dx, -dy) + 0.9 * (turn - 0.5)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def propose(keys, cells, block, columns, size, scale):
     """Fill a block of candidate cells, one per lattice square; return their state."""
     state = np.zeros(cells.shape, np.uint8)
@@ -201,7 +202,7 @@ def propose(keys, cells, block, columns, size, scale):
     return state
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _radius(cell, dy, dx):
     """Radius of a cell in a direction."""
     u, v = dx * cell.cos + dy * cell.sin, dy * cell.cos - dx * cell.sin
@@ -209,7 +210,7 @@ def _radius(cell, dy, dx):
     return sqrt((dy * dy + dx * dx) / norm)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _verdict(cells, state, r, c, reach):
     """State of a waiting candidate after one round, from the states before it."""
     cell, verdict = cells[r, c], PLACED
@@ -233,7 +234,7 @@ def _verdict(cells, state, r, c, reach):
     return verdict
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def adsorb(cells, state, scale):
     """Place candidates by rank where no placed one is too close; `state` in place.
 
@@ -253,7 +254,7 @@ def adsorb(cells, state, scale):
                 state[r, c] = ABSENT
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def bent_point(keys, y, x, scale):
     """Place of a point (px) after a smooth distortion, in which cells are ellipses."""
     v, u = y / scale, x / scale
@@ -264,7 +265,7 @@ def bent_point(keys, y, x, scale):
     return y + scale * dy, x + scale * dx
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def outside(cell, y, x):
     """Distance of a bent point from a cell's border, about px; -b at the centre."""
     dy, dx = y - cell.by, x - cell.bx
@@ -272,7 +273,7 @@ def outside(cell, y, x):
     return (sqrt((u / cell.a) ** 2 + (v / cell.b) ** 2) - 1.0) * cell.b
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _set_nucleus(keys, cells, state, r, c, number, y, x, size, scale):
     """Put a nucleus at a point, if that is on the slide and clear of other cells."""
     by, bx = bent_point(keys, y, x, scale)
@@ -291,7 +292,7 @@ def _set_nucleus(keys, cells, state, r, c, number, y, x, size, scale):
     return True
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _set_nuclei(keys, cells, state, r, c, gy, gx, size, scale):
     """Give a cell no, one or two nuclei: centres and half axes."""
     cell, draw = cells[r, c], _unit(keys, NUCLEUS, 0, gy, gx)
@@ -319,7 +320,7 @@ def _set_nuclei(keys, cells, state, r, c, gy, gx, size, scale):
         cell.n_nuclei, cell.na, cell.nb = 1, share * cell.a, share * cell.b
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def furnish(keys, cells, state, block, size, scale):
     """Give the placed cells their nuclei, markers and brightness, in place."""
     for r in range(cells.shape[0]):

@@ -7,9 +7,9 @@ drawn in. `area` is (y0, x0, height, width) of what is drawn, px.
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
 from math import exp, floor, sqrt
 
-import numba
 import numpy as np
 
+from codexseg.core.kernel import kernel
 from codexseg.core.synthetic_cells import (
     GLOW,
     GRAIN,
@@ -38,7 +38,7 @@ _CYTOPLASM = np.array([0.03, 0.60, 0.12, 0.18, 0.85, 0.04])
 _NUCLEAR = np.array([1.0, 0.12, 0.03, 0.05, 0.15, 1.0])
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def bend(keys, area, scale):
     """Place of every pixel (2, y, x) after a small smooth distortion, px."""
     y0, x0, height, width = area
@@ -49,7 +49,7 @@ def bend(keys, area, scale):
     return bent
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def share(cells, bent, area, scale):
     """Nearest two cells of every pixel (2, y, x), -1 = none, and distances outside, px."""
     y0, x0, height, width = area
@@ -79,7 +79,7 @@ def share(cells, bent, area, scale):
     return near, gap
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _flood(source, value, y, x, stack, out, label):
     """Paint the 4-connected piece of `source == value` at (y, x), and erase it there."""
     height, width = source.shape
@@ -99,7 +99,7 @@ def _flood(source, value, y, x, stack, out, label):
                 n += 1
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _nuclear(cell, number, y, x):
     """Elliptic distance from the middle of a nucleus: 1 on its border."""
     dy, dx = y - cell.nby[number], x - cell.nbx[number]
@@ -107,7 +107,7 @@ def _nuclear(cell, number, y, x):
     return sqrt((u / cell.na) ** 2 + (v / cell.nb) ** 2)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def label(cells, bent, near, gap, area, scale):
     """Labels of cells and nuclei (y, x) uint32: the piece that holds the middle."""
     y0, x0, height, width = area
@@ -139,7 +139,7 @@ def label(cells, bent, near, gap, area, scale):
     return whole, nuclei
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def fields(keys, area, size, scale):
     """Ground substance (0 to 1) and light (about 1) at the lattice nodes of an area."""
     y0, x0, height, width = area
@@ -157,7 +157,7 @@ def fields(keys, area, size, scale):
     return slow
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _light(cells, near, gap, bent, y, x, scale, grain, out):
     """Noiseless signal of the nearest two cells at a pixel, per channel, into `out`."""
     k, other = near[0, y, x], near[1, y, x]
@@ -183,7 +183,7 @@ def _light(cells, near, gap, bent, y, x, scale, grain, out):
             out[c] += cells[other].level[c] * _MEMBRANE[c] * beside
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def shade(keys, cells, bent, near, gap, slow, area, scale):
     """Return the counts of the camera (c, y, x) uint16."""
     y0, x0, height, width = area

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from math import ceil, floor
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from codexseg.core.basins import climb, connected, fill_holes, merge, trim
+from codexseg.core.kernel import kernel
 
 Float = NDArray[np.float32]
 Labels = NDArray[np.uint32]
@@ -187,8 +187,8 @@ def gaussian(image: Float, sigma: float) -> Float:
     return smoothed
 
 
-@numba.njit(cache=True, nogil=True)
-def _convolve(image, taps):  # type: ignore[no-untyped-def]
+@kernel
+def _convolve(image: Float, taps: NDArray[np.float64]) -> Float:
     height, width = image.shape
     radius = taps.size - 1
     out = np.empty((height, width), np.float32)
@@ -220,8 +220,8 @@ def grow_labels(labels: Labels, radius: float) -> Labels:
     return grown
 
 
-@numba.njit(cache=True, nogil=True)
-def _nearest_in_column(labels, reach):  # type: ignore[no-untyped-def]
+@kernel
+def _nearest_in_column(labels: Labels, reach: int) -> NDArray[np.int16]:
     """Signed rows to the nearest label above or below; reach + 1 where none is near."""
     height, width = labels.shape
     rows = np.empty((height, width), np.int16)
@@ -239,8 +239,8 @@ def _nearest_in_column(labels, reach):  # type: ignore[no-untyped-def]
     return rows
 
 
-@numba.njit(cache=True, nogil=True)
-def _grow(labels, reach, limit):  # type: ignore[no-untyped-def]
+@kernel
+def _grow(labels: Labels, reach: int, limit: int) -> Labels:
     height, width = labels.shape
     rows = _nearest_in_column(labels, reach)
     out = labels.copy()
@@ -257,6 +257,6 @@ def _grow(labels, reach, limit):  # type: ignore[no-untyped-def]
                         continue
                     dy = np.int64(rows[y, xx])
                     if dx * dx + dy * dy < nearest:
-                        nearest = dx * dx + dy * dy
+                        nearest = int(dx * dx + dy * dy)
                         out[y, x] = labels[y + dy, xx]
     return out
