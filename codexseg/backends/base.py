@@ -92,7 +92,7 @@ class Backend(Protocol):
         Returns
         -------
         labels : (n, 2, y, x) integer
-            Compartment 0 cells, 1 nuclei; 0 is background.
+            A new array. Compartment 0 cells, 1 nuclei; 0 is background.
         """
 
 
@@ -134,4 +134,4 @@ def check_labels(labels: Any, patches: Pixels, name: str) -> Labels:
                 f"backend {name!r} returned labels from {lowest} to {highest}, expected "
                 f"0 (background) to {2**32 - 1}."
             )
-    return labels.astype(np.uint32, copy=False)
+    return np.require(labels, np.uint32, "W")

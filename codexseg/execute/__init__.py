@@ -20,7 +20,9 @@ R = TypeVar("R")
 
 
 class Execute(Protocol):
-    """Apply a picklable function to small picklable items."""
+    """Apply a picklable function to small picklable items, on so many workers."""
+
+    workers: int
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterable[R]:
         """Yield results as they come; the first failure is raised."""
@@ -28,6 +30,8 @@ class Execute(Protocol):
 
 class Serial:
     """Everything in this process: for one worker, tests and debugging."""
+
+    workers = 1
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterable[R]:
         """Apply the function here and now."""
@@ -38,7 +42,7 @@ class Processes:
     """A pool of spawned processes on this machine, started when first used and kept."""
 
     def __init__(self, workers: int) -> None:
-        self._workers = workers
+        self.workers = workers
         self._pool: ProcessPoolExecutor | None = None
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
@@ -69,11 +73,11 @@ class Processes:
     def _map(self, function: Callable[[T], R], waiting: Iterator[T]) -> Iterator[R]:
         if self._pool is None:
             self._pool = ProcessPoolExecutor(
-                self._workers, mp_context=get_context("spawn"), initializer=_begin_worker
+                self.workers, mp_context=get_context("spawn"), initializer=_begin_worker
             )
         # Twice as many as workers keeps them busy; the rest waits here.
         running = {
-            self._pool.submit(function, item) for item in islice(waiting, 2 * self._workers)
+            self._pool.submit(function, item) for item in islice(waiting, 2 * self.workers)
         }
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)

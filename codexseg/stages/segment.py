@@ -30,6 +30,8 @@ from codexseg.stages.pixels import backend_of, grid_of, loaded, make_backend, sl
 COMPARTMENTS = ("cell", "nucleus")
 BYTES_PER_PX = 64
 """What a backend may need for a pixel, images and labels included: a careful guess."""
+BATCHES_PER_WORKER = 4
+"""At least, where there are patches enough."""
 MOST_GROWN_PX = 4096**2
 """A patch grows its halo up to this many pixels, or to twice its own, to prove it."""
 
@@ -48,7 +50,10 @@ def segment(context: Context) -> Row:
         segment_patches,
         valid,
         groups=partial(
-            batches, grid=grid, budget_gb=job.config.segmentation.batch_memory_gb
+            batches,
+            grid=grid,
+            budget_gb=job.config.segmentation.batch_memory_gb,
+            workers=context.executor.workers,
         ),
         tolerant=True,
     )
@@ -62,14 +67,21 @@ def segment(context: Context) -> Row:
     }
 
 
-def batches(patches: Sequence[int], grid: PatchGrid, budget_gb: float) -> list[list[int]]:
-    """Sort patches into batches of one shape that fit the memory budget."""
+def batches(
+    patches: Sequence[int], grid: PatchGrid, budget_gb: float, workers: int
+) -> list[list[int]]:
+    """Sort patches into batches of one shape that fit the memory budget of a worker.
+
+    No batch is so large that workers would wait for the last one.
+    """
+    most = max(1, len(patches) // (BATCHES_PER_WORKER * workers))
     by_shape: dict[tuple[int, int], list[int]] = {}
     for number in patches:
         by_shape.setdefault(grid[number].outer.shape, []).append(number)
     found = []
     for (height, width), numbers in by_shape.items():
         size = max(1, int(budget_gb * 2**30 / (height * width * BYTES_PER_PX)))
+        size = min(size, most)
         found += [numbers[i : i + size] for i in range(0, len(numbers), size)]
     return sorted(found)
 
@@ -109,7 +121,10 @@ def _map_file(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArr
     A sparse file would take it page by page, and a full disk would kill the process.
     """
     with path.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, dtype.itemsize * prod(shape))
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, dtype.itemsize * prod(shape))
+        else:
+            file.truncate(dtype.itemsize * prod(shape))
     return np.memmap(path, dtype, "r+", shape=shape)
 
 
