@@ -5,6 +5,7 @@ kept; 2 wrong input, with one message that says what, and how to mend it.
 """
 
 import logging
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 config_app = typer.Typer(help="Write and check configurations.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
@@ -41,8 +43,21 @@ Workers = Annotated[
 ]
 
 
+@app.callback(invoke_without_command=True)
+def _version(
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        import codexseg
+
+        _say(f"codexseg {codexseg.__version__}")
+        raise typer.Exit
+
+
 def main() -> None:
     """Run the command line."""
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # our errors say it
     handler = logging.StreamHandler()
     handler.setLevel(logging.WARNING)
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
@@ -101,20 +116,32 @@ def run(
     _conclude(result)
 
 
+class _Terminated(BaseException):
+    """SIGTERM: a scheduler's time limit, for instance."""
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
+
+
 def _execute(pipeline: "Pipeline", **options: Any) -> "Result":
     """Execute; a fault at run time ends with what is lost and what is kept."""
     from codexseg.execute.memory import return_large_arrays
 
     return_large_arrays()
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         return pipeline.execute(**options)
     except CodexsegError as error:
         if not isinstance(error, WorkerDied):
             raise
         _report_fault(pipeline, error)
-    except KeyboardInterrupt:
-        _say("\ncodexseg: interrupted; what is finished is kept, the same command goes on.")
-        raise typer.Exit(130) from None
+    except (KeyboardInterrupt, _Terminated) as stop:
+        _say(
+            "\ncodexseg: stopped; what is finished is kept, the same command goes on.",
+            error=True,
+        )
+        raise typer.Exit(143 if isinstance(stop, _Terminated) else 130) from None
     except Exception as error:  # noqa: BLE001 - whatever it is, it is reported and exits 1
         _report_fault(pipeline, error)
         with (
@@ -135,7 +162,7 @@ def _report_fault(pipeline: "Pipeline", error: Exception) -> None:
         for status in pipeline.status():
             if status.state == "done" or status.finished:
                 _say(f"  {_line(status)}", error=True)
-    except (OSError, CodexsegError) as unreadable:
+    except Exception as unreadable:  # noqa: BLE001 - said beside the fault itself
         _say(f"  (what is there cannot be read: {unreadable})", error=True)
     _say(
         "Lost: what was being worked on. The same command goes on from here; details are "
@@ -193,7 +220,7 @@ def status(
 
 def _line(status: Any) -> str:
     total = f"{status.finished}/{status.total} done" if status.total else ""
-    return f"{status.stage:8} {status.state:8} {total:14} {status.why}".rstrip()
+    return f"{status.stage:8} {status.state:8} {total:16} {status.why}".rstrip()
 
 
 @app.command()

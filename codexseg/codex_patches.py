@@ -193,7 +193,7 @@ class CodexPatches:
             chain = Chain(self._run, config, chain.source)
             manifest = self._run.read_manifest() | {"config": config.dump()}
             self._run.write_manifest(manifest)
-        with executor(chain.config.execution.workers) as execute:
+        with self._run.locked(), executor(chain.config.execution.workers) as execute:
             chain.execute(execute, until=until)
 
     def _counted(self) -> tuple[Job, Callable[[int], tuple[int, int, int]] | None]:

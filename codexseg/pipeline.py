@@ -3,6 +3,7 @@
 import logging
 import platform
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,17 +11,22 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from codexseg.backends.registry import BUILT_IN
 from codexseg.config import Config
 from codexseg.config_file import load as load_config
 from codexseg.errors import ConfigError, InputError, RunStateError
 from codexseg.execute import executor
 from codexseg.io.images import open_image, resolve_mpp
+from codexseg.io.panel import resolve_channel
 from codexseg.run import Row, Run
 from codexseg.stages.base import Source
 from codexseg.stages.chain import Chain, Status, open_chain
-from codexseg.stages.pixels import SegmentationChannels, make_backend
+from codexseg.stages.pixels import make_backend
 
 log = logging.getLogger(__name__)
+
+LIKELY_MPP = (0.05, 5.0)
+"""Pixel sizes that microscopes of tissue have, um."""
 
 _PACKAGES = ("codexseg", "numpy", "scipy", "scikit-image", "tifffile", "zarr", "numba")
 
@@ -98,6 +104,11 @@ class Pipeline:
             If there is no run in this directory.
         """
         run = Run(Path(run_path).absolute())
+        if run.path.is_file():
+            raise RunStateError(
+                f"{run.path} is a file, expected a run directory; the run of a "
+                f"configuration lies beside it, in <its name>_codexseg."
+            )
         config, manifest = open_chain(run).config, run.read_manifest()
         path = Path(manifest["config_path"]) if manifest.get("config_path") else None
         if path is not None and path.exists():
@@ -143,9 +154,49 @@ class Pipeline:
             dtype=str(slide.dtype),
             fingerprint=slide.fingerprint(),
         )
-        SegmentationChannels.resolve(self.config, source.channel_names)
+        self._check_channels(source)
+        self._find_own_backend()
         make_backend(self.config, source)
         return source
+
+    def _check_channels(self, source: Source) -> None:
+        """Look every configured channel up, and name all that are not there at once."""
+        wanted = [("channels.nuclear_channel", self.config.channels.nuclear_channel)]
+        for key, names in (
+            ("channels.wholecell_channel", self.config.channels.wholecell_channel),
+            ("profile.channels", self.config.profile.channels or ()),
+        ):
+            wanted += [(key, name) for name in names]
+        problems = []
+        for key, name in wanted:
+            try:
+                resolve_channel(name, source.channel_names)
+            except InputError as error:
+                problems.append(f"{key}: {error}")
+        if problems:
+            raise InputError("\n".join(problems))
+
+    def _doubts(self, source: Source) -> Iterator[str]:
+        """Say what is allowed and probably not meant."""
+        low, high = LIKELY_MPP
+        if not low <= source.mpp <= high:
+            yield (
+                f"the pixel size is {source.mpp:g} um/px, expected {low} to {high}: is it "
+                f"right? It decides the size of the cells that are looked for."
+            )
+        segmentation = self.config.segmentation
+        if segmentation.backend in BUILT_IN and segmentation.options:
+            yield (
+                f"segmentation.options is for backends of third parties; the backend "
+                f"{segmentation.backend!r} does not use it."
+            )
+
+    def _find_own_backend(self) -> None:
+        """Let 'module:Class' find a module beside the configuration; workers do too."""
+        if ":" in self.config.segmentation.backend and self.config_path is not None:
+            folder = str(self.config_path.parent)
+            if folder not in sys.path:
+                sys.path.append(folder)
 
     def execute(
         self,
@@ -171,12 +222,14 @@ class Pipeline:
             If configuration, slide or directory cannot be used; nothing was written.
         """
         source = self.source()
-        self._begin(source)
+        self._make_directory(source)
         with (
+            self.run.locked(),
             _logged(self.run),
             executor(workers or self.config.execution.workers) as execute,
         ):
-            for note in self.notes:
+            self._begin(source)
+            for note in (*self.notes, *self._doubts(source)):
                 log.warning("%s", note)
             stages = self._chain(source).execute(
                 execute, from_stage=from_stage, until=until, force=force
@@ -188,29 +241,40 @@ class Pipeline:
     def _chain(self, source: Source) -> Chain:
         return Chain(self.run, self.config, source)
 
-    def _begin(self, source: Source) -> None:
+    def _make_directory(self, source: Source) -> None:
         """Make the run directory, or check that it is this slide's."""
+        try:
+            self._check_owner(self.run.read_manifest(), source)
+            self.run.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._not_writable(error) from error
+
+    def _begin(self, source: Source) -> None:
+        """Note what is about to be done."""
         run = self.run
         try:
-            manifest = run.read_manifest()
-            self._check_owner(manifest, source)
-            run.path.mkdir(parents=True, exist_ok=True)
             run.sweep()
-            run.write_manifest(self._manifest(source, manifest))
+            run.write_manifest(self._manifest(source, run.read_manifest()))
             if self.config_path is not None:
                 shutil.copyfile(self.config_path, run.config_path)
         except OSError as error:
-            raise InputError(
-                f"the run directory {run.path} cannot be written ({error.strerror}), "
-                f"expected a writable place; choose another one with --out."
-            ) from error
+            raise self._not_writable(error) from error
+
+    def _not_writable(self, error: OSError) -> InputError:
+        return InputError(
+            f"the run directory {self.run.path} cannot be written ({error.strerror}), "
+            f"expected a writable place; choose another one with --out."
+        )
 
     def _check_owner(self, manifest: Row, source: Source) -> None:
         path = self.run.path
-        if manifest and manifest["slide"]["fingerprint"] != source.fingerprint:
+        slide = manifest.get("slide", {})
+        if manifest and slide.get("fingerprint") != source.fingerprint:
+            was = slide.get("path")
+            whose = "this slide as it was before" if was == source.path else f"{was}"
             raise RunStateError(
-                f"{path} belongs to another slide ({manifest['slide']['path']}), expected "
-                f"{source.path}; choose another directory with --out, or delete this one."
+                f"{path} belongs to another slide ({whose}), expected {source.path} as it "
+                f"is now; choose another directory with --out, or delete this one."
             )
         if not manifest and path.exists() and any(path.iterdir()):
             raise RunStateError(
@@ -272,7 +336,7 @@ def _logged(run: Run) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        log.error("stopped: %s", error)  # noqa: TRY400
+        log.info("stopped: %s: %s", type(error).__name__, error)
         raise
     finally:
         logger.removeHandler(handler)

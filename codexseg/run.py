@@ -18,9 +18,12 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 from uuid import uuid4
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +33,8 @@ from codexseg.errors import RunStateError
 
 Row = dict[str, Any]
 Tables = dict[str, NDArray[Any]]
+
+_ZARR_METADATA = {".zarray", ".zattrs", ".zgroup"}
 
 _CHUNK_PX = 4096
 """Longest side of a chunk of patches.zarr: a codec takes at most 2 GB at once."""
@@ -109,6 +114,51 @@ class Run:
             elif re.match(r"batch-", left.name) and left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process; the lock goes with the process, however it ends.
+
+        Raises
+        ------
+        RunStateError
+            If another process works on the run.
+        """
+        from filelock import FileLock, Timeout
+
+        owner = self.path / ".owner"
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                since = datetime.now(UTC).isoformat(timespec="seconds")
+                owner.write_text(f"process {os.getpid()} on {gethostname()} since {since}")
+                yield
+                owner.unlink(missing_ok=True)
+        except Timeout:
+            who = owner.read_text() if owner.exists() else "another process"
+            raise RunStateError(
+                f"{self.path} is being worked on by {who}, expected nobody: wait for it, "
+                f"stop it, or choose another directory with --out."
+            ) from None
+
+    def footprint(self, name: str) -> tuple[int, int]:
+        """Count the files and bytes of a file or folder of the run; hidden ones do not."""
+        path = self.path / name
+        if path.is_file():
+            return 1, path.stat().st_size
+        files = bytes_ = 0
+        for folder, folders, names in os.walk(path):
+            folders[:] = [f for f in folders if not f.startswith("batch-")]
+            for file in names:
+                if not file.startswith(".") or file in _ZARR_METADATA:
+                    files += 1
+                    bytes_ += Path(folder, file).stat().st_size
+        return files, bytes_
+
+    def work_folders(self, stage: str, key: str) -> list[str]:
+        """Name the folders in which a stage keeps rows and tables."""
+        pattern = f"{stage}[-.]*{key[:12]}"
+        found = sorted((self.path / "work").glob(pattern))
+        return [path.relative_to(self.path).as_posix() for path in found]
+
     # -- manifest and markers ---------------------------------------------------------
 
     def read_manifest(self) -> Row:
@@ -164,8 +214,13 @@ class Run:
 
     def rows(self, stage: str, key: str) -> dict[int, Row]:
         """Return the rows of the visited patches, in patch order."""
-        paths = sorted(self.work_path(stage, key).glob("[0-9]*.json"))
-        return {int(path.stem): json.loads(path.read_text("utf-8")) for path in paths}
+        rows = {}
+        for path in sorted(self.work_path(stage, key).glob("[0-9]*.json")):
+            try:
+                rows[int(path.stem)] = dict(json.loads(path.read_text("utf-8")))
+            except (ValueError, TypeError):
+                path.unlink()  # not what was written there: the patch is done again
+        return rows
 
     def write_total(self, stage: str, key: str, total: int) -> None:
         """Note of how many patches :meth:`progress` speaks."""
@@ -175,8 +230,12 @@ class Run:
     def progress(self, stage: str, key: str) -> tuple[int, int | None]:
         """Return how many patches of a stage are done, and of how many (None: unknown)."""
         work = self.work_path(stage, key)
-        total = self._read_json(work / "total.json")
-        done = sum(1 for _ in work.glob("[0-9]*.json"))
+        try:
+            total = self._read_json(work / "total.json")
+        except RunStateError:  # damaged: the stage is found to be so, and done again
+            total = None
+        rows = self.rows(stage, key).values() if total else []
+        done = sum(1 for row in rows if row.get("status") != "failed")
         return done, total["total"] if total else None
 
     def write_tables(self, stage: str, key: str, name: int | str, tables: Tables) -> None:
@@ -193,24 +252,30 @@ class Run:
         try:
             with np.load(path) as file:
                 return {key: file[key] for key in file.files}
-        except FileNotFoundError:
+        except (OSError, ValueError, EOFError, BadZipFile) as error:
             raise RunStateError(
-                f"{path} is missing, expected the tables of stage {stage!r}; "
-                f"do the stage again: codexseg run --from {stage}."
-            ) from None
+                f"{path} is missing or damaged ({error}), expected the tables of stage "
+                f"{stage!r}; do it again: codexseg run CONFIG --force {stage}."
+            ) from error
 
     # -- labels of the patches --------------------------------------------------------
 
-    def create_patches(self, n: int, shape: tuple[int, int]) -> None:
-        """Make the array of the backend's labels, (patch, compartment, y, x) uint32."""
+    def create_patches(self, n: int, shape: tuple[int, int]) -> bool:
+        """Make the array of the backend's labels, (patch, compartment, y, x) uint32.
+
+        Returns whether it is new; one of this shape that is there already is kept.
+        """
         import zarr
         from zarr.codecs import BloscCodec
 
         store = self.path / "patches.zarr" / "original"
         full = (n, 2, *shape)
-        if store.exists() and zarr.open_array(store, mode="r").shape == full:
-            return
-        shutil.rmtree(store, ignore_errors=True)
+        try:
+            if zarr.open_array(store, mode="r").shape == full:
+                return False
+        except (OSError, ValueError):
+            pass  # none there, or none that can be read
+        shutil.rmtree(store.parent, ignore_errors=True)
         chunks = (1, 1, min(shape[0], _CHUNK_PX), min(shape[1], _CHUNK_PX))
         zarr.create_array(
             store,
@@ -220,6 +285,7 @@ class Run:
             fill_value=0,
             compressors=BloscCodec(cname="lz4", clevel=3, shuffle="noshuffle"),
         )
+        return True
 
     def sweep_patches(self) -> None:
         """Remove the chunks that a killed process left half-written."""
@@ -237,6 +303,27 @@ class Run:
         """Read the labels of a patch, (2, y, x), or of a window inside its outer one."""
         ys, xs = (window or outer).within(outer)
         return np.asarray(self._patches("r")[patch, :, ys, xs], dtype=np.uint32)
+
+    def write_grown(self, patch: int, labels: NDArray[np.uint32]) -> None:
+        """Write the labels of a window that grew beyond the outer one, (2, y, x)."""
+        import zarr
+        from zarr.codecs import BloscCodec
+
+        zarr.create_array(
+            self.path / "patches.zarr" / f"grown-{patch:06d}",
+            data=labels,
+            chunks=(1, *(min(side, _CHUNK_PX) for side in labels.shape[1:])),
+            compressors=BloscCodec(cname="lz4", clevel=3, shuffle="noshuffle"),
+            overwrite=True,
+        )
+
+    def read_grown(self, patch: int, grown: Window, window: Window) -> NDArray[np.uint32]:
+        """Read a window of the labels that :meth:`write_grown` wrote, (2, y, x)."""
+        import zarr
+
+        ys, xs = window.within(grown)
+        store = self.path / "patches.zarr" / f"grown-{patch:06d}"
+        return np.asarray(zarr.open_array(store, mode="r")[:, ys, xs], dtype=np.uint32)
 
     def _patches(self, mode: Any) -> Any:
         import zarr
@@ -267,4 +354,6 @@ class Run:
                 f"{path} is not JSON ({error}), expected what codexseg wrote there; "
                 f"delete it, and what depends on it is done again."
             ) from error
+        if not isinstance(content, dict):
+            raise RunStateError(f"{path} is not what codexseg wrote there; delete it.")
         return content

@@ -1,8 +1,9 @@
 """A backend of your own in thirty lines: python own_backend.py [FOLDER].
 
-``segmentation.backend: "own_backend:Threshold"`` names a module that Python can import and
-the class in it. A package registers its class under the entry point group
-``codexseg.backends``; it is then used by that name, without the colon.
+``segmentation.backend: "own_backend:Threshold"`` names a module beside the configuration,
+or one that Python can import, and the class in it. A package registers its class under
+the entry point group ``codexseg.backends``; it is then used by that name, without the
+colon.
 """
 
 import sys

@@ -26,7 +26,7 @@ def assert_same_slide(one, other):
     pd.testing.assert_frame_equal(*tables)
 
 
-@pytest.fixture(scope="module", params=["Local", "Shuffled", "Narrow", "watershed"])
+@pytest.fixture(scope="module", params=["Local", "Shuffled", "Narrow", "Bare", "watershed"])
 def untiled(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     write_slide(folder)
@@ -104,3 +104,56 @@ def test_a_backend_that_disagrees_with_itself_gives_each_pixel_once(tmp_path):
     assert area.min() > 5
     whole = execute(write_config(tmp_path, split_mode="full_image"), tmp_path / "whole")
     assert abs(result.cells - whole.cells) <= 0.1 * whole.cells
+
+
+@pytest.mark.parametrize("side", [64, 100])
+def test_an_object_that_leaves_the_patches_with_signal_is_whole(tmp_path, side):
+    """What the backend finds may be dimmer than what makes a patch informative."""
+    image = (
+        np.random.default_rng(0)
+        .normal(1100, 200, (2, 400, 600))
+        .clip(1001)
+        .astype(np.uint16)
+    )
+    image[:, 150:, :] = image[:, :120, :] = 900
+    image[0, 130:140, 20:580] = 1010  # above the threshold of the backend, dim
+    image[0, 130:140, 20:40] = 9000
+    image[0, 120:130], image[0, 140:150] = 900, 900
+    write_slide(tmp_path, image)
+    whole = write_config(tmp_path, split_mode="full_image")
+    execute(whole, tmp_path / "whole", until="stitch")
+    tiled = write_config(tmp_path, name="tiled", patch_height=side, patch_width=side)
+    execute(tiled, tmp_path / "tiled", until="stitch")
+    for name in LABELS:
+        one, other = labels(tmp_path / "whole", name), labels(tmp_path / "tiled", name)
+        np.testing.assert_array_equal(one, other, err_msg=name)
+    assert labels(tmp_path / "whole").max() >= 1
+
+
+def test_a_disputed_object_larger_than_the_halo_goes_to_one_patch_whole(tmp_path):
+    image = np.full((2, 300, 900), 100, np.uint16)
+    image[0, 140:150, 300:660] = 5000
+    write_slide(tmp_path, image)
+    config = write_config(tmp_path, "Moody", patch_width=100)
+    config.write_text(config.read_text() + "stitch: {min_remaining: 0.9}\n")
+    result = execute(config, tmp_path / "run")
+    assert result.cells == 1
+    found = labels(tmp_path / "run", "nucleus_original")
+    assert (found > 0).sum() == 3600
+    assert found.max() == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_disputed_objects_keep_what_the_configuration_asks_for(tmp_path, seed):
+    write_slide(tmp_path, tissue(seed=seed))
+    run = tmp_path / "run"
+    execute(
+        write_config(tmp_path, "Moody", patch_height=64, patch_width=90),
+        run,
+        until="stitch",
+    )
+    for name in LABELS[:1] + LABELS[2:]:
+        ids, first = np.unique(labels(run, name), return_index=True)
+        ids, first = ids[ids > 0], first[ids > 0]
+        assert ids.tolist() == list(range(1, len(ids) + 1))
+        assert np.all(np.diff(first) > 0)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -238,3 +239,134 @@ def test_a_full_disk_stops_with_what_is_kept(config, tmp_path):
     assert "load     done" in done.stderr
     again = codexseg("run", config, "--out", tmp_path / "run")
     assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.parametrize(("how", "workers"), [("exit", 1), ("exit", 2), ("kill", 2)])
+def test_a_patch_that_ends_its_process_is_named_and_the_others_finish(
+    tmp_path, monkeypatch, how, workers
+):
+    monkeypatch.chdir(tmp_path)
+    write_slide(tmp_path)
+    config = write_config(tmp_path, "Deadly")
+    Path("DIE").write_text(how)
+    done = codexseg("run", config, "--workers", workers, cwd=tmp_path)
+    assert done.returncode == 1, (done.stdout, done.stderr)
+    metadata = pd.read_csv(tmp_path / "my_codexseg" / "patches_metadata.csv")
+    failed = metadata[metadata["status"] == "failed"]
+    assert 1 <= len(failed) <= 4
+    assert (
+        failed["note"].str.contains("SystemExit" if how == "exit" else "WorkerDied").all()
+    )
+    assert (metadata["status"] == "done").sum() > 5
+    Path("DIE").unlink()
+    again = codexseg("run", config, "--workers", workers, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+
+
+def test_two_runs_do_not_work_in_one_directory(tmp_path):
+    write_slide(tmp_path)
+    config = write_config(tmp_path, "Slow")
+    command = [sys.executable, "-m", "codexseg", "run", str(config)]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=ROOT, env=env) as first:
+        wait_for(tmp_path / "my_codexseg" / "stages" / "flag.json")
+        second = codexseg("run", config)
+        assert second.returncode == 2
+        assert f"is being worked on by process {first.pid}" in second.stderr
+        assert first.wait(timeout=120) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_time_limit_ends_with_a_word_and_leaves_nobody_behind(tmp_path, workers):
+    write_slide(tmp_path)
+    config = write_config(tmp_path, "Slow")
+    command = [
+        sys.executable,
+        "-m",
+        "codexseg",
+        "run",
+        str(config),
+        "--workers",
+        str(workers),
+    ]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True
+    ) as run:
+        wait_for(tmp_path / "my_codexseg" / "stages" / "flag.json")
+        time.sleep(1)
+        run.send_signal(signal.SIGTERM)
+        _, said = run.communicate(timeout=120)
+    assert run.returncode == 143
+    assert "the same command goes on" in said
+    assert codexseg("run", config).returncode == 0
+
+
+def wait_for(path):
+    for _ in range(600):
+        if path.exists():
+            return
+        time.sleep(0.1)
+    pytest.fail(f"{path} did not come")
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        ("cells.parquet", "export"),
+        ("channel_stats.csv", "load"),
+        ("report.html", "report"),
+        ("work/load-*", "load"),
+        ("work/segment-*", "segment"),
+        ("work/stitch*", "stitch"),
+        ("segmentation.ome.zarr/labels/nucleus/0", "stitch"),
+        ("patches.zarr/original/c/6", "segment"),
+        ("exports/cell.ome.tif", "export"),
+    ],
+)
+@pytest.mark.parametrize("how", ["gone", "cut"])
+def test_what_was_lost_or_damaged_is_noticed_and_made_again(
+    finished, tmp_path, name, stage, how
+):
+    config, _, expected = finished
+    out = tmp_path / "run"
+    shutil.copytree(config.parent / "run", out)
+    found = [p for top in out.glob(name) for p in (top, *sorted(top.rglob("*")))]
+    lost = [path for path in found if path.is_file()]
+    assert lost
+    for path in lost if how == "gone" else lost[:1]:
+        path.unlink() if how == "gone" else path.write_bytes(path.read_bytes()[:-7])
+    shown = codexseg("status", out).stdout
+    assert re.search(rf"^{stage}\s+stale .* missing or changed", shown, re.MULTILINE), shown
+    again = codexseg("run", config, "--out", out)
+    assert again.returncode == 0, again.stderr
+    assert outputs(out) == expected
+
+
+def test_a_line_of_times_that_was_cut_off_harms_nothing(config, tmp_path):
+    out = tmp_path / "run"
+    execute(config, out, until="segment")
+    with (out / "timings.csv").open("a") as file:
+        file.write("segment,3,0.1,")
+    execute(config, out)
+    (out / "timings.csv").unlink()
+    execute(config, out, force="report")
+
+
+def test_tables_of_other_labels_do_not_stay(config, tmp_path):
+    out = tmp_path / "run"
+    execute(config, out)
+    config.write_text(config.read_text() + "repair: {min_overlap: 0.99}\n")
+    execute(config, out, until="stitch")
+    assert not (out / "cells.csv").exists()
+    assert not (out / "matched_seg_res_batch.pickle").exists()
+
+
+def test_a_backend_beside_the_configuration_is_found(tmp_path):
+    write_slide(tmp_path)
+    shutil.copy(ROOT / "examples" / "own_backend.py", tmp_path / "own_backend_here.py")
+    config = write_config(tmp_path)
+    own = 'own_backend_here:Threshold", options: {growth_um: 2'
+    config.write_text(config.read_text().replace('tests.tissue:Local"', own + "}"))
+    done = codexseg("run", config, "--workers", 2)
+    assert done.returncode == 0, done.stderr

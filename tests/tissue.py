@@ -1,5 +1,9 @@
 """Small made-up tissue for tests, and backends to segment it."""
 
+import os
+import signal
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -140,3 +144,39 @@ class Wrong(Local):
 
     def predict(self, patches: Pixels, windows: Sequence[Window]) -> Labels:
         return super().predict(patches, windows)[:, :1]
+
+
+class Bare(Local):
+    """Asks for no halo at all."""
+
+    name = "bare"
+    halo_px = 0
+    context_px = 0
+
+
+class Deadly(Local):
+    """Ends its process on one patch, while the file DIE exists: exit, or as if killed."""
+
+    name = "deadly"
+
+    def one(self, pixels: Pixels, window: Window) -> Labels:
+        if (
+            Path("DIE").exists()
+            and window.y0 <= 150 < window.y1
+            and window.x0 <= 300 < window.x1
+        ):
+            if Path("DIE").read_text() == "exit":
+                sys.exit(0)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return segment_locally(pixels)
+
+
+class Slow(Local):
+    """Takes its time."""
+
+    name = "slow"
+
+    def one(self, pixels: Pixels, window: Window) -> Labels:
+        del window
+        time.sleep(0.5)
+        return segment_locally(pixels)

@@ -6,7 +6,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from codexseg.backends.base import Backend, Slide
-from codexseg.errors import BackendUnavailable, ConfigError
+from codexseg.errors import BackendUnavailable, CodexsegError, ConfigError
 
 GROUP = "codexseg.backends"
 """Entry point group under which other packages register a backend class."""
@@ -36,7 +36,16 @@ def create(config: Any, slide: Slide) -> Backend:
     BackendUnavailable
         If its module cannot be imported, or its class does not keep the contract.
     """
-    backend = _load(config.backend)(config, slide)
+    made = _load(config.backend)
+    try:
+        backend = made(config, slide)
+    except CodexsegError:
+        raise
+    except Exception as error:
+        raise BackendUnavailable(
+            f"backend {config.backend!r} cannot be made: {type(error).__name__}: {error}; "
+            f"look at segmentation.options, which it reads."
+        ) from error
     missing = [
         name
         for name in ("name", "mpp", "halo_px", "channels", "fingerprint", "predict")

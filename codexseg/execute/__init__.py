@@ -2,11 +2,11 @@
 
 import os
 import signal
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from itertools import islice
 from multiprocessing import get_context, parent_process
 from multiprocessing.process import BaseProcess
 from threading import Thread
@@ -14,6 +14,13 @@ from typing import Literal, Protocol, TypeVar
 
 from codexseg.errors import WorkerDied
 from codexseg.execute.memory import return_large_arrays
+
+DIED = (
+    "a worker process was killed, most often because memory ran out; what was finished is "
+    "kept. Run the same command again with fewer workers (--workers), smaller patches "
+    "(patching.patch_height, patch_width) or a smaller segmentation.batch_memory_gb. In a "
+    "script of your own, start the run under: if __name__ == '__main__'."
+)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -24,8 +31,18 @@ class Execute(Protocol):
 
     workers: int
 
-    def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterable[R]:
-        """Yield results as they come; the first failure is raised."""
+    def map(
+        self,
+        function: Callable[[T], R],
+        items: Sequence[T],
+        *,
+        died: Callable[[T], Sequence[T]] | None = None,
+    ) -> Iterable[R]:
+        """Yield results as they come; the first failure is raised.
+
+        `died` is told of an item that killed its worker though it was alone, and
+        returns what to do instead.
+        """
 
 
 class Serial:
@@ -33,8 +50,15 @@ class Serial:
 
     workers = 1
 
-    def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterable[R]:
+    def map(
+        self,
+        function: Callable[[T], R],
+        items: Sequence[T],
+        *,
+        died: Callable[[T], Sequence[T]] | None = None,
+    ) -> Iterable[R]:
         """Apply the function here and now."""
+        del died
         return map(function, items)
 
 
@@ -45,53 +69,82 @@ class Processes:
         self.workers = workers
         self._pool: ProcessPoolExecutor | None = None
 
-    def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    def map(
+        self,
+        function: Callable[[T], R],
+        items: Sequence[T],
+        *,
+        died: Callable[[T], Sequence[T]] | None = None,
+    ) -> Iterator[R]:
         """Yield results as they come; the first failure is raised.
 
         Raises
         ------
         WorkerDied
-            If the operating system killed a worker, most often for its memory.
+            If a worker was killed, most often for its memory, and nobody is to be told.
         """
-        if len(items) < 2:
-            yield from map(function, items)
+        waiting, suspects = deque(items), deque[T]()
+        if len(items) == 1 and died is None:
+            yield function(items[0])
             return
         try:
-            yield from self._map(function, iter(items))
-        except BrokenProcessPool as error:
-            self.close()
-            raise WorkerDied(
-                "a worker process was killed, most often because memory ran out; what was "
-                "finished is kept. Run the same command again with fewer workers "
-                "(--workers), smaller patches (patching.patch_height, patch_width) or a "
-                "smaller segmentation.batch_memory_gb."
-            ) from error
+            while waiting or suspects:
+                if suspects:
+                    yield from self._alone(function, suspects, died)
+                else:
+                    yield from self._together(function, waiting, suspects)
         except BaseException:
             self.close()
             raise
 
-    def _map(self, function: Callable[[T], R], waiting: Iterator[T]) -> Iterator[R]:
+    def _together(
+        self, function: Callable[[T], R], waiting: deque[T], suspects: deque[T]
+    ) -> Iterator[R]:
+        """Keep the pool busy; if a worker dies, what was running becomes suspect."""
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(
-                self.workers, mp_context=get_context("spawn"), initializer=_begin_worker
-            )
-        # Twice as many as workers keeps them busy; the rest waits here.
-        running = {
-            self._pool.submit(function, item) for item in islice(waiting, 2 * self.workers)
-        }
-        while running:
-            done, running = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield future.result()
-                running |= {
-                    self._pool.submit(function, item) for item in islice(waiting, 1)
-                }
+            self._pool = _pool(self.workers)
+        running: dict[Future[R], T] = {}
+        try:
+            while waiting or running:
+                # Twice as many as workers keeps them busy; the rest waits here.
+                while waiting and len(running) < 2 * self.workers:
+                    running[self._pool.submit(function, waiting[0])] = waiting[0]
+                    waiting.popleft()
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    result = future.result()
+                    del running[future]
+                    yield result
+        except BrokenProcessPool:
+            self.close()
+            suspects.extend(running.values())
+
+    def _alone(
+        self,
+        function: Callable[[T], R],
+        suspects: deque[T],
+        died: Callable[[T], Sequence[T]] | None,
+    ) -> Iterator[R]:
+        """Do the next suspect in a process of its own."""
+        item = suspects.popleft()
+        try:
+            with _pool(1) as alone:
+                yield alone.submit(function, item).result()
+        except BrokenProcessPool as error:
+            if died is None:
+                raise WorkerDied(DIED) from error
+            suspects.extendleft(reversed(died(item)))
 
     def close(self) -> None:
         """End the processes; what is waiting is dropped, what is running ends first."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=_begin_worker
+    )
 
 
 def _begin_worker() -> None:

@@ -13,10 +13,13 @@ from typing import Any
 from tqdm import tqdm
 
 from codexseg.config import Config
-from codexseg.execute import Execute
+from codexseg.execute import DIED, Execute
 from codexseg.run import Row, Run, Tables
 
 log = logging.getLogger(__name__)
+
+MOST_WARNINGS = 5
+"""Failed patches that are named on the terminal as they are; run.log names all."""
 
 DISK_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 """What the operating system says when a file cannot be written: no patch is to blame."""
@@ -160,14 +163,16 @@ class Context:
         )
         with bar, Timings(run, self.job.stage) as timings:
             function = partial(_visit, visit, job, tolerant=tolerant)
-            for times in self.executor.map(function, batches):
+            died = partial(_note_death, job) if tolerant else None
+            for times in self.executor.map(function, batches, died=died):
                 timings.add(times)
                 bar.update(len(times))
         rows = run.rows(stage, key)
-        for patch in todo:
-            if rows[patch].get("status") == "failed":
-                log.warning("%s: patch %d failed: %s", stage, patch, rows[patch]["note"])
-                log.info("%s", rows[patch]["traceback"])
+        failed = [patch for patch in todo if rows[patch].get("status") == "failed"]
+        for count, patch in enumerate(failed):
+            level = logging.WARNING if count < MOST_WARNINGS else logging.INFO
+            log.log(level, "%s: patch %d failed: %s", stage, patch, rows[patch]["note"])
+            log.info("%s", rows[patch]["traceback"])
         return {p: rows[p] for p in patches}
 
 
@@ -207,7 +212,7 @@ def _visit(
             now = time.perf_counter(), time.process_time()
             times.append((patch, now[0] - wall, now[1] - cpu))
             wall, cpu = now
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if _is_disk_trouble(error) or not tolerant:
             error.add_note(
                 f"in stage {job.stage!r}, patch {_names(patches)}, of {job.run.path}"
@@ -215,18 +220,35 @@ def _visit(
             raise
         left = [p for p in patches if p not in {patch for patch, _, _ in times}]
         if len(patches) > 1:
-            return times + [
-                t for p in left for t in _visit(visit, job, [p], tolerant=tolerant)
-            ]
-        note = f"{type(error).__name__}: {error}"
-        row = {"patch": left[0], "status": "failed", "note": note}
-        row["traceback"] = traceback.format_exc()
-        job.run.write_row(job.stage, key, left[0], row)
+            return times + [t for p in left for t in _visit(visit, job, [p], tolerant=True)]
+        _write_failure(job, left[0], _words(error), traceback.format_exc())
         times.append((left[0], time.perf_counter() - wall, time.process_time() - cpu))
     return times
 
 
-def _is_disk_trouble(error: Exception) -> bool:
+def _note_death(job: Job, patches: Sequence[int]) -> list[list[int]]:
+    """Have a batch that killed its worker done patch by patch; note a patch that did."""
+    if len(patches) > 1:
+        return [[patch] for patch in patches]
+    _write_failure(job, patches[0], f"WorkerDied: {DIED}", "")
+    return []
+
+
+def _write_failure(job: Job, patch: int, note: str, trace: str) -> None:
+    texts = {"note": note, "traceback": trace}
+    clean = {k: t.encode("utf-8", "backslashreplace").decode() for k, t in texts.items()}
+    row = {"patch": patch, "status": "failed", **clean}
+    job.run.write_row(job.stage, job.key, patch, row)
+
+
+def _words(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - an error that cannot even be printed
+        return type(error).__name__
+
+
+def _is_disk_trouble(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in DISK_TROUBLE
 
 

@@ -52,6 +52,8 @@ NOT_IN_KEYS = {
 }
 """Keys of the config that change no result of the stage that reads their section."""
 
+_CHANGED = " has changed"
+
 State = Literal["done", "stale", "missing"]
 
 
@@ -137,6 +139,8 @@ class Chain:
             if self._status(stage, payload, set()).state == "done":
                 log.info("%s: up to date", stage.name)
             else:
+                if self._damage(stage.name):
+                    self.run.forget(stage.name)
                 self._do(stage, payload, keys, executor)
             if stage.name == until:
                 break
@@ -147,6 +151,8 @@ class Chain:
     ) -> None:
         key = keys[stage.name]
         self.run.begin(stage.name, key)
+        if NAMES.index(stage.name) >= NAMES.index("stitch"):
+            self._drop_outdated(stage.name)
         started, wall, cpu = datetime.now(UTC), time.perf_counter(), time.process_time()
         log.info("%s: begins", stage.name)
         job = Job(self.run, self.config, self.source, stage.name, dict(keys))
@@ -158,6 +164,13 @@ class Chain:
             "summary": summary,
             "started": started.isoformat(timespec="seconds"),
             "wall_s": round(seconds, 3),
+            "files": {
+                name: self.run.footprint(name)
+                for name in (
+                    *summary.get("written", []),
+                    *self.run.work_folders(stage.name, key),
+                )
+            },
         }
         self.run.commit(stage.name, record)
         with Timings(self.run, stage.name) as timings:
@@ -200,18 +213,38 @@ class Chain:
         if marker is None:
             return Status(stage.name, "missing", "", finished, total)
         summary = marker["summary"]
-        why = "; ".join(differences(marker["depends_on"], payload))
+        why = _first_causes(differences(marker["depends_on"], payload))
         failed = summary.get("failed") or []
-        gone = [n for n in summary.get("written", []) if not (self.run.path / n).exists()]
-        if not why and gone:
-            why = f"{', '.join(gone)} missing"
         waits = sorted(set(stage.reads) & pending, key=NAMES.index)
+        if not why:
+            why = self._damage(stage.name)
         if not why and failed:
-            why = f"{len(failed)} patches failed: {', '.join(map(str, failed[:10]))}"
+            more = ", ..." if len(failed) > 10 else ""
+            why = f"{len(failed)} patches failed: {', '.join(map(str, failed[:10]))}{more}"
         if not why and waits:
-            why = f"reads {', '.join(waits)}, which must be done first"
+            why = f"{waits[0]} comes first"
         state: State = "stale" if why else "done"
         return Status(stage.name, state, why, finished, total, summary)
+
+    def _drop_outdated(self, stage: str) -> None:
+        """Remove what later stages wrote for other labels than those that come now."""
+        for later, payload in self.payloads():
+            marker = self.run.marker(later.name)
+            if NAMES.index(later.name) <= NAMES.index(stage) or marker is None:
+                continue
+            if marker["key"] != digest(payload):
+                for name in marker["summary"].get("written", []):
+                    (self.run.path / name).unlink(missing_ok=True)
+
+    def _damage(self, stage: str) -> str:
+        """Say which files of a finished stage are not as it left them; empty: none."""
+        marker = self.run.marker(stage) or {}
+        changed = [
+            name
+            for name, footprint in marker.get("files", {}).items()
+            if self.run.footprint(name) != tuple(footprint)
+        ]
+        return f"{', '.join(changed)} missing or changed" if changed else ""
 
     def _section(self, name: str) -> Row:
         left_out = NOT_IN_KEYS.get(name, set())
@@ -273,12 +306,19 @@ def differences(old: Any, new: Any, path: str = "") -> list[str]:
         return []
     words = path.removeprefix(".").removeprefix("config.").removeprefix("extra.")
     if words.startswith("reads."):
-        return [f"{words.removeprefix('reads.')} has changed"]
+        return [words.removeprefix("reads.") + _CHANGED]
     if words == "fingerprint":
         return ["the slide has changed"]
     if words == "version":
         return [f"codexseg does this stage otherwise now (version {old} -> {new})"]
     return [f"{words} {old!r} -> {new!r}"]
+
+
+def _first_causes(causes: list[str]) -> str:
+    """Leave out that earlier stages have changed where that is not the only cause."""
+    own = [cause for cause in causes if not cause.endswith(_CHANGED)]
+    earlier = sorted(set(causes) - set(own), key=lambda c: NAMES.index(c.split()[0]))
+    return "; ".join(own or earlier[:1])
 
 
 def _words(summary: Row) -> str:

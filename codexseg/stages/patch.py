@@ -48,7 +48,7 @@ def lay_grid(config: Config, source: Source) -> PatchGrid:
         for wanted, size in zip(step, shape, strict=True)
     )
     backend_halo = make_backend(config, source).halo_px
-    halo = [max(backend_halo, round(patching.overlap * s / 2)) for s in step]
+    halo = [max(1, backend_halo, round(patching.overlap * s / 2)) for s in step]
     # A core that covers the slide has nothing around it.
     return PatchGrid(
         shape,

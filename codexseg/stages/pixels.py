@@ -23,14 +23,15 @@ Pixels = NDArray[Any]
 
 
 @lru_cache(maxsize=2)
-def open_slide(path: str, panel: str | None) -> SlideImage:
-    """Open a slide, once per worker."""
+def open_slide(path: str, panel: str | None, fingerprint: str) -> SlideImage:
+    """Open a slide, once per worker and content."""
+    del fingerprint
     return open_image(path, panel)
 
 
 def slide_of(job: Job) -> SlideImage:
     """Return the slide of a job."""
-    return open_slide(job.source.path, job.source.panel)
+    return open_slide(job.source.path, job.source.panel, job.source.fingerprint)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ This module gathers numbers; the words stand in templates/report.html.j2.
 """
 
 import csv
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -172,16 +173,26 @@ def _times(job: Job) -> list[tuple[str, float, float]]:
     """
     times: dict[str, tuple[float, float]] = {}
     patches: dict[str, float] = {}
-    with job.run.timings_path.open(newline="", encoding="utf-8") as file:
-        for line in csv.DictReader(file):
-            stage, cpu = line["stage"], float(line["cpu_s"])
-            if line["patch"] == "driver":
-                others = patches.pop(stage, 0.0)
-                total = cpu if cpu >= others else cpu + others
-                times[stage] = float(line["wall_s"]), total
-            else:
-                patches[stage] = patches.get(stage, 0.0) + cpu
+    for stage, patch, wall, cpu in _time_lines(job.run.timings_path):
+        if patch == "driver":
+            others = patches.pop(stage, 0.0)
+            times[stage] = wall, cpu if cpu >= others else cpu + others
+        else:
+            patches[stage] = patches.get(stage, 0.0) + cpu
     return [(name, *times[name]) for name in job.keys if name in times and name != "report"]
+
+
+def _time_lines(path: Path) -> Iterator[tuple[str, str, float, float]]:
+    """Read timings.csv; a line that a killed run left unfinished is passed over."""
+    if not path.exists():
+        return
+    with path.open(newline="", encoding="utf-8") as file:
+        for line in csv.reader(file):
+            try:
+                stage, patch, wall, cpu = line
+                yield stage, patch, float(wall), float(cpu)
+            except ValueError:
+                continue
 
 
 def _sizes(job: Job) -> list[Row]:

@@ -41,14 +41,36 @@ def join(context: Context, min_remaining: float) -> list[Versions]:
     for name in COMPARTMENTS:
         objects = {p: Objects.from_tables(tables[p], name) for p in patches}
         found.append(find_versions(objects, grid))
-    seams: Tables = {"segmented": np.array(patches, np.int64)}
+    views = _views(job, grid)
+    seams: Tables = {"segmented": np.array(patches, np.int64), "view": views}
     for rivals, versions, name in zip(
-        _rivals(context, found, grid), found, COMPARTMENTS, strict=True
+        _rivals(context, found, views), found, COMPARTMENTS, strict=True
     ):
         accepted = settle(versions, rivals, min_remaining)
         seams |= _table(versions, accepted, name, len(grid))
     job.write_tables("seams", seams)
     return found
+
+
+def _views(job: Job, grid: PatchGrid) -> Ints:
+    """Return the window that each patch saw: its outer one, or what that grew to.
+
+    (n, 4): y0, x0, y1, x1; all 0 for a patch without labels.
+    """
+    views = np.zeros((len(grid), 4), np.int64)
+    for number, row in job.rows("segment").items():
+        if row["status"] == "done":
+            outer = grid[number].outer
+            views[number] = row.get("window", (outer.y0, outer.x0, outer.y1, outer.x1))
+    return views
+
+
+def _read_view(job: Job, number: int, view: Window, window: Window) -> Labels:
+    """Read labels (2, y, x) of a window inside what a patch saw."""
+    outer = grid_of(job)[number].outer
+    if view == outer:
+        return job.run.read_patch(number, outer, window)
+    return job.run.read_grown(number, view, window)
 
 
 def _table(versions: Versions, accepted: Ints, name: str, n_patches: int) -> Tables:
@@ -74,14 +96,14 @@ def _table(versions: Versions, accepted: Ints, name: str, n_patches: int) -> Tab
 # -- rivals: how many pixels do versions share that patches do not agree on? ---------------
 
 
-def _rivals(context: Context, found: list[Versions], grid: PatchGrid) -> list[Ints]:
+def _rivals(context: Context, found: list[Versions], views: Ints) -> list[Ints]:
     job = context.job
     speakers = np.concatenate([v.speaker[~v.agreed] for v in found])
     if len(speakers) == 0:
         return [np.zeros((0, 3), np.int64) for _ in found]
-    tables: Tables = {}
+    tables: Tables = {"view": views}
     for name, versions in zip(COMPARTMENTS, found, strict=True):
-        counts = np.bincount(versions.patch, minlength=len(grid))
+        counts = np.bincount(versions.patch, minlength=len(views))
         tables |= {
             f"{name}_offset": np.concatenate([[0], np.cumsum(counts)]),
             f"{name}_label": versions.label,
@@ -104,8 +126,7 @@ def _versions_of(job: Job) -> Tables:
 
 def measure_rivals(job: Job, patches: Sequence[int]) -> Iterator[tuple[int, Row]]:
     """Count the pixels that disputed objects share with what others see. In a worker."""
-    grid, tables = grid_of(job), _versions_of(job)
-    others = set(segmented(job))
+    tables = _versions_of(job)
     for number in patches:
         rivals: Tables = {}
         for c, name in enumerate(COMPARTMENTS):
@@ -113,29 +134,27 @@ def measure_rivals(job: Job, patches: Sequence[int]) -> Iterator[tuple[int, Row]
             mine = rows[tables[f"{name}_disputed"][rows]]
             found = [np.zeros((0, 3), np.int64)]
             if len(mine):
-                window = _bounds(tables[f"{name}_box"][mine])
-                for other in grid.near(window):
-                    if other.number in others - {number}:
-                        found.append(_shared(job, grid, c, mine, (number, other.number)))
+                bounds = _bounds(tables[f"{name}_box"][mine])
+                near = np.flatnonzero(_overlap(tables["view"], bounds))
+                others = (int(other) for other in near if other != number)
+                found += [_shared(job, c, mine, (number, other)) for other in others]
             rivals[name] = np.concatenate(found)
         job.write_tables(number, rivals)
         yield number, {}
 
 
-def _shared(
-    job: Job, grid: PatchGrid, compartment: int, mine: Ints, patches: tuple[int, int]
-) -> Ints:
+def _shared(job: Job, compartment: int, mine: Ints, patches: tuple[int, int]) -> Ints:
     """Count shared pixels of disputed objects of one patch and all of another."""
     tables, name = _versions_of(job), COMPARTMENTS[compartment]
-    own, other = (grid[p].outer for p in patches)
-    window = own.intersection(other)
+    views = [Window(*tables["view"][p].tolist()) for p in patches]
+    window = views[0].intersection(views[1])
     if window is not None:
         window = window.intersection(_bounds(tables[f"{name}_box"][mine]))
     if window is None:
         return np.zeros((0, 3), np.int64)
     labels, theirs = (
-        job.run.read_patch(p, outer, window)[compartment]
-        for p, outer in zip(patches, (own, other), strict=True)
+        _read_view(job, p, view, window)[compartment]
+        for p, view in zip(patches, views, strict=True)
     )
     rows = _listings(tables, name, patches[1])
     number = [
@@ -148,6 +167,12 @@ def _shared(
     version = tables[f"{name}_version"]
     sides = version[mine[pairs.cell - 1]], version[rows[pairs.nucleus - 1]]
     return np.stack([*sides, pairs.shared], axis=1).astype(np.int64)
+
+
+def _overlap(boxes: Ints, window: Window) -> NDArray[np.bool_]:
+    """Tell which boxes (n, 4) share a pixel with a window."""
+    inside = (boxes[:, 0] < window.y1) & (boxes[:, 2] > window.y0)
+    return inside & (boxes[:, 1] < window.x1) & (boxes[:, 3] > window.x0)
 
 
 def _listings(tables: Tables, name: str, patch: int) -> Ints:
@@ -212,7 +237,7 @@ def painted(job: Job, grid: PatchGrid, number: int) -> Painted:
         rows = _listings(seams, name, number)
         rows = rows[seams[f"{name}_id"][rows] > 0]
         ids[c] = relabel(labels[c], seams[f"{name}_label"][rows], seams[f"{name}_id"][rows])
-        for part, mask, number_of in _disputed(job, grid, seams, c, window):
+        for part, mask, number_of in _disputed(job, seams, c, window):
             paint(ids[c][part.within(window)], [(mask, number_of)])
             same[part.within(window)] |= mask
             disputed[c].append(number_of)
@@ -220,23 +245,22 @@ def painted(job: Job, grid: PatchGrid, number: int) -> Painted:
 
 
 def _disputed(
-    job: Job, grid: PatchGrid, seams: Tables, compartment: int, window: Window
+    job: Job, seams: Tables, compartment: int, window: Window
 ) -> Iterator[tuple[Window, NDArray[np.bool_], int]]:
     """Yield the disputed objects under a window as their speakers see them, in order."""
     name = COMPARTMENTS[compartment]
     box = seams[f"{name}_disputed_box"]
-    near = (box[:, 0] < window.y1) & (box[:, 2] > window.y0)
-    near &= (box[:, 1] < window.x1) & (box[:, 3] > window.x0)
     seen: dict[int, tuple[Window, Labels]] = {}
-    for row in np.flatnonzero(near):
-        speaker = grid[int(seams[f"{name}_disputed_patch"][row])]
-        view = speaker.outer.intersection(window)
-        part = Window(*box[row].tolist()).intersection(view) if view else None
-        if view is None or part is None:
-            continue
-        if speaker.number not in seen:
-            labels = job.run.read_patch(speaker.number, speaker.outer, view)[compartment]
-            seen[speaker.number] = view, labels
-        view, labels = seen[speaker.number]
-        mask = labels[part.within(view)] == seams[f"{name}_disputed_label"][row]
-        yield part, mask, int(seams[f"{name}_disputed_id"][row])
+    for row in np.flatnonzero(_overlap(box, window)):
+        speaker = int(seams[f"{name}_disputed_patch"][row])
+        if speaker not in seen:
+            view = Window(*seams["view"][speaker].tolist())
+            part = view.intersection(window)
+            if part is None:
+                continue
+            seen[speaker] = part, _read_view(job, speaker, view, part)[compartment]
+        shown, labels = seen[speaker]
+        part = Window(*box[row].tolist()).intersection(shown)
+        if part is not None:
+            mask = labels[part.within(shown)] == seams[f"{name}_disputed_label"][row]
+            yield part, mask, int(seams[f"{name}_disputed_id"][row])

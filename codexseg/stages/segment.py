@@ -43,7 +43,8 @@ def segment(context: Context) -> Row:
     job = context.job
     grid = grid_of(job)
     valid = [p for p, row in job.rows("flag").items() if row["is_informative"]]
-    job.run.create_patches(len(grid), grid.outer_shape)
+    if job.run.create_patches(len(grid), grid.outer_shape):
+        job.run.forget(job.stage)  # rows speak of labels that are gone
     job.run.sweep(job.run.work_path(job.stage, job.key))
     job.run.sweep_patches()
     rows = context.map_patches(
@@ -59,10 +60,11 @@ def segment(context: Context) -> Row:
     )
     return {
         "patches": len(rows),
+        "written": ["patches.zarr"],
         "failed": [p for p, row in rows.items() if row["status"] == "failed"],
         "cells": sum(row.get("n_cells", 0) for row in rows.values()),
         "nuclei": sum(row.get("n_nuclei", 0) for row in rows.values()),
-        "grown": [p for p, row in rows.items() if row.get("is_grown")],
+        "grown": [p for p, row in rows.items() if row.get("window")],
         "not_proven": [p for p, row in rows.items() if row.get("n_not_proven")],
     }
 
@@ -167,13 +169,18 @@ def _finish(job: Job, grid: PatchGrid, patch: Patch, labels: Labels) -> Row:
         labels = _predict(job, [outer])[0]
         objects, n_wrong = _judge(job, grid, patch, outer, labels)
         height, width = outer.shape
-        row |= {"is_grown": True, "note": f"window grown to {height} x {width} px"}
+        row |= {
+            "window": [outer.y0, outer.x0, outer.y1, outer.x1],
+            "note": f"window grown to {height} x {width} px",
+        }
 
     tables: Tables = {}
     for name, listed in zip(COMPARTMENTS, objects, strict=True):
         tables |= listed.to_tables(name)
     job.write_tables(patch.number, tables)
     job.run.write_patch(patch.number, labels[:, *patch.outer.within(outer)])
+    if outer != patch.outer:
+        job.run.write_grown(patch.number, labels)
     owned = [_owned(o, patch, grid) for o in objects]
     return {**row, "n_cells": owned[0], "n_nuclei": owned[1]}
 
