@@ -1,0 +1,49 @@
+"""Promises to those who hold files of earlier versions."""
+
+import pickle
+import zipfile
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+
+from codexseg import CodexPatches
+from tests.runs import codexseg, labels
+
+OLD = sorted((Path(__file__).parent / "data" / "runs").glob("*.zip"))
+
+
+@pytest.fixture(params=OLD, ids=lambda path: path.stem)
+def run(request, tmp_path):
+    with zipfile.ZipFile(request.param) as archive:
+        archive.extractall(tmp_path)
+    return tmp_path
+
+
+def test_outputs_of_an_earlier_version_are_read(run):
+    cells = pd.read_csv(run / "cells.csv")
+    assert len(cells) == 27
+    assert labels(run).max() == 27
+    assert pd.read_parquet(run / "cells.parquet")["cell_id"].tolist() == list(range(1, 28))
+    assert anndata.read_h5ad(run / "cells.h5ad").n_obs == 27
+    for name in ("original", "matched"):
+        with (run / f"{name}_seg_res_batch.pickle").open("rb") as file:
+            items = pickle.load(file)
+        assert (
+            len(items) == pd.read_csv(run / "patches_metadata.csv")["is_informative"].sum()
+        )
+
+
+def test_a_run_of_an_earlier_version_is_understood(run):
+    status = codexseg("status", run)
+    assert status.returncode == 0, status.stderr
+    assert len(status.stdout.splitlines()) == 9
+
+
+def test_the_facade_shows_a_run_of_an_earlier_version(run):
+    patches = CodexPatches(run)
+    assert patches.patches_metadata["n_cells"].sum() == 27
+    seen = [np.unique(item["cell_matched_mask"]) for item in patches.repaired_seg_res_batch]
+    assert sorted(set(np.concatenate(seen)) - {0}) == list(range(1, 28))
