@@ -1,7 +1,8 @@
 """The command line: ``codexseg COMMAND --help`` explains each.
 
 Exit codes: 0 done; 1 a fault at run time, with a report of what is lost and what is
-kept; 2 wrong input, with one message that says what, and how to mend it.
+kept; 2 wrong input, with one message that says what, and how to mend it; 130 and 143
+stopped by Ctrl-C or SIGTERM.
 """
 
 import logging
@@ -70,8 +71,6 @@ def _clear_errors() -> Iterator[None]:
     """Turn what the user can mend into one message and exit code 2."""
     try:
         yield
-    except WorkerDied:
-        raise
     except CodexsegError as error:
         _say(f"codexseg: {error}", error=True)
         raise typer.Exit(2) from None
@@ -132,10 +131,10 @@ def _execute(pipeline: "Pipeline", **options: Any) -> "Result":
     signal.signal(signal.SIGTERM, _terminate)
     try:
         return pipeline.execute(**options)
-    except CodexsegError as error:
-        if not isinstance(error, WorkerDied):
-            raise
+    except WorkerDied as error:
         _report_fault(pipeline, error)
+    except CodexsegError:
+        raise
     except (KeyboardInterrupt, _Terminated) as stop:
         _say(
             "\ncodexseg: stopped; what is finished is kept, the same command goes on.",
@@ -186,11 +185,11 @@ def _conclude(result: "Result") -> None:
             )
     for name in by_name["load"].get("constant_channels", []):
         _say(f"Warning: channel {name!r} has the same value everywhere.", error=True)
-    not_proven = by_name["segment"].get("not_proven", [])
-    if not_proven:
+    if result.not_proven:
         _say(
-            f"Warning: objects of {len(not_proven)} patches are larger than the halo could "
-            f"grow and may be cut (see note in patches_metadata.csv); use larger patches.",
+            f"Warning: objects of {len(result.not_proven)} patches are larger than the "
+            f"halo could grow and may be cut (see note in patches_metadata.csv); use "
+            f"larger patches.",
             error=True,
         )
     _say(f"Results: {result.path}")
@@ -293,8 +292,8 @@ def demo(out: Out = None, workers: Workers = None) -> None:
         pipeline = Pipeline.from_yaml(paths.config)
         result = _execute(pipeline, workers=workers)
     _conclude(result)
-    _say("Open report.html first, then cells.csv (one row per cell) and, in napari or")
-    _say("QuPath, exports/cell.ome.tif on top of the slide.")
+    _say(f"Open {result.path / 'report.html'} first, then cells.csv (one row per cell)")
+    _say("and, in napari or QuPath, exports/cell.ome.tif on top of the slide.")
 
 
 @config_app.command("init")
@@ -316,7 +315,7 @@ def config_check(
 
         pipeline = Pipeline.from_yaml(config)
         source = pipeline.source()
-        for note in pipeline.notes:
+        for note in (*pipeline.notes, *pipeline.doubts(source)):
             _say(f"Note: {note}", error=True)
         channels, height, width = source.shape
         _say(

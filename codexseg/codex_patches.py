@@ -15,14 +15,12 @@ from codexseg.run import Run
 from codexseg.stages.base import Job, Source
 from codexseg.stages.chain import Chain, open_chain
 from codexseg.stages.export import write_pickles
-from codexseg.stages.metadata import METADATA, metadata_rows, write_metadata
-from codexseg.stages.pixels import grid_of, loaded, slide_of
+from codexseg.stages.metadata import METADATA, counts_of, metadata_rows, write_metadata
+from codexseg.stages.pixels import grid_of, loaded, slide_of, valid_patches
 from codexseg.stages.results import (
     Masks,
-    counts_of,
     matched_masks,
     original_masks,
-    valid_patches,
 )
 
 if TYPE_CHECKING:
@@ -164,11 +162,13 @@ class CodexPatches:
         list of Path
             ``original_seg_res_batch.pickle`` and ``matched_seg_res_batch.pickle``.
         """
-        return [self.path / name for name in write_pickles(self._job("stitch"))]
+        with self._run.locked():
+            return [self.path / name for name in write_pickles(self._job("stitch"))]
 
     def save_metadata(self) -> Path:
         """Write ``patches_metadata.csv`` into the run directory (after flag)."""
-        write_metadata(*self._counted())
+        with self._run.locked():
+            write_metadata(*self._counted())
         return self.path / METADATA
 
     def execute(self, config: Config | None = None, *, until: str) -> None:
@@ -188,19 +188,20 @@ class CodexPatches:
         """
         chain = open_chain(self._run)
         self._check_slide(chain.source)
-        if config is not None:
-            config = config.model_copy(update={"data": chain.config.data})
-            chain = Chain(self._run, config, chain.source)
-            manifest = self._run.read_manifest() | {"config": config.dump()}
-            self._run.write_manifest(manifest)
         with self._run.locked(), executor(chain.config.execution.workers) as execute:
+            if config is not None:
+                config = config.model_copy(update={"data": chain.config.data})
+                chain = Chain(self._run, config, chain.source)
+                manifest = self._run.read_manifest() | {"config": config.dump()}
+                self._run.write_manifest(manifest)
             chain.execute(execute, until=until)
 
     def _counted(self) -> tuple[Job, Callable[[int], tuple[int, int, int]] | None]:
         """Return what the metadata are made of, with counts if cells are numbered."""
         chain = open_chain(self._run)
         done = chain.keys_done()
-        job = self._job("stitch" if "stitch" in done else "flag")
+        last = [name for name in ("flag", "segment", "stitch") if name in done]
+        job = self._job(last[-1] if last else "flag")
         return job, (lambda number: counts_of(job, number)) if "stitch" in done else None
 
     def _job(self, stage: str) -> Job:

@@ -229,7 +229,7 @@ class RepairConfig(Section):
     """When a nucleus belongs to a cell."""
 
     matching: Literal["best", "sequential"] = Field(
-        default="best", description="by overlap, or in label order"
+        default="best", description="by overlap, or cell by cell in reading order"
     )
     min_overlap: Real = Field(
         default=0.0, ge=0, le=1, description="least fraction of a nucleus inside its cell"

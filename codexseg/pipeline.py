@@ -2,8 +2,6 @@
 
 import logging
 import platform
-import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,9 +16,9 @@ from codexseg.errors import ConfigError, InputError, RunStateError
 from codexseg.execute import executor
 from codexseg.io.images import open_image, resolve_mpp
 from codexseg.io.panel import resolve_channel
-from codexseg.run import Row, Run
+from codexseg.run import Row, Run, is_foreign, replacing
 from codexseg.stages.base import Source
-from codexseg.stages.chain import Chain, Status, open_chain
+from codexseg.stages.chain import Chain, Status, find_own_backend, open_chain
 from codexseg.stages.pixels import make_backend
 
 log = logging.getLogger(__name__)
@@ -45,12 +43,15 @@ class Result:
         Number of cells; None before the cells were numbered.
     failed_patches : list of int
         Patches whose backend raised: their cores are holes in every output.
+    not_proven : list of int
+        Patches with objects larger than their window could grow: they may be cut.
     """
 
     path: Path
     stages: list[Status]
     cells: int | None = None
     failed_patches: list[int] = field(default_factory=list)
+    not_proven: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ class Pipeline:
     def from_run(cls, run_path: str | Path) -> "Pipeline":
         """Take up a run with the configuration that it was last executed with.
 
-        If the YAML file still lies where it was, it counts as it is now; else the copy
-        in the run directory.
+        If the YAML file still lies where it was, it counts as it is now; else what the
+        manifest of the run keeps of it.
 
         Raises
         ------
@@ -155,7 +156,7 @@ class Pipeline:
             fingerprint=slide.fingerprint(),
         )
         self._check_channels(source)
-        self._find_own_backend()
+        find_own_backend(self.config, self.config_path)
         make_backend(self.config, source)
         return source
 
@@ -176,8 +177,8 @@ class Pipeline:
         if problems:
             raise InputError("\n".join(problems))
 
-    def _doubts(self, source: Source) -> Iterator[str]:
-        """Say what is allowed and probably not meant."""
+    def doubts(self, source: Source) -> Iterator[str]:
+        """Yield a sentence on what is allowed and probably not meant."""
         low, high = LIKELY_MPP
         if not low <= source.mpp <= high:
             yield (
@@ -190,13 +191,6 @@ class Pipeline:
                 f"segmentation.options is for backends of third parties; the backend "
                 f"{segmentation.backend!r} does not use it."
             )
-
-    def _find_own_backend(self) -> None:
-        """Let 'module:Class' find a module beside the configuration; workers do too."""
-        if ":" in self.config.segmentation.backend and self.config_path is not None:
-            folder = str(self.config_path.parent)
-            if folder not in sys.path:
-                sys.path.append(folder)
 
     def execute(
         self,
@@ -229,12 +223,11 @@ class Pipeline:
             executor(workers or self.config.execution.workers) as execute,
         ):
             self._begin(source)
-            for note in (*self.notes, *self._doubts(source)):
+            for note in (*self.notes, *self.doubts(source)):
                 log.warning("%s", note)
-            stages = self._chain(source).execute(
-                execute, from_stage=from_stage, until=until, force=force
-            )
-            result = self._result(stages)
+            chain = self._chain(source)
+            chain.execute(execute, from_stage=from_stage, until=until, force=force)
+            result = self._result(chain)
             self._finish(result)
         return result
 
@@ -256,7 +249,9 @@ class Pipeline:
             run.sweep()
             run.write_manifest(self._manifest(source, run.read_manifest()))
             if self.config_path is not None:
-                shutil.copyfile(self.config_path, run.config_path)
+                text = self.config_path.read_bytes()
+                with replacing(run.config_path) as part:
+                    part.write_bytes(text)
         except OSError as error:
             raise self._not_writable(error) from error
 
@@ -276,7 +271,7 @@ class Pipeline:
                 f"{path} belongs to another slide ({whose}), expected {source.path} as it "
                 f"is now; choose another directory with --out, or delete this one."
             )
-        if not manifest and path.exists() and any(path.iterdir()):
+        if not manifest and path.exists() and any(map(is_foreign, path.iterdir())):
             raise RunStateError(
                 f"{path} is not empty and holds no run, expected a new or empty directory; "
                 f"choose another one with --out."
@@ -302,12 +297,17 @@ class Pipeline:
             "last_started": now,
         }
 
-    def _result(self, stages: list[Status]) -> Result:
-        by_name = {status.stage: status for status in stages}
-        stitch, segment = by_name["stitch"], by_name["segment"]
-        cells = stitch.summary["cells"] if stitch.summary else None
-        failed = (segment.summary or {}).get("failed", [])
-        return Result(self.run.path, stages, cells, list(failed))
+    def _result(self, chain: Chain) -> Result:
+        """Say what is there; results of stages that are out of date do not count."""
+        stages, done = chain.status(), chain.keys_done()
+        known = {s.stage: s.summary or {} for s in stages if s.stage in done}
+        return Result(
+            self.run.path,
+            stages,
+            known.get("stitch", {}).get("cells"),
+            list(known.get("segment", {}).get("failed", [])),
+            list(known.get("segment", {}).get("not_proven", [])),
+        )
 
     def _finish(self, result: Result) -> None:
         manifest = self.run.read_manifest()

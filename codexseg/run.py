@@ -71,6 +71,11 @@ def write_atomic(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
+def is_foreign(path: Path) -> bool:
+    """Whether a file in a run directory is none that a run begins with."""
+    return not re.match(r"\.(lock|owner|manifest\.json\.)", path.name)
+
+
 @dataclass(frozen=True)
 class Run:
     """A run directory. Holds a path and nothing else, so it travels to workers."""
@@ -97,22 +102,22 @@ class Run:
         """The whole-slide labels, an OME-Zarr."""
         return self.path / "segmentation.ome.zarr"
 
-    @property
-    def exports_path(self) -> Path:
-        """Files for other programs."""
-        return self.path / "exports"
-
     def exists(self) -> bool:
         """Whether a run was ever started here."""
         return (self.path / "manifest.json").exists()
 
-    def sweep(self, folder: Path | None = None) -> None:
-        """Remove what a killed process left half-written in a folder of the run."""
-        for left in (folder or self.path).glob("*"):
-            if re.fullmatch(r"\..+\.[0-9a-f]{32}", left.name):
-                left.unlink(missing_ok=True)
-            elif re.match(r"batch-", left.name) and left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
+    def sweep(self) -> None:
+        """Remove what a killed process left half-written."""
+        work = [path for path in (self.path / "work").glob("*") if path.is_dir()]
+        for folder in (self.path, self.path / "stages", self.path / "exports", *work):
+            for left in folder.glob(".*"):
+                if re.fullmatch(r"\..+\.[0-9a-f]{32}", left.name):
+                    left.unlink(missing_ok=True)
+        for folder in work:
+            for batch in folder.glob("batch-*"):
+                shutil.rmtree(batch, ignore_errors=True)
+        for chunk in (self.path / "patches.zarr").rglob("*.partial"):
+            chunk.unlink(missing_ok=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -121,23 +126,31 @@ class Run:
         Raises
         ------
         RunStateError
-            If another process works on the run.
+            If another process works on the run, or the directory cannot be written.
         """
         from filelock import FileLock, Timeout
 
-        owner = self.path / ".owner"
+        owner, lock = self.path / ".owner", FileLock(self.path / ".lock", timeout=0)
+        since = datetime.now(UTC).isoformat(timespec="seconds")
         try:
-            with FileLock(self.path / ".lock", timeout=0):
-                since = datetime.now(UTC).isoformat(timespec="seconds")
-                owner.write_text(f"process {os.getpid()} on {gethostname()} since {since}")
-                yield
-                owner.unlink(missing_ok=True)
+            lock.acquire()
+            owner.write_text(f"process {os.getpid()} on {gethostname()} since {since}")
         except Timeout:
             who = owner.read_text() if owner.exists() else "another process"
             raise RunStateError(
                 f"{self.path} is being worked on by {who}, expected nobody: wait for it, "
                 f"stop it, or choose another directory with --out."
             ) from None
+        except OSError as error:
+            raise RunStateError(
+                f"the run directory {self.path} cannot be written ({error.strerror}), "
+                f"expected a writable place; choose another one with --out."
+            ) from error
+        try:
+            yield
+        finally:
+            owner.unlink(missing_ok=True)
+            lock.release()
 
     def footprint(self, name: str) -> tuple[int, int]:
         """Count the files and bytes of a file or folder of the run; hidden ones do not."""
@@ -208,10 +221,6 @@ class Run:
         path = self.work_path(stage, key) / f"{item:06d}.json"
         write_atomic(path, json.dumps(row, sort_keys=True))
 
-    def forget_row(self, stage: str, key: str, item: int) -> None:
-        """Have a patch done again."""
-        (self.work_path(stage, key) / f"{item:06d}.json").unlink(missing_ok=True)
-
     def rows(self, stage: str, key: str) -> dict[int, Row]:
         """Return the rows of the visited patches, in patch order."""
         rows = {}
@@ -219,7 +228,7 @@ class Run:
             try:
                 rows[int(path.stem)] = dict(json.loads(path.read_text("utf-8")))
             except (ValueError, TypeError):
-                path.unlink()  # not what was written there: the patch is done again
+                continue  # not what was written there: the patch is not done
         return rows
 
     def write_total(self, stage: str, key: str, total: int) -> None:
@@ -260,10 +269,10 @@ class Run:
 
     # -- labels of the patches --------------------------------------------------------
 
-    def create_patches(self, n: int, shape: tuple[int, int]) -> bool:
+    def create_patches(self, n: int, shape: tuple[int, int], *, keep: bool) -> bool:
         """Make the array of the backend's labels, (patch, compartment, y, x) uint32.
 
-        Returns whether it is new; one of this shape that is there already is kept.
+        Returns whether it is new; with `keep`, one of this shape that is there stays.
         """
         import zarr
         from zarr.codecs import BloscCodec
@@ -271,7 +280,7 @@ class Run:
         store = self.path / "patches.zarr" / "original"
         full = (n, 2, *shape)
         try:
-            if zarr.open_array(store, mode="r").shape == full:
+            if keep and zarr.open_array(store, mode="r").shape == full:
                 return False
         except (OSError, ValueError):
             pass  # none there, or none that can be read
@@ -286,11 +295,6 @@ class Run:
             compressors=BloscCodec(cname="lz4", clevel=3, shuffle="noshuffle"),
         )
         return True
-
-    def sweep_patches(self) -> None:
-        """Remove the chunks that a killed process left half-written."""
-        for left in (self.path / "patches.zarr").rglob("*.partial"):
-            left.unlink(missing_ok=True)
 
     def write_patch(self, patch: int, labels: NDArray[np.uint32]) -> None:
         """Write the labels of one patch, (2, y, x); its chunks are its own."""

@@ -15,7 +15,7 @@ import pytest
 
 from codexseg.errors import ConfigError, RunStateError
 from codexseg.pipeline import Pipeline
-from tests.runs import ROOT, codexseg, execute, outputs
+from tests.runs import ROOT, codexseg, execute, labels, outputs
 from tests.tissue import write_config, write_slide
 
 
@@ -370,3 +370,74 @@ def test_a_backend_beside_the_configuration_is_found(tmp_path):
     config.write_text(config.read_text().replace('tests.tissue:Local"', own + "}"))
     done = codexseg("run", config, "--workers", 2)
     assert done.returncode == 0, done.stderr
+
+
+def test_labels_lost_while_stitch_was_under_way_are_made_again(finished, tmp_path):
+    config, _, expected = finished
+    out = tmp_path / "run"
+    shutil.copytree(config.parent / "run", out)
+    (out / "stages" / "stitch.json").unlink()  # killed before it was noted as done
+    shutil.rmtree(out / "segmentation.ome.zarr")
+    assert codexseg("run", config, "--out", out).returncode == 0
+    assert outputs(out) == expected
+
+
+def test_a_failed_patch_is_explained_as_soon_as_segment_is_done(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_slide(tmp_path)
+    config = write_config(tmp_path, "Failing")
+    Path("FAIL").touch()
+    result = execute(config, tmp_path / "run", until="segment")
+    metadata = pd.read_csv(tmp_path / "run" / "patches_metadata.csv").set_index("patch_id")
+    assert metadata.loc[result.failed_patches, "note"].str.contains("out of sorts").all()
+    assert set(metadata["status"]) == {"failed", "done", "skipped"}
+
+
+def test_a_result_tells_nothing_of_stages_that_are_out_of_date(config, tmp_path):
+    out = tmp_path / "run"
+    assert execute(config, out).cells > 0
+    config.write_text(config.read_text() + "repair: {min_overlap: 0.99}\n")
+    assert execute(config, out, until="repair").cells is None
+    execute(config, out, until="stitch")
+    metadata = pd.read_csv(out / "patches_metadata.csv")
+    assert metadata["n_matched"].sum() == labels(out).max()
+    with pytest.raises(ConfigError, match="comes after"):
+        execute(config, out, force="stitch", until="segment")
+
+
+def test_files_of_others_in_a_run_directory_stay(config, tmp_path):
+    out = tmp_path / "run"
+    execute(config, out, until="flag")
+    (out / "batch-mine").mkdir()
+    (out / "batch-mine" / "notes.txt").write_text("mine")
+    (out / "exports").mkdir()
+    (out / "exports" / f".cell.ome.tif.{'0' * 32}").write_text("half")
+    execute(config, out)
+    assert (out / "batch-mine" / "notes.txt").exists()
+    assert [p.name for p in (out / "exports").glob(".*")] == []
+
+
+def test_the_copy_of_a_configuration_can_be_run_in_its_place(config, tmp_path):
+    config.write_text(
+        config.read_text().replace("slide.ome.tif", str(tmp_path / "slide.ome.tif"))
+    )
+    out = tmp_path / "run"
+    execute(config, out)
+    assert execute(out / "config.yaml", out).cells > 0
+    assert (out / "config.yaml").read_bytes() == config.read_bytes()
+
+
+def test_a_run_with_an_own_backend_is_shown_without_its_slide(tmp_path):
+    write_slide(tmp_path)
+    shutil.copy(ROOT / "examples" / "own_backend.py", tmp_path / "own_backend_there.py")
+    config = write_config(tmp_path)
+    own = 'own_backend_there:Threshold", options: {growth_um: 2'
+    config.write_text(config.read_text().replace('tests.tissue:Local"', own + "}"))
+    assert codexseg("run", config).returncode == 0
+    (tmp_path / "slide.ome.tif").unlink()
+    status = codexseg("status", tmp_path / "my_codexseg")
+    assert status.returncode == 0, status.stderr
+    config.unlink()
+    status = codexseg("status", tmp_path / "my_codexseg")
+    assert status.returncode == 0, status.stderr
+    assert "stale" not in status.stdout

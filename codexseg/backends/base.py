@@ -24,11 +24,6 @@ class ChannelStatistics:
     noise: float
     p999: float
 
-    @property
-    def is_constant(self) -> bool:
-        """Whether every pixel has the same value."""
-        return self.minimum == self.maximum
-
 
 @dataclass(frozen=True)
 class Slide:

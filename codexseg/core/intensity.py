@@ -10,7 +10,7 @@ N_BINS = 65536
 """Bins of every histogram: the grey levels of uint8 and uint16, or steps of 0.8 %."""
 
 
-def histogram(pixels: NDArray[np.generic]) -> NDArray[np.int64]:
+def histogram(pixels: NDArray[Any]) -> NDArray[np.int64]:
     """Count the grey levels of an image; histograms of windows add up to the slide's.
 
     Parameters

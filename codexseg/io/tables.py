@@ -201,7 +201,7 @@ def write_h5ad(
         X=matrices.pop("cell"),
         obs=pd.DataFrame(rest, index=pd.Index(ids.astype(str), dtype=object)),
         var=pd.DataFrame(index=pd.Index(channels, dtype=object)),
-        obsm={"spatial": x_y},
+        obsm=dict[str, Any](spatial=x_y),
         layers=matrices,
         uns=dict(uns or {}),
     )

@@ -194,7 +194,7 @@ class Timings:
         self._file.close()
 
     def add(self, times: Iterable[tuple[int | str, float, float]]) -> None:
-        """Write a line for each patch, or for the whole stage (patch "all")."""
+        """Write a line for each patch, or for the whole stage (patch "driver")."""
         for patch, wall, cpu in times:
             self._writer.writerow([self._stage, patch, f"{wall:.3f}", f"{cpu:.3f}"])
         self._file.flush()

@@ -6,10 +6,12 @@ reads. The marker keeps all of that, so a stale stage can say why.
 """
 
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -30,6 +32,7 @@ from codexseg.stages import (
     stitch,
 )
 from codexseg.stages.base import Context, Job, Source, Stage, Timings, config_of
+from codexseg.stages.metadata import METADATA
 
 log = logging.getLogger(__name__)
 
@@ -190,10 +193,14 @@ class Chain:
                     f"{option} {name}: there is no such stage, expected one of "
                     f"{', '.join(NAMES)}."
                 )
+        for option, name in (("--from", from_stage), ("--force", force)):
+            if name and until and NAMES.index(until) < NAMES.index(name):
+                raise ConfigError(
+                    f"{option} {name}: the stage comes after --until {until}, expected one "
+                    f"before it."
+                )
         if from_stage is not None:
             start = NAMES.index(from_stage)
-            if until is not None and NAMES.index(until) < start:
-                raise ConfigError(f"--from {from_stage} comes after --until {until}.")
             for status in self.status()[:start]:
                 if status.state != "done":
                     why = f" ({status.why})" if status.why else ""
@@ -233,7 +240,7 @@ class Chain:
             if NAMES.index(later.name) <= NAMES.index(stage) or marker is None:
                 continue
             if marker["key"] != digest(payload):
-                for name in marker["summary"].get("written", []):
+                for name in set(marker["summary"].get("written", [])) - {METADATA}:
                     (self.run.path / name).unlink(missing_ok=True)
 
     def _damage(self, stage: str) -> str:
@@ -257,6 +264,14 @@ class Chain:
         if marker is None or marker["key"] != key or not marker["summary"].get("failed"):
             return key
         return digest({"key": key, "failed": marker["summary"]["failed"]})
+
+
+def find_own_backend(config: Config, config_path: str | Path | None) -> None:
+    """Let 'module:Class' find a module beside the configuration; workers do too."""
+    if ":" in config.segmentation.backend and config_path is not None:
+        folder = str(Path(config_path).parent)
+        if folder not in sys.path:
+            sys.path.append(folder)
 
 
 def open_chain(run: Run) -> Chain:
@@ -283,6 +298,7 @@ def open_chain(run: Run) -> Chain:
             f"not know; run it again with a configuration that 'codexseg config check' "
             f"finds valid. ({error.error_count()} problems: {error.errors()[0]['loc']})"
         ) from error
+    find_own_backend(config, manifest.get("config_path"))
     panel = config.data.antibodies_file
     channels, height, width = slide["shape_cyx"]
     source = Source(

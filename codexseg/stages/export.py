@@ -9,15 +9,11 @@ from codexseg.io.pickles import write_pickle
 from codexseg.io.tables import write_csv, write_h5ad, write_parquet
 from codexseg.run import Row, Tables
 from codexseg.stages.base import Context, Job, Source, Stage
-from codexseg.stages.metadata import METADATA, write_metadata
+from codexseg.stages.metadata import METADATA, counts_of, write_metadata
+from codexseg.stages.pixels import valid_patches
 from codexseg.stages.profile import measured_channels
 from codexseg.stages.repair import REASONS
-from codexseg.stages.results import (
-    counts_of,
-    matched_masks,
-    original_masks,
-    valid_patches,
-)
+from codexseg.stages.results import matched_masks, original_masks
 from codexseg.stages.segment import COMPARTMENTS
 from codexseg.stages.stitch import store_of
 

@@ -209,21 +209,21 @@ class _Channel:
         counts, n = self._counts, int(self._counts.sum())
         if self._dtype.kind == "f":
             moments = np.array(self._moments)
-            low, high = moments[:, 0].min(), moments[:, 1].max()
-            total, squares = moments[:, 2].sum(), moments[:, 3].sum()
+            low, high = float(moments[:, 0].min()), float(moments[:, 1].max())
+            total, squares = float(moments[:, 2].sum()), float(moments[:, 3].sum())
         else:
             levels = np.flatnonzero(counts)
-            low, high = levels[0], levels[-1]
-            total, squares = (levels**power @ counts[levels] for power in (1, 2))
-        mean = float(total) / n
+            low, high = float(levels[0]), float(levels[-1])
+            total, squares = (float(levels**power @ counts[levels]) for power in (1, 2))
+        mean = total / n
         return {
-            "min": float(low),
+            "min": low,
             "median": percentile(counts, 50, self._dtype),
             "p95": percentile(counts, 95, self._dtype),
             "p999": percentile(counts, 99.9, self._dtype),
-            "max": float(high),
+            "max": high,
             "mean": mean,
-            "std": float(np.sqrt(max(0.0, float(squares) / n - mean**2))),
+            "std": float(np.sqrt(max(0.0, squares / n - mean**2))),
         }
 
 

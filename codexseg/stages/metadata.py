@@ -2,9 +2,14 @@
 
 import csv
 from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from codexseg.core.matching import matched_fraction
-from codexseg.run import Row, replacing
+from codexseg.run import Row, Tables, replacing
 from codexseg.stages.base import Job
 from codexseg.stages.pixels import grid_of
 
@@ -22,6 +27,47 @@ Counts = Callable[[int], tuple[int, int, int]]
 """Tells the pairs, cells and nuclei of a patch."""
 
 
+@lru_cache(maxsize=1)
+def cells_of(job: Job) -> Tables:
+    """Return the table of ids, read once per worker."""
+    return job.tables("stitch", "cells")
+
+
+@lru_cache(maxsize=1)
+def _counts(job: Job) -> Tables:
+    """Count pairs, cells and nuclei by the patch that owns them."""
+    cells, n = cells_of(job), len(grid_of(job))
+
+    def count(patches: NDArray[Any]) -> NDArray[np.int64]:
+        return np.bincount(patches, minlength=n)
+
+    alone = [
+        cells["unmatched_patch_id"][cells["unmatched_compartment"] == c] for c in (0, 1)
+    ]
+    has_nucleus = cells["nucleus_original_id"] > 0
+    return {
+        "cells": count(cells["patch_id"]),
+        "pairs": count(cells["patch_id"][has_nucleus]),
+        "unmatched_cells": count(alone[0]),
+        "unmatched_nuclei": count(alone[1]),
+    }
+
+
+def counts_of(job: Job, number: int) -> tuple[int, int, int]:
+    """Return the pairs, the cells and the nuclei that a patch owns.
+
+    A nucleus counts for the patch that owns its cell, one without a cell for the patch
+    whose core holds its first pixel.
+    """
+    table = _counts(job)
+    pairs = int(table["pairs"][number])
+    return (
+        pairs,
+        int(table["cells"][number]) + int(table["unmatched_cells"][number]),
+        pairs + int(table["unmatched_nuclei"][number]),
+    )
+
+
 def write_metadata(job: Job, counts: Counts | None = None) -> None:
     """Write patches_metadata.csv; without `counts`, what flag knows."""
     rows = list(metadata_rows(job, counts))
@@ -35,10 +81,10 @@ def write_metadata(job: Job, counts: Counts | None = None) -> None:
 def metadata_rows(job: Job, counts: Counts | None) -> Iterator[Row]:
     """Yield a row for each patch, in the order of the columns."""
     flags = job.rows("flag")
-    segmented = job.rows("segment") if counts else {}
+    segmented = job.rows("segment") if "segment" in job.keys else {}
+    to_do = "skipped" if "segment" in job.keys else "waiting"
     for patch in grid_of(job):
         flag, row = flags[patch.number], segmented.get(patch.number, {})
-        waits = "waiting" if counts is None and flag["is_informative"] else "skipped"
         yield {
             "patch_id": patch.number,
             "height": patch.outer.shape[0],
@@ -47,7 +93,7 @@ def metadata_rows(job: Job, counts: Counts | None) -> Iterator[Row]:
             **_counted(counts(patch.number) if counts else None),
             **{f"core_{edge}": value for edge, value in vars(patch.core).items()},
             **{f"outer_{edge}": value for edge, value in vars(patch.outer).items()},
-            "status": row.get("status", waits),
+            "status": row.get("status", to_do if flag["is_informative"] else "skipped"),
             "note": row.get("note", ""),
         }
 

@@ -31,9 +31,10 @@ from codexseg.core.overlay import (
 from codexseg.run import Row, Tables
 from codexseg.stages.base import Job
 from codexseg.stages.load import overview_factor
+from codexseg.stages.metadata import cells_of
 from codexseg.stages.pixels import grid_of, loaded, slide_of
 from codexseg.stages.segment import COMPARTMENTS
-from codexseg.stages.stitch import cells_of, store_of
+from codexseg.stages.stitch import store_of
 
 OVERVIEW_PX = 1000
 """Longest side of the picture of the slide."""

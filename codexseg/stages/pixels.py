@@ -108,13 +108,24 @@ def make_backend(config: Config, source: Source, found: Loaded | None = None) ->
 
 
 @lru_cache(maxsize=1)
-def backend_of(job: Job) -> Backend:
-    """Return the backend of a job, made once per worker."""
+def _backend(job: Job, settings: str) -> Backend:
+    del settings
     return make_backend(job.config, job.source, loaded(job))
 
 
+def backend_of(job: Job) -> Backend:
+    """Return the backend of a job, made once per worker and settings."""
+    return _backend(job, job.config.segmentation.model_dump_json())
+
+
+@lru_cache(maxsize=2)
 def grid_of(job: Job) -> PatchGrid:
     """Return the grid that the patch stage laid."""
     tables = job.tables("patch", "grid")
     shape, step, halo = ((int(a), int(b)) for a, b in tables["grid"])
     return PatchGrid(shape, step, halo)
+
+
+def valid_patches(job: Job) -> list[int]:
+    """Return the informative patches, in the order of the pickles."""
+    return [p for p, row in job.rows("flag").items() if row["is_informative"]]

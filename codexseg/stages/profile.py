@@ -23,8 +23,9 @@ from codexseg.io.panel import resolve_channel
 from codexseg.io.tables import intensity_column, unique_names
 from codexseg.run import Row, Tables
 from codexseg.stages.base import Context, Job, Stage
+from codexseg.stages.metadata import cells_of
 from codexseg.stages.pixels import slide_of
-from codexseg.stages.stitch import cells_of, store_of
+from codexseg.stages.stitch import store_of
 
 
 def profile(context: Context) -> Row:

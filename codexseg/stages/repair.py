@@ -38,13 +38,24 @@ def repair(context: Context) -> Row:
 
     objects = _objects(job, versions, patches)
     cell, nucleus, shared = _sum_pairs(job, patches)
-    accepted = _choose(job, objects, cell, nucleus, shared)
+    by_label, rules = by_construction(job), job.config.repair
+    least = 0.0 if by_label else rules.min_overlap
+    accepted = match(
+        cell,
+        nucleus,
+        shared,
+        nucleus_area=objects["nucleus_area"],
+        cell_first=objects["cell_first"],
+        nucleus_first=objects["nucleus_first"],
+        matching="best" if by_label else rules.matching,
+        min_overlap=least,
+    )
     n_cells, n_nuclei = len(objects["cell_first"]), len(objects["nucleus_first"])
     partner = np.full(n_cells, -1, np.int64)
     partner[cell[accepted]] = nucleus[accepted]
     kept = np.zeros(n_cells, np.int64)
     kept[cell[accepted]] = shared[accepted]
-    enough = shared >= job.config.repair.min_overlap * objects["nucleus_area"][nucleus]
+    enough = shared / objects["nucleus_area"][nucleus] >= least
     reasons = {
         "cell_reason": _reasons(n_cells, cell, enough, cell[accepted]),
         "nucleus_reason": _reasons(n_nuclei, nucleus, enough, nucleus[accepted]),
@@ -54,12 +65,11 @@ def repair(context: Context) -> Row:
     job.write_tables(
         "objects", {**objects, **reasons, "cell_nucleus": partner, "cell_shared": kept}
     )
-    matched = int((reasons["cell_reason"] == MATCHED).sum())
     fraction = matched_fraction(len(accepted), n_cells, n_nuclei)
     return {
         "cells": n_cells,
         "nuclei": n_nuclei,
-        "matched": matched,
+        "matched": len(accepted),
         "matched_fraction": None if np.isnan(fraction) else fraction,
         "disputed": {
             name: int((~v.agreed).sum())
@@ -166,21 +176,6 @@ def _sum_pairs(job: Job, patches: list[int]) -> tuple[Ints, Ints, Ints]:
     changes = (cell[1:] != cell[:-1]) | (nucleus[1:] != nucleus[:-1])
     starts = np.flatnonzero(np.concatenate([[True], changes]))
     return cell[starts], nucleus[starts], np.add.reduceat(shared, starts)
-
-
-def _choose(job: Job, objects: Tables, cell: Ints, nucleus: Ints, shared: Ints) -> Ints:
-    """Choose the pairs; return their rows."""
-    by_label, config = by_construction(job), job.config.repair
-    return match(
-        cell,
-        nucleus,
-        shared,
-        nucleus_area=objects["nucleus_area"],
-        cell_first=objects["cell_first"],
-        nucleus_first=objects["nucleus_first"],
-        matching="best" if by_label else config.matching,
-        min_overlap=0.0 if by_label else config.min_overlap,
-    )
 
 
 def _reasons(

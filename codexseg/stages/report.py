@@ -15,13 +15,12 @@ from codexseg.core.overlay import round_length
 from codexseg.errors import RunStateError
 from codexseg.run import Row, write_atomic
 from codexseg.stages.base import Context, Job, Stage
+from codexseg.stages.metadata import cells_of, counts_of
 from codexseg.stages.pictures import COLOURS, overview, pictures
 from codexseg.stages.pixels import grid_of, loaded
 from codexseg.stages.profile import measured_channels
 from codexseg.stages.repair import REASONS
-from codexseg.stages.results import counts_of
 from codexseg.stages.segment import COMPARTMENTS
-from codexseg.stages.stitch import cells_of
 
 REPORT = "report.html"
 

@@ -1,9 +1,5 @@
-"""What a patch's results look like: its masks as arrays, its counts.
+"""What a patch's results look like as arrays: the pickles and the facade are made of it."""
 
-The pickles, the facade and the metadata are all made of these.
-"""
-
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,18 +7,13 @@ from numpy.typing import NDArray
 
 from codexseg.core.labels import label_boundaries, relabel
 from codexseg.core.matching import matched_fraction, matching_stats
-from codexseg.run import Tables
 from codexseg.stages.base import Job
+from codexseg.stages.metadata import cells_of, counts_of
 from codexseg.stages.pixels import grid_of
-from codexseg.stages.stitch import cells_of, store_of
+from codexseg.stages.stitch import store_of
 
 Labels = NDArray[np.uint32]
 Masks = dict[str, Any]
-
-
-def valid_patches(job: Job) -> list[int]:
-    """Return the informative patches, in the order of the pickles."""
-    return [p for p, row in job.rows("flag").items() if row["is_informative"]]
 
 
 def original_masks(job: Job, number: int) -> Masks:
@@ -61,38 +52,3 @@ def matched_masks(job: Job, number: int) -> Masks:
         "matched_fraction": matched_fraction(*counts),
         "matching_stats": matching_stats(*counts),
     }
-
-
-@lru_cache(maxsize=1)
-def _counts(job: Job) -> Tables:
-    """Count pairs, cells and nuclei by the patch that owns them."""
-    cells, n = cells_of(job), len(grid_of(job))
-
-    def count(patches: NDArray[Any]) -> NDArray[np.int64]:
-        return np.bincount(patches, minlength=n)
-
-    alone = [
-        cells["unmatched_patch_id"][cells["unmatched_compartment"] == c] for c in (0, 1)
-    ]
-    has_nucleus = cells["nucleus_original_id"] > 0
-    return {
-        "cells": count(cells["patch_id"]),
-        "pairs": count(cells["patch_id"][has_nucleus]),
-        "unmatched_cells": count(alone[0]),
-        "unmatched_nuclei": count(alone[1]),
-    }
-
-
-def counts_of(job: Job, number: int) -> tuple[int, int, int]:
-    """Return the pairs, the cells and the nuclei that a patch owns.
-
-    A nucleus counts for the patch that owns its cell, one without a cell for the patch
-    whose core holds its first pixel.
-    """
-    table = _counts(job)
-    pairs = int(table["pairs"][number])
-    return (
-        pairs,
-        int(table["cells"][number]) + int(table["unmatched_cells"][number]),
-        pairs + int(table["unmatched_nuclei"][number]),
-    )

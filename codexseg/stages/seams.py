@@ -194,7 +194,8 @@ class Painted:
     """A core and one pixel around it, in the ids of the slide's objects.
 
     `ids` is (2, y, x) uint32: cells, nuclei. `same` marks pixels at which the backend
-    gave cell and nucleus one label. `disputed` lists, per compartment, the ids that were
+    gave cell and nucleus one label, and those of disputed objects, of which it is not
+    known. `disputed` lists, per compartment, the ids that were
     painted over what the patch itself saw.
     """
 

@@ -25,7 +25,15 @@ from codexseg.core.quality import signal_pixels
 from codexseg.core.stitching import Objects, describe, reach_cut_edge
 from codexseg.run import Row, Tables
 from codexseg.stages.base import Context, Job, Source, Stage
-from codexseg.stages.pixels import backend_of, grid_of, loaded, make_backend, slide_of
+from codexseg.stages.metadata import write_metadata
+from codexseg.stages.pixels import (
+    backend_of,
+    grid_of,
+    loaded,
+    make_backend,
+    slide_of,
+    valid_patches,
+)
 
 COMPARTMENTS = ("cell", "nucleus")
 BYTES_PER_PX = 64
@@ -42,14 +50,12 @@ def segment(context: Context) -> Row:
     """Segment the valid patches."""
     job = context.job
     grid = grid_of(job)
-    valid = [p for p, row in job.rows("flag").items() if row["is_informative"]]
-    if job.run.create_patches(len(grid), grid.outer_shape):
-        job.run.forget(job.stage)  # rows speak of labels that are gone
-    job.run.sweep(job.run.work_path(job.stage, job.key))
-    job.run.sweep_patches()
+    resumes = bool(job.run.rows("segment", job.key))
+    if job.run.create_patches(len(grid), grid.outer_shape, keep=resumes):
+        job.run.forget("segment")  # rows would speak of labels that are gone
     rows = context.map_patches(
         segment_patches,
-        valid,
+        valid_patches(job),
         groups=partial(
             batches,
             grid=grid,
@@ -58,6 +64,7 @@ def segment(context: Context) -> Row:
         ),
         tolerant=True,
     )
+    write_metadata(job)
     return {
         "patches": len(rows),
         "written": ["patches.zarr"],

@@ -6,7 +6,6 @@ number of its cell. ``cell`` and ``nucleus`` hold the matched pairs, ``cell_orig
 """
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from codexseg.io.ome_zarr import LabelStore
 from codexseg.run import Row, Tables
 from codexseg.stages.base import Context, Job, Source, Stage
 from codexseg.stages.load import overview_factor
+from codexseg.stages.metadata import cells_of, counts_of, write_metadata
 from codexseg.stages.pixels import grid_of
 from codexseg.stages.repair import MATCHED, by_construction, matchable
 from codexseg.stages.seams import painted, patches_to_paint
@@ -30,8 +30,10 @@ def stitch(context: Context) -> Row:
     """Write the table of ids, the labels of every core, and the pyramids."""
     job = context.job
     grid = grid_of(job)
+    resumes = job.run.segmentation_path.exists() and job.run.rows("stitch", job.key)
+    if not resumes:
+        job.run.forget("stitch")  # rows would speak of labels that are gone
     job.write_tables("cells", number_cells(job.tables("repair", "objects"), grid))
-    resumes = bool(job.run.rows("stitch", job.key))
     store = LabelStore.create(
         job.run.segmentation_path,
         grid.shape,
@@ -55,6 +57,7 @@ def stitch(context: Context) -> Row:
         job.source.mpp,
     )
     store.finish()
+    write_metadata(job, lambda patch: counts_of(job, patch))
     cells = job.tables("stitch", "cells")
     return {
         "cells": len(cells["cell_id"]),
@@ -129,12 +132,6 @@ def _unmatched(objects: Tables, rank: Tables, grid: PatchGrid) -> Tables:
         ):
             columns.setdefault(f"unmatched_{column}", []).append(values)
     return {name: np.concatenate(parts) for name, parts in columns.items()}
-
-
-@lru_cache(maxsize=1)
-def cells_of(job: Job) -> Tables:
-    """Return the table of ids, read once per worker."""
-    return job.tables("stitch", "cells")
 
 
 def store_of(job: Job) -> LabelStore:
