@@ -8,7 +8,7 @@ where a window lies gives nothing but agreement. Otherwise the versions that pat
 not agree on are rivals, and are settled in an order that depends on their pixels alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -336,12 +336,3 @@ def _unordered(rivals: Ints) -> Ints:
         return rows
     starts = np.concatenate([[True], np.any(rows[1:, :2] != rows[:-1, :2], axis=1)])
     return np.asarray(rows[starts & (rows[:, 0] != rows[:, 1])])
-
-
-def paint(
-    core: NDArray[np.uint32], others: Sequence[tuple[NDArray[np.bool_], int]]
-) -> NDArray[np.uint32]:
-    """Give the pixels that nobody has to disputed objects, (mask, id), in their order."""
-    for mask, number in others:
-        core[mask & (core == 0)] = number
-    return core

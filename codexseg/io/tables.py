@@ -76,42 +76,6 @@ def write_parquet(
             writer.write_table(table, row_group_size=_ROWS)
 
 
-def read_parquet_columns(
-    path: Path, names: Sequence[str] | None = None
-) -> dict[str, NDArray[Any]]:
-    """Read a parquet table, or the named columns of it.
-
-    Parameters
-    ----------
-    path : Path
-        A file as :func:`write_parquet` writes it.
-    names : sequence of str, optional
-        The columns to read, in this order; default all.
-
-    Returns
-    -------
-    columns : dict of name to (n,) array
-        Strings come as object arrays.
-
-    Raises
-    ------
-    InputError
-        If the file does not hold a named column.
-    """
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
-        held = file.schema_arrow.names
-        if missing := [name for name in names or () if name not in held]:
-            raise InputError(
-                f"{path} has no column {', '.join(map(repr, missing))}, "
-                f"expected some of {', '.join(held)}."
-            )
-        wanted = held if names is None else list(names)
-        table = file.read(columns=wanted)
-    return {name: table.column(name).to_numpy() for name in wanted}
-
-
 def write_csv(path: Path, columns: Columns) -> None:
     """Write a table as csv: one line of names, numbers as short as they read back.
 

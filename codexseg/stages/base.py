@@ -8,7 +8,6 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from tqdm import tqdm
 
@@ -254,9 +253,3 @@ def _is_disk_trouble(error: BaseException) -> bool:
 
 def _names(patches: Sequence[int]) -> str:
     return ", ".join(map(str, patches))
-
-
-def config_of(config: Config, section: str) -> dict[str, Any]:
-    """Return a section as plain JSON values."""
-    values: dict[str, Any] = getattr(config, section).model_dump(mode="json")
-    return values

@@ -31,7 +31,7 @@ from codexseg.stages import (
     segment,
     stitch,
 )
-from codexseg.stages.base import Context, Job, Source, Stage, Timings, config_of
+from codexseg.stages.base import Context, Job, Source, Stage, Timings
 from codexseg.stages.metadata import METADATA
 
 log = logging.getLogger(__name__)
@@ -255,7 +255,7 @@ class Chain:
 
     def _section(self, name: str) -> Row:
         left_out = NOT_IN_KEYS.get(name, set())
-        values = config_of(self.config, name)
+        values = self.config.section(name).dump()
         return {key: value for key, value in values.items() if key not in left_out}
 
     def _token(self, stage: Stage, key: str) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from codexseg.core.grid import PatchGrid, Window
 from codexseg.core.labels import relabel
 from codexseg.core.matching import pair_table
-from codexseg.core.stitching import Objects, Versions, find_versions, paint, settle
+from codexseg.core.stitching import Objects, Versions, find_versions, settle
 from codexseg.run import Row, Tables
 from codexseg.stages.base import Context, Job
 from codexseg.stages.pixels import grid_of
@@ -239,7 +239,8 @@ def painted(job: Job, grid: PatchGrid, number: int) -> Painted:
         rows = rows[seams[f"{name}_id"][rows] > 0]
         ids[c] = relabel(labels[c], seams[f"{name}_label"][rows], seams[f"{name}_id"][rows])
         for part, mask, number_of in _disputed(job, seams, c, window):
-            paint(ids[c][part.within(window)], [(mask, number_of)])
+            free = ids[c][part.within(window)]
+            free[mask & (free == 0)] = number_of
             same[part.within(window)] |= mask
             disputed[c].append(number_of)
     return Painted(window, ids, same, disputed)
