@@ -4,11 +4,11 @@ import ctypes
 import sys
 
 _M_MMAP_THRESHOLD = -3  # malloc.h of glibc
-_LARGE_BYTES = 1 << 23
+_LARGE_BYTES = 1 << 20
 
 
 def return_large_arrays() -> None:
-    """Have glibc give freed arrays of 8 MB and more back at once; elsewhere do nothing.
+    """Have glibc give freed arrays of 1 MB and more back at once; elsewhere do nothing.
 
     Left alone, glibc raises its threshold to 32 MB when such arrays are freed, keeps
     them on its heap from then on, and a long run grows by a third. For processes of our
