@@ -15,9 +15,8 @@ from codexseg.config import Config, SegmentationConfig
 from codexseg.config_file import load
 from codexseg.config_yaml import dotted, shown
 from codexseg.core.grid import Window
-from codexseg.core.intensity import N_BINS, histogram, percentile
 from codexseg.core.labels import Labels, as_labels, label_boundaries
-from codexseg.core.quality import Blocks, estimate_background, measure_blocks
+from codexseg.core.quality import LevelTally
 from codexseg.errors import ConfigError, InputError
 from codexseg.stages.segment import BYTES_PER_PX, choose_compartment
 
@@ -294,47 +293,20 @@ def _grey_levels(patch: Pixels, name: str) -> Pixels:
     return patch.astype(np.float32 if is_float else np.uint16, copy=False)
 
 
-class _Tally:
-    """What patches tell of one channel, added up."""
-
-    def __init__(self) -> None:
-        self._counts = np.zeros(N_BINS, np.int64)
-        self._blocks: list[Blocks] = []
-        self._lowest, self._highest = np.inf, -np.inf
-
-    def add(self, pixels: Pixels) -> None:
-        self._counts += histogram(pixels)
-        self._blocks.append(measure_blocks(pixels))
-        self._lowest = min(self._lowest, float(pixels.min()))
-        self._highest = max(self._highest, float(pixels.max()))
-
-    def statistics(self, dtype: np.dtype[Any]) -> ChannelStatistics:
-        names = ("level", "noise", "peak")
-        parts = ([getattr(b, name).ravel() for b in self._blocks] for name in names)
-        blocks = Blocks(*map(np.concatenate, parts))
-        p999 = percentile(self._counts, 99.9, dtype)
-        background = estimate_background(blocks, p999, integer=dtype.kind != "f")
-        return ChannelStatistics(
-            self._lowest, self._highest, background.level, background.noise, p999
-        )
-
-
 def _slide(patches: _Patches, mpp: float) -> Slide:
     """Take the patches, one below the other, for the slide."""
-    nucleus, wholecell = _Tally(), _Tally()
+    nucleus, wholecell = LevelTally(), LevelTally()
     height = width = 0
-    dtype = np.dtype(np.uint8)
     for patch in patches:
         nucleus.add(patch[..., 0])
         wholecell.add(patch[..., 1])
         height, width = height + patch.shape[0], max(width, patch.shape[1])
-        dtype = patch.dtype
-    second = wholecell.statistics(dtype)
+    second = ChannelStatistics(*wholecell.levels())
     has_wholecell = second.maximum > 0
     return Slide(
         (height, width),
         mpp,
-        nucleus.statistics(dtype),
+        ChannelStatistics(*nucleus.levels()),
         second if has_wholecell else None,
         has_wholecell,
     )

@@ -5,12 +5,13 @@ that the answer for a pixel never depends on how the slide is cut into patches.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codexseg.core.grid import Window
-from codexseg.core.intensity import block_mean, histogram, percentile
+from codexseg.core.intensity import N_BINS, block_mean, histogram, percentile
 
 BLOCK_PX = 64
 """Side of a block."""
@@ -118,11 +119,37 @@ def channel_levels(
     minimum, maximum, background, noise, p999 : float
         Grey levels, in the order of `ChannelStatistics`.
     """
-    p999 = percentile(histogram(pixels), 99.9, pixels.dtype)
-    integer = pixels.dtype.kind != "f"
-    background = estimate_background(measure_blocks(pixels), p999, integer=integer)
-    low, high = float(pixels.min()), float(pixels.max())
-    return low, high, background.level, background.noise, p999
+    tally = LevelTally()
+    tally.add(pixels)
+    return tally.levels()
+
+
+class LevelTally:
+    """What images of one channel, held one at a time, tell of it together."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(N_BINS, np.int64)
+        self._blocks: list[Blocks] = []
+        self._lowest, self._highest = np.inf, -np.inf
+        self._dtype: np.dtype[Any] = np.dtype(np.uint8)
+
+    def add(self, pixels: NDArray[Any]) -> None:
+        """Add an image (y, x) uint8, uint16 or float32; all of one dtype."""
+        self._counts += histogram(pixels)
+        self._blocks.append(measure_blocks(pixels))
+        self._lowest = min(self._lowest, float(pixels.min()))
+        self._highest = max(self._highest, float(pixels.max()))
+        self._dtype = pixels.dtype
+
+    def levels(self) -> tuple[float, float, float, float, float]:
+        """Return what :func:`channel_levels` returns, of all images together."""
+        names = ("level", "noise", "peak")
+        parts = ([getattr(b, name).ravel() for b in self._blocks] for name in names)
+        p999 = percentile(self._counts, 99.9, self._dtype)
+        background = estimate_background(
+            Blocks(*map(np.concatenate, parts)), p999, integer=self._dtype.kind != "f"
+        )
+        return self._lowest, self._highest, background.level, background.noise, p999
 
 
 def has_signal(signal: NDArray[np.bool_], window: Window) -> bool:
