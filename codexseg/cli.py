@@ -6,7 +6,6 @@ stopped by Ctrl-C or SIGTERM.
 """
 
 import logging
-import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from codexseg.cli_models import models_app
+from codexseg.cli_signals import Terminated, listen
 from codexseg.cli_words import clear_errors, say
 from codexseg.errors import CodexsegError, WorkerDied
 
@@ -119,32 +119,24 @@ def run(
     _conclude(result)
 
 
-class _Terminated(BaseException):
-    """SIGTERM: a scheduler's time limit, for instance."""
-
-
-def _terminate(*_: object) -> None:
-    raise _Terminated
-
-
 def _execute(pipeline: "Pipeline", function: Callable[..., R], **options: Any) -> R:
     """Execute; a fault at run time ends with what is lost and what is kept."""
     from codexseg.execute.memory import return_large_arrays
 
     return_large_arrays()
-    signal.signal(signal.SIGTERM, _terminate)
+    listen()
     try:
         return function(**options)
     except WorkerDied as error:
         _report_fault(pipeline, error)
     except CodexsegError:
         raise
-    except (KeyboardInterrupt, _Terminated) as stop:
+    except (KeyboardInterrupt, Terminated) as stop:
         say(
             "\ncodexseg: stopped; what is finished is kept, the same command goes on.",
             error=True,
         )
-        raise typer.Exit(143 if isinstance(stop, _Terminated) else 130) from None
+        raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
     except Exception as error:  # noqa: BLE001 - whatever it is, it is reported and exits 1
         _report_fault(pipeline, error)
         with (

@@ -1,0 +1,39 @@
+"""A signal that finds Python in a callback of C code is not lost."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.runs import ROOT
+
+SCRIPT = """
+import ctypes, os, signal, sys, time
+from codexseg.cli_signals import Terminated, listen
+
+@ctypes.CFUNCTYPE(None)
+def callback():
+    os.kill(os.getpid(), signal.{name})
+    for _ in range(1000):
+        pass
+
+listen()
+try:
+    callback()
+    time.sleep(20)
+except (Terminated, KeyboardInterrupt) as stop:
+    sys.exit({{"Terminated": 143, "KeyboardInterrupt": 130}}[type(stop).__name__])
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_in_a_callback_still_ends_the_command(name, code):
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(name=name)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
