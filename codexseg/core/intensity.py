@@ -6,6 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from codexseg.core.kernel import kernel
+from codexseg.errors import InputError
+
 N_BINS = 65536
 """Bins of every histogram: the grey levels of uint8 and uint16, or steps of 0.8 %."""
 
@@ -23,11 +26,76 @@ def histogram(pixels: NDArray[Any]) -> NDArray[np.int64]:
     Returns
     -------
     counts : (65536,) int64
+
+    Raises
+    ------
+    InputError
+        If the image is of another dtype.
     """
+    counts = np.zeros(N_BINS, np.int64)
     if pixels.dtype.kind == "f":
-        bits = np.ascontiguousarray(pixels, np.float32).view(np.uint32) >> np.uint32(16)
-        return np.bincount(bits.ravel(), minlength=N_BINS)
-    return np.bincount(pixels.ravel(), minlength=N_BINS)
+        bits = np.asarray(pixels, np.float32).view(np.uint32)
+        _count(bits, 16, 0x7FFF, counts)  # -0.0 is 0
+    elif pixels.dtype in (np.uint8, np.uint16):
+        _count(pixels, 0, 0xFFFF, counts)
+    else:
+        raise InputError(
+            f"pixels of {pixels.dtype} cannot be counted, expected uint8, uint16 or "
+            f"float32: convert them."
+        )
+    return counts
+
+
+@kernel
+def _count(bits: NDArray[Any], shift: int, mask: int, counts: NDArray[np.int64]) -> None:
+    height, width = bits.shape
+    for y in range(height):
+        for x in range(width):
+            counts[(bits[y, x] >> shift) & mask] += 1
+
+
+@kernel
+def are_grey_levels(pixels: NDArray[Any]) -> bool:
+    """Whether all pixels of an image (y, x) are finite and at least 0."""
+    others = 0
+    height, width = pixels.shape
+    for y in range(height):
+        for x in range(width):
+            others += not 0 <= pixels[y, x] < np.inf
+    return others == 0
+
+
+@kernel
+def sum_levels(pixels: NDArray[Any]) -> NDArray[np.float64]:
+    """Add up the grey levels of an image; the sums of windows add up to the slide's.
+
+    Parameters
+    ----------
+    pixels : (y, x) uint8, uint16 or float32
+
+    Returns
+    -------
+    sums : (4,) float64
+        Minimum and maximum (infinite where there is no pixel), sum and sum of squares.
+    """
+    height, width = pixels.shape
+    # Column by column, so that the order is fixed and yet the loops are vectorised.
+    lowest, highest = np.full(width, np.inf), np.full(width, -np.inf)
+    totals, squares = np.zeros(width), np.zeros(width)
+    for y in range(height):
+        for x in range(width):
+            value = np.float64(pixels[y, x])
+            lowest[x] = min(lowest[x], value)
+            highest[x] = max(highest[x], value)
+            totals[x] += value
+            squares[x] += value * value
+    sums = np.array([np.inf, -np.inf, 0.0, 0.0])
+    for x in range(width):
+        sums[0] = min(sums[0], lowest[x])
+        sums[1] = max(sums[1], highest[x])
+        sums[2] += totals[x]
+        sums[3] += squares[x]
+    return sums
 
 
 def bin_values(dtype: np.dtype[np.generic]) -> NDArray[np.float64]:
@@ -84,18 +152,42 @@ def merge_channels(
     return merged
 
 
-def block_mean(pixels: NDArray[np.generic], factor: int) -> NDArray[np.float32]:
-    """Average squares of `factor` px; at the lower and right edge, of what is there."""
+def block_mean(pixels: NDArray[Any], factor: int) -> NDArray[np.float32]:
+    """Average squares of pixels.
+
+    Parameters
+    ----------
+    pixels : (y, x) uint8, uint16 or float32
+    factor : int
+        Side of a square, px. The lower and the right edge are repeated until squares fit.
+
+    Returns
+    -------
+    means : (ceil(y / factor), ceil(x / factor)) float32
+        Summed in float32, first the pixels of a column, from above, then these sums,
+        from the left: thresholds of finished runs hang on the last digit.
+    """
     height, width = pixels.shape
-    pad = (-height % factor, -width % factor)
-    if any(pad):
-        pixels = np.pad(pixels, ((0, pad[0]), (0, pad[1])), mode="edge")
-    rows, columns = pixels.shape[0] // factor, pixels.shape[1] // factor
-    lines = np.zeros((rows, pixels.shape[1]), np.float32)
-    for offset in range(factor):
-        lines += pixels[offset::factor]
-    means = np.zeros((rows, columns), np.float32)
-    for offset in range(factor):
-        means += lines[:, offset::factor]
-    means /= np.float32(factor * factor)
+    means = np.empty((-(-height // factor), -(-width // factor)), np.float32)
+    _average(pixels, factor, means)
     return means
+
+
+@kernel
+def _average(pixels: NDArray[Any], factor: int, means: NDArray[np.float32]) -> None:
+    height, width = pixels.shape
+    rows, columns = means.shape
+    line = np.empty(columns * factor, np.float32)
+    for row in range(rows):
+        line[:] = 0
+        for offset in range(factor):
+            y = min(row * factor + offset, height - 1)
+            for x in range(width):
+                line[x] += np.float32(pixels[y, x])
+        for x in range(width, line.size):
+            line[x] = line[width - 1]
+        for column in range(columns):
+            total = np.float32(0)
+            for x in range(column * factor, (column + 1) * factor):
+                total += line[x]
+            means[row, column] = total / np.float32(factor * factor)

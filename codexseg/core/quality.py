@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from codexseg.core.grid import Window
 from codexseg.core.intensity import N_BINS, block_mean, histogram, percentile
+from codexseg.core.kernel import kernel
 
 BLOCK_PX = 64
 """Side of a block."""
@@ -30,6 +31,8 @@ _DARK_Z = -1.2816  # 10th percentile of a standard normal
 _CALM_STEP = 0.4506  # 25th percentile of |a - b|, a and b standard normal
 _QUANTISATION_STD = 0.2887  # of a uniform error of one grey level
 
+_SIDE = BLOCK_PX // BIN_PX
+
 Floats = NDArray[np.float32]
 
 
@@ -46,27 +49,67 @@ class Blocks:
     peak: Floats
 
 
-def measure_blocks(pixels: NDArray[np.generic]) -> Blocks:
-    """Measure the blocks of an image (y, x) whose corner lies on the block grid."""
+def measure_blocks(pixels: NDArray[Any]) -> Blocks:
+    """Measure the blocks of an image whose corner lies on the block grid.
+
+    Parameters
+    ----------
+    pixels : (y, x) uint8, uint16 or float32
+        Grey levels of at least 0. Blocks at the lower and right edge are filled up with
+        the mirror image of their squares.
+
+    Returns
+    -------
+    Blocks
+    """
     means = block_mean(pixels, BIN_PX)
-    side = BLOCK_PX // BIN_PX
-    pad = (-means.shape[0] % side, -means.shape[1] % side)
+    pad = (-means.shape[0] % _SIDE, -means.shape[1] % _SIDE)
     if any(pad):
         means = np.pad(means, ((0, pad[0]), (0, pad[1])), mode="symmetric")
-    rows, columns = means.shape[0] // side, means.shape[1] // side
-    split = means.reshape(rows, side, columns, side).swapaxes(1, 2)
-    steps = np.abs(np.diff(split, axis=3)).reshape(rows, columns, -1)
-    noise = _ranked(steps, _CALM) / np.float32(_CALM_STEP)
-    blocks = split.reshape(rows, columns, side * side)
-    level = _ranked(blocks, _DARK) - np.float32(_DARK_Z) * noise
-    return Blocks(level, noise, blocks.max(axis=2))
+    dark, calm, peak = _measure(means)
+    noise = calm / np.float32(_CALM_STEP)
+    return Blocks(dark - np.float32(_DARK_Z) * noise, noise, peak)
 
 
-def _ranked(values: Floats, share: float) -> Floats:
-    """Return the value below which this share of the last axis lies."""
-    rank = int(share * values.shape[-1])
-    ranked: Floats = np.partition(values, rank, axis=-1)[..., rank]
-    return ranked
+@kernel
+def _measure(means: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return the dark level, the calm step and the maximum of each block of squares."""
+    shape = (means.shape[0] // _SIDE, means.shape[1] // _SIDE)
+    dark, calm = np.empty(shape, np.uint32), np.empty(shape, np.uint32)
+    peak = np.empty(shape, np.float32)
+    steps = np.empty((_SIDE, _SIDE - 1), np.float32)
+    changes = steps.ravel().view(np.uint32)
+    for row in range(shape[0]):
+        for column in range(shape[1]):
+            y, x = row * _SIDE, column * _SIDE
+            block = means[y : y + _SIDE, x : x + _SIDE].copy()
+            for i in range(_SIDE):
+                for j in range(_SIDE - 1):
+                    steps[i, j] = abs(block[i, j + 1] - block[i, j])
+            levels = block.ravel().view(np.uint32)
+            dark[row, column] = _ranked(levels, int(_DARK * levels.size))
+            calm[row, column] = _ranked(changes, int(_CALM * changes.size))
+            peak[row, column] = block.max()
+    return dark.view(np.float32), calm.view(np.float32), peak
+
+
+@kernel
+def _ranked(bits: NDArray[np.uint32], rank: int) -> np.uint32:
+    """Return which of these bits of float32 of at least 0 has the rank (from 0).
+
+    They rise with the values, so it is the highest pattern that no more than `rank` of
+    them lie below: built bit by bit, with no branch that depends on a value.
+    """
+    found = np.uint32(0)
+    for place in range(31, -1, -1):
+        tried = np.uint32(found | np.uint32(1 << place))
+        below = np.int32(0)  # of the width of the bits, which is vectorised best
+        for i in range(bits.size):
+            if bits[i] < tried:
+                below = np.int32(below + 1)
+        if below <= rank:
+            found = tried
+    return found
 
 
 @dataclass(frozen=True)
@@ -173,12 +216,12 @@ def _blocks_under(signal: NDArray[np.bool_], window: Window) -> NDArray[np.bool_
     ]
 
 
-def patch_statistics(patch: NDArray[np.generic]) -> dict[str, float]:
+def patch_statistics(patch: NDArray[Any]) -> dict[str, float]:
     """Return the specification's statistics of a patch.
 
     Parameters
     ----------
-    patch : (2, y, x)
+    patch : (2, y, x) uint8, uint16 or float32
         Channel 0 nucleus, channel 1 whole cell.
 
     Returns
@@ -189,7 +232,28 @@ def patch_statistics(patch: NDArray[np.generic]) -> dict[str, float]:
     """
     statistics = {}
     for name, pixels in zip(("nucleus", "wholecell"), patch, strict=True):
-        statistics[f"{name}_mean"] = float(pixels.mean(dtype=np.float64))
-        statistics[f"{name}_std"] = float(pixels.std(dtype=np.float64))
-        statistics[f"{name}_non_zero_perc"] = np.count_nonzero(pixels) / pixels.size
+        mean, variance, non_zero = _moments(pixels)
+        statistics[f"{name}_mean"] = mean
+        statistics[f"{name}_std"] = float(np.sqrt(variance))
+        statistics[f"{name}_non_zero_perc"] = non_zero / pixels.size
     return statistics
+
+
+@kernel
+def _moments(pixels: NDArray[Any]) -> tuple[float, float, int]:
+    """Return mean, variance about it, and the number of pixels that are not 0.
+
+    In float64, which holds the sum of 2**37 integers exactly, column by column: so the
+    order is fixed, and yet the loops are vectorised.
+    """
+    height, width = pixels.shape
+    totals, squares, non_zero = np.zeros(width), np.zeros(width), 0
+    for y in range(height):
+        for x in range(width):
+            totals[x] += pixels[y, x]
+            non_zero += pixels[y, x] != 0
+    mean = totals.sum() / pixels.size
+    for y in range(height):
+        for x in range(width):
+            squares[x] += (pixels[y, x] - mean) ** 2
+    return mean, squares.sum() / pixels.size, non_zero

@@ -5,7 +5,7 @@ and a block can be told from background; a coarse overview; channel_stats.csv.
 """
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import ceil
 from typing import Any
 
@@ -16,10 +16,12 @@ from codexseg.config import Config
 from codexseg.core.grid import PatchGrid, Window
 from codexseg.core.intensity import (
     N_BINS,
+    are_grey_levels,
     block_mean,
     histogram,
     merge_channels,
     percentile,
+    sum_levels,
 )
 from codexseg.core.quality import BLOCK_PX, Blocks, estimate_background, measure_blocks
 from codexseg.errors import InputError
@@ -100,32 +102,25 @@ class _Sums:
         if channel in {*channels.all, MERGED}:
             self._blocks, self._overview = [], []
         self._factor = overview_factor(job.source.shape[1:])
-        self._counts: NDArray[np.int64] | int = 0
+        self._counts = np.zeros(N_BINS, np.int64)
         self._moments = np.array([np.inf, -np.inf, 0.0, 0.0])
 
     def add(self, pixels: NDArray[Any]) -> None:
-        self._counts = self._counts + histogram(pixels)
+        self._counts += histogram(pixels)
         if pixels.dtype.kind == "f":
-            values = pixels.astype(np.float64).ravel()
-            low, high, total, squares = self._moments
-            self._moments = np.array(
-                [
-                    min(low, values.min()),
-                    max(high, values.max()),
-                    total + values.sum(),
-                    squares + np.vdot(values, values),
-                ]
-            )
+            low, high, total, squares = sum_levels(pixels)
+            self._moments[0] = min(self._moments[0], low)
+            self._moments[1] = max(self._moments[1], high)
+            self._moments[2:] += total, squares
         if self._blocks is not None and self._overview is not None:
             self._blocks.append(measure_blocks(pixels))
             self._overview.append(block_mean(pixels, self._factor))
 
     def tables(self) -> Tables:
-        counts = np.asarray(self._counts)
-        bins = np.flatnonzero(counts)
+        bins = np.flatnonzero(self._counts)
         tables: Tables = {
             "bins": bins.astype(np.uint16),
-            "counts": counts[bins],
+            "counts": self._counts[bins],
             "moments": self._moments,
         }
         if self._blocks and self._overview:
@@ -170,7 +165,7 @@ def _pixels(job: Job, square: Window) -> Iterator[tuple[int, NDArray[Any]]]:
 
 def _check(pixels: NDArray[Any], name: str, window: Window) -> None:
     """Refuse grey levels that no microscope gives."""
-    if pixels.dtype.kind != "f":
+    if pixels.dtype.kind != "f" or are_grey_levels(pixels):
         return
     for what, bad, remedy in (
         ("are NaN or infinite", ~np.isfinite(pixels), "replace them, with 0 for instance"),
@@ -195,7 +190,7 @@ class _Channel:
         self._moments: list[NDArray[np.float64]] = []
         self._parts: dict[str, list[NDArray[Any]]] = {name: [] for name in _MAPS}
 
-    def add(self, strip: Tables, channel: int) -> None:
+    def add(self, strip: Mapping[str, NDArray[Any]], channel: int) -> None:
         self._counts[strip[f"{channel}_bins"]] += strip[f"{channel}_counts"]
         self._moments.append(strip[f"{channel}_moments"])
         for name, parts in self._parts.items():

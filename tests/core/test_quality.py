@@ -1,9 +1,13 @@
+import tracemalloc
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
 from codexseg.core.grid import Window
+from codexseg.core.intensity import block_mean
 from codexseg.core.quality import (
     BLOCK_PX,
     estimate_background,
@@ -73,3 +77,87 @@ def test_statistics_are_the_specifications():
     assert found["nucleus_std"] == pytest.approx(np.std([0, 4, 4, 8]))
     assert found["nucleus_non_zero_perc"] == 0.75
     assert found["wholecell_non_zero_perc"] == 1.0
+
+
+def patches(dtype, **elements):
+    shapes = array_shapes(min_dims=2, max_dims=2, max_side=30)
+    return shapes.flatmap(lambda shape: arrays(dtype, (2, *shape), **elements))
+
+
+@settings(deadline=None)
+@given(
+    st.one_of(
+        patches(np.uint8),
+        patches(np.uint16),
+        patches(np.float32, elements=st.floats(0, 2.0**30, width=32)),
+    )
+)
+def test_statistics_are_numpys(patch):
+    found = patch_statistics(patch)
+    for name, pixels in zip(
+        ("nucleus", "wholecell"), patch.astype(np.float64), strict=True
+    ):
+        assert found[f"{name}_mean"] == pytest.approx(pixels.mean(), rel=1e-12)
+        # a spread of nothing but rounding has no digit that is right
+        nothing = 1e-15 * pixels.max()
+        assert found[f"{name}_std"] == pytest.approx(pixels.std(), rel=1e-12, abs=nothing)
+        assert found[f"{name}_non_zero_perc"] == np.count_nonzero(pixels) / pixels.size
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_statistics_of_a_small_spread_on_a_high_offset(dtype):
+    patch = np.full((2, 500, 600), 60000, dtype)
+    patch[:, ::2, ::3] += 1
+    found = patch_statistics(patch)
+    assert found["nucleus_mean"] == pytest.approx(60000 + 1 / 6, rel=1e-14)
+    assert found["nucleus_std"] == pytest.approx(np.sqrt(5) / 6, rel=1e-12)
+
+
+def measure_blocks_of_old(image):
+    """What runs were made with before there was a kernel: whole arrays at a time."""
+    means = block_mean(image, 4)
+    pad = (-means.shape[0] % 16, -means.shape[1] % 16)
+    means = np.pad(means, ((0, pad[0]), (0, pad[1])), mode="symmetric")
+    rows, columns = means.shape[0] // 16, means.shape[1] // 16
+    split = means.reshape(rows, 16, columns, 16).swapaxes(1, 2)
+    steps = np.abs(np.diff(split, axis=3)).reshape(rows, columns, -1)
+    noise = np.sort(steps)[..., 60] / np.float32(0.4506)
+    blocks = split.reshape(rows, columns, 256)
+    level = np.sort(blocks)[..., 25] - np.float32(-1.2816) * noise
+    return level, noise, blocks.max(axis=2)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.data())
+def test_blocks_are_to_the_last_digit_what_they_were(data):
+    shape = data.draw(st.tuples(st.integers(1, 200), st.integers(1, 200)))
+    dtype = data.draw(st.sampled_from([np.uint8, np.uint16, np.float32]))
+    levels = data.draw(st.sampled_from([1, 3, 200]))  # many ties, and few
+    scale = data.draw(st.sampled_from([1, 0.1, 1e20])) if dtype == np.float32 else 1
+    random = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    image = (random.integers(0, levels, shape) * scale).astype(dtype)
+    blocks = measure_blocks(image)
+    found = blocks.level, blocks.noise, blocks.peak
+    for one, expected in zip(found, measure_blocks_of_old(image), strict=True):
+        assert one.dtype == np.float32
+        np.testing.assert_array_equal(one, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize(
+    "statistic",
+    [
+        measure_blocks,
+        lambda image: patch_statistics(np.broadcast_to(image, (2, *image.shape))),
+    ],
+)
+def test_no_statistic_makes_an_array_of_the_size_of_the_image(statistic, dtype):
+    image = np.ones((1024, 1024), dtype)
+    statistic(image[:64])  # compiles
+    tracemalloc.start()
+    try:
+        statistic(image)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < image.size / 2
