@@ -1,10 +1,13 @@
 """What the benchmarks share."""
 
+import csv
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,13 @@ OURS = ["numba", "pydantic", "platformdirs", "pyyaml", "requests", "scipy", "tqd
 """What codexseg's runtime needs in an environment that has other packages beside it."""
 
 ROOT = Path(__file__).parents[2]
+
+CHEAP = """\
+data: {{file_name: "{image}"}}
+channels: {{nuclear_channel: DAPI{copy}, wholecell_channel: [MEMBRANE{copy}]}}
+patching: {{patch_height: {patch}, patch_width: {patch}, overlap: 0}}
+segmentation: {{backend: "tests.benchmarks.cheap_backend:Cheap"}}
+"""
 
 
 def shared() -> Path:
@@ -103,22 +113,112 @@ def deepcell_side(folder: Path, **inputs: NDArray[Any]) -> dict[str, NDArray[Any
     return {path.stem.removeprefix("out_"): np.load(path) for path in folder.glob("out_*")}
 
 
-def measured(command: list[str]) -> dict[str, float]:
-    """Run a command under bench/tree_memory.py: CPU seconds and peak memory of its tree.
+def cheap_config(folder: Path, image: Path, patch: int = 2048, copy: str = "") -> Path:
+    """Write the configuration of a run with the cheap segmenter and all default outputs.
 
-    Both sides may keep compiled bytecode, as they do where they are installed.
+    `copy` is what the names of the channels end with.
     """
-    with tempfile.NamedTemporaryFile("r", suffix=".jsonl") as report:
-        script = shared() / "bench" / "tree_memory.py"
-        done = subprocess.run(
-            [sys.executable, str(script), report.name, *command],
-            cwd=ROOT,
-            env={k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"},
-            capture_output=True,
-            text=True,
-            check=False,
+    path = folder / "bench.yaml"
+    path.write_text(CHEAP.format(image=image, patch=patch, copy=copy))
+    return path
+
+
+def codexseg_run(config: Path, out: Path, workers: int, *words: str) -> list[str]:
+    """Return the command of a run."""
+    options = ["--out", str(out), "--workers", str(workers), *words]
+    return [sys.executable, "-m", "codexseg", "run", str(config), *options]
+
+
+def measured(command: list[str]) -> dict[str, float]:
+    """Run a command: seconds of CPU and of wall, and peak memory (MiB), of its tree.
+
+    Memory is looked at every 0.1 s. Both sides may keep compiled bytecode, as they do
+    where they are installed.
+    """
+    if sys.platform != "linux":
+        raise SystemExit(
+            f"this benchmark reads memory from /proc/PID/smaps_rollup, which Linux has "
+            f"and {sys.platform} has not: run it on Linux."
         )
-        figures = json.loads(report.read().splitlines()[-1])
-    if figures["rc"] != 0:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}\n{done.stderr}")
-    return {"cpu_s": figures["cpu_s"], "peak_mb": figures["peak_tree_pss_mb"]}
+    import resource
+
+    def cpu_s() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    before, started, peak = cpu_s(), time.perf_counter(), 0
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=env, stdout=output, stderr=subprocess.STDOUT
+        )
+        while process.poll() is None:
+            peak = max(peak, tree_bytes(process.pid))
+            time.sleep(0.1)
+        wall_s = time.perf_counter() - started
+        if process.returncode:
+            output.seek(0)
+            raise SystemExit(f"{' '.join(command)} failed:\n{output.read()}")
+    return {
+        "cpu_s": round(cpu_s() - before, 2),
+        "wall_s": round(wall_s, 1),
+        "peak_mb": round(peak / 2**20, 1),
+    }
+
+
+def tree_bytes(pid: int) -> int:
+    """Return the anonymous and shared memory of a process and its descendants.
+
+    What processes share is counted once; mapped file pages are not: they are the disk
+    cache's, and go when memory is wanted.
+    """
+    import psutil
+
+    total = 0
+    try:
+        children = psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return 0
+    for number in (pid, *(child.pid for child in children)):
+        try:
+            lines = Path(f"/proc/{number}/smaps_rollup").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has just ended
+        total += sum(
+            1024 * int(line.split()[1])
+            for line in lines
+            if line.startswith(("Pss_Anon:", "Pss_Shmem:"))
+        )
+    return total
+
+
+def stage_times(run: Path, workers: int) -> dict[str, dict[str, float]]:
+    """Read timings.csv: a stage's seconds of wall, of CPU, and of the driver's own CPU.
+
+    A stage's parts count with it, surveys with segment. With one worker the driver does
+    everything; with more, its line lacks what they did, but has the passes over a single
+    patch, which it does itself (not those of segment).
+    """
+    with (run / "timings.csv").open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    visits = Counter(line["stage"] for line in lines if line["patch"] != "driver")
+    times: dict[str, dict[str, float]] = {}
+    for line in lines:
+        part, cpu_s = line["stage"], float(line["cpu_s"])
+        stage = part.partition(".")[0].replace("survey", "segment")
+        found = times.setdefault(stage, {"wall_s": 0.0, "cpu_s": 0.0, "driver_cpu_s": 0.0})
+        if line["patch"] == "driver":
+            found["wall_s"] += float(line["wall_s"])
+            found["driver_cpu_s"] += cpu_s
+            found["cpu_s"] += cpu_s
+        elif workers > 1 and (visits[part] > 1 or part == "segment"):
+            found["cpu_s"] += cpu_s
+    return {
+        stage: {key: round(value, 2) for key, value in found.items()}
+        for stage, found in times.items()
+    }
+
+
+def cells_of(run: Path) -> int:
+    """Return how many cells a run found."""
+    return int(json.loads((run / "manifest.json").read_text("utf-8"))["cells"])

@@ -1,16 +1,22 @@
 """The whole pipeline with a cheap segmenter, so that the framework is what is measured.
 
-``python -m tests.benchmarks.pipeline --size 4096 --workers 1 [--patch 1000] [--peer sopa]``
+python -m tests.benchmarks.pipeline --size 4096 --workers 1 [--patch 1000] [--peer sopa]
+                                    [--same-bytes]
 
 Prints CPU seconds and peak memory of the whole command (imports included; anonymous and
 shared memory of the process tree), the cells found, those of the same segmentation of the
-untiled image, and how many of these are there with exactly the same pixels. With
-``--peer sopa`` sopa 2.2.11 does the same job, in an environment of its own.
+untiled image, and how many of these are there with exactly the same pixels.
+
+total_cpu_s is the CPU of the stages from segment to profile, serial_cpu_s what of it is
+the driver's own (null with one worker, which is the driver). With ``--same-bytes`` and
+several workers, one worker does it again: same_bytes says whether every output that holds
+no times has the same bytes; those that have not are named on stderr. With ``--peer sopa``
+sopa 2.2.11 does the same job, in an environment of its own.
 """
 
 import argparse
+import hashlib
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -21,15 +27,21 @@ import zarr
 from numpy.typing import NDArray
 
 from tests.benchmarks.cheap_backend import cheap_segmenter
-from tests.benchmarks.common import ROOT, bench_image, environment, measured, shared
+from tests.benchmarks.common import (
+    bench_image,
+    cheap_config,
+    codexseg_run,
+    environment,
+    measured,
+    shared,
+    stage_times,
+)
 
-CONFIG = """\
-data: {{file_name: "{image}"}}
-channels: {{nuclear_channel: DAPI, wholecell_channel: [MEMBRANE]}}
-patching: {{patch_height: {patch}, patch_width: {patch}, overlap: 0}}
-segmentation: {{backend: "tests.benchmarks.cheap_backend:Cheap"}}
-"""
 PEER = ["sopa==2.2.11", "setuptools<81"]
+STAGES = ("segment", "repair", "stitch", "profile")
+HAVE_TIMES = {"timings.csv", "run.log", "report.html", ".lock", "work", "stages"}
+TIMES = {"created", "last_started", "last_finished"}
+"""Keys of manifest.json."""
 
 
 def main() -> None:
@@ -38,10 +50,15 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--patch", type=int, default=2048)
     parser.add_argument("--peer", choices=["sopa"])
+    parser.add_argument("--same-bytes", action="store_true")
     options = parser.parse_args()
     image = bench_image(options.size)
     with tempfile.TemporaryDirectory() as folder:
-        figures = ours(image, Path(folder), options.patch, options.workers)
+        config = cheap_config(Path(folder), image, options.patch)
+        figures = ours(image, config, Path(folder), options.workers)
+        if options.same_bytes and options.workers > 1:
+            measured(codexseg_run(config, Path(folder) / "one", 1))
+            figures["same_bytes"] = same_bytes(Path(folder) / "run", Path(folder) / "one")
         if options.peer:
             peer = theirs(image, Path(folder))
             figures |= {f"peer_{key}": value for key, value in peer.items()}
@@ -49,29 +66,21 @@ def main() -> None:
     print(json.dumps(figures))
 
 
-def ours(image: Path, folder: Path, patch: int, workers: int) -> dict[str, float]:
+def ours(image: Path, config: Path, folder: Path, workers: int) -> dict[str, float | None]:
     """Run codexseg twice, the first time to compile, and compare with the untiled image."""
-    config, run = folder / "bench.yaml", folder / "run"
-    config.write_text(CONFIG.format(image=image, patch=patch))
-    command = [
-        sys.executable,
-        "-m",
-        "codexseg",
-        "run",
-        str(config),
-        "--workers",
-        str(workers),
-    ]
-    subprocess.run(
-        [*command, "--out", str(folder / "warm")], cwd=ROOT, check=True, capture_output=True
-    )
-    figures = measured([*command, "--out", str(run)])
+    run = folder / "run"
+    measured(codexseg_run(config, folder / "warm", workers))
+    figures = measured(codexseg_run(config, run, workers))
+    times = [stage_times(run, workers)[stage] for stage in STAGES]
+    serial_cpu_s = sum(stage["driver_cpu_s"] for stage in times)
     labels = np.asarray(
         zarr.open_array(run / "segmentation.ome.zarr/labels/cell/0", mode="r")
     )
     untiled = cheap_segmenter().segment(tifffile.imread(image, key=0)[None])
     return {
         **figures,
+        "serial_cpu_s": round(serial_cpu_s, 2) if workers > 1 else None,
+        "total_cpu_s": round(sum(stage["cpu_s"] for stage in times), 2),
         "cells": int(labels.max()),
         "cells_untiled": int(untiled.max()),
         "identical_cells": identical(labels, untiled),
@@ -83,6 +92,28 @@ def theirs(image: Path, folder: Path) -> dict[str, float]:
     python = environment("sopa", PEER)
     script = shared() / "bench" / "run_sopa.py"
     return measured([str(python), str(script), str(image), str(folder / "sopa")])
+
+
+def same_bytes(run: Path, other: Path) -> bool:
+    """Whether two runs wrote the same, times apart; differences are named on stderr."""
+    first, second = digests(run), digests(other)
+    differ = [name for name in first | second if first.get(name) != second.get(name)]
+    for name in differ:
+        print(f"differs: {name}", file=sys.stderr)
+    return not differ
+
+
+def digests(run: Path) -> dict[str, str]:
+    """Hash every file that holds no times, and manifest.json without its times."""
+    found = {}
+    for path in sorted(run.rglob("*")):
+        name = path.relative_to(run)
+        if path.is_file() and name.parts[0] not in HAVE_TIMES:
+            with path.open("rb") as file:
+                found[str(name)] = hashlib.file_digest(file, "sha256").hexdigest()
+    manifest = json.loads((run / "manifest.json").read_text("utf-8"))
+    kept = {key: value for key, value in manifest.items() if key not in TIMES}
+    return found | {"manifest.json": json.dumps(kept, sort_keys=True)}
 
 
 def identical(labels: NDArray[np.uint32], reference: NDArray[np.int32]) -> int:

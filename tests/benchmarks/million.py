@@ -1,0 +1,55 @@
+"""A slide of a million cells, from the image to all outputs: where the time goes.
+
+``python -m tests.benchmarks.million [--size 28672] [--workers 2]``
+
+The cheap segmenter and all default outputs, kernels compiled. Peak memory (MiB) is that
+of the process tree, anonymous and shared. driver_cpu_s is the CPU of the process that
+hands out the work (with one worker it does all of it); a stage's share is that of the
+whole command's CPU, and other_cpu_s what lies outside the stages: above all the start of
+the processes.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+from tests.benchmarks.common import (
+    bench_image,
+    cells_of,
+    cheap_config,
+    codexseg_run,
+    measured,
+    stage_times,
+)
+
+WARM_SIZE = 2048
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=28672)
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        warm = cheap_config(folder, bench_image(WARM_SIZE), WARM_SIZE // 2)
+        measured(codexseg_run(warm, folder / "warm", options.workers))
+        run, config = folder / "run", cheap_config(folder, bench_image(options.size))
+        figures = measured(codexseg_run(config, run, options.workers))
+        cells, stages = cells_of(run), stage_times(run, options.workers)
+    for times in stages.values():
+        times["share"] = round(times["cpu_s"] / figures["cpu_s"], 3)
+    other = figures["cpu_s"] - sum(times["cpu_s"] for times in stages.values())
+    result = {
+        **figures,
+        "cells": cells,
+        "cells_per_s": round(cells / figures["wall_s"]),
+        "stages": stages,
+        "other_cpu_s": round(other, 2),
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
