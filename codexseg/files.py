@@ -1,6 +1,7 @@
 """Files that are either absent or complete, and arrays in files."""
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
@@ -36,10 +37,39 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+def remove(path: Path) -> None:
+    """Remove a file or a folder, be it there or not."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Write a text file that either is not there or is complete."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays, a ``.npy`` each, into a folder that is absent or complete.
+
+    A folder that is there is replaced; nobody may be reading it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = folder.with_name(f".{folder.name}.{uuid4().hex}")
+    part.mkdir()
+    try:
+        for name, array in arrays.items():
+            with (part / f"{name}.npy").open("wb") as file:
+                np.save(file, array, allow_pickle=False)
+                file.flush()
+                os.fsync(file.fileno())
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
 
 
 class ArrayFiles(Mapping[str, NDArray[Any]]):
@@ -47,6 +77,11 @@ class ArrayFiles(Mapping[str, NDArray[Any]]):
 
     def __init__(self, paths: dict[str, Path]) -> None:
         self._paths = paths
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> "ArrayFiles":
+        """Return what :func:`write_arrays` wrote."""
+        return cls({path.stem: path for path in folder.glob("*.npy")})
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         path = self._paths[name]

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from codexseg.core.grid import Window
 from codexseg.errors import RunStateError
-from codexseg.files import ArrayFiles, replacing, write_atomic
+from codexseg.files import ArrayFiles, remove, replacing, write_arrays, write_atomic
 
 Row = dict[str, Any]
 Tables = dict[str, NDArray[Any]]
@@ -88,7 +88,7 @@ class Run:
         for folder in (self.path, self.path / "stages", self.path / "exports", *work):
             for left in folder.glob(".*"):
                 if re.fullmatch(r"\..+\.[0-9a-f]{32}", left.name):
-                    left.unlink(missing_ok=True)
+                    remove(left)
         for folder in work:
             for batch in folder.glob("batch-*"):
                 shutil.rmtree(batch, ignore_errors=True)
@@ -224,16 +224,25 @@ class Run:
         return done, total["total"] if total else None
 
     def write_tables(self, stage: str, key: str, name: int | str, tables: Tables) -> None:
-        """Write arrays beside the row of a patch, or of the whole stage (a name)."""
+        """Write arrays beside the row of a patch, or of the whole stage (a name).
+
+        Those of a stage, which grow with the slide, are mapped into memory when they are
+        read, so that all workers share them.
+        """
+        if isinstance(name, str):
+            write_arrays(self._tables_path(stage, key, name).with_suffix(""), tables)
+            return
         with (
             replacing(self._tables_path(stage, key, name)) as part,
             part.open("wb") as file,
         ):
             np.savez(file, allow_pickle=False, **tables)
 
-    def tables(self, stage: str, key: str, name: int | str) -> Tables:
+    def tables(self, stage: str, key: str, name: int | str) -> Arrays:
         """Read the arrays that :meth:`write_tables` wrote."""
         path = self._tables_path(stage, key, name)
+        if isinstance(name, str) and path.with_suffix("").is_dir():
+            return ArrayFiles.of_folder(path.with_suffix(""))
         try:
             with np.load(path) as file:
                 return {key: file[key] for key in file.files}

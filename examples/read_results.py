@@ -1,6 +1,7 @@
 """Open every result with other people's readers: python read_results.py [RUN].
 
-Nothing here needs codexseg, but to make a run where none is given.
+Nothing here needs codexseg, but to make a run where none is given; anndata is one more
+package to install: pip install anndata.
 """
 
 import pickle

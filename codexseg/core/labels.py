@@ -175,6 +175,36 @@ def relabel(labels: Labels, old: Labels, new: Labels) -> Labels:
     return relabelled
 
 
+def renumber(labels: Labels, numbers: Labels) -> Labels:
+    """Give objects new labels where old ones are small: label i becomes `numbers[i]`.
+
+    Parameters
+    ----------
+    labels : (y, x) uint32
+        Label image.
+    numbers : (n,) uint32
+        Often a memory-mapped one; only what occurs is read.
+
+    Returns
+    -------
+    renumbered : (y, x) uint32
+
+    Raises
+    ------
+    InputError
+        If a label has no row in `numbers`.
+    """
+    numbers = np.asarray(numbers).view()
+    numbers.flags.writeable = False  # one compiled version, mapped or not
+    renumbered = np.empty(labels.shape, np.uint32)
+    stranger = _renumber(labels, numbers, renumbered)
+    if stranger >= 0:
+        raise InputError(
+            f"label {stranger} has no new number, expected labels below {len(numbers)}."
+        )
+    return renumbered
+
+
 def index_labels(labels: Labels) -> tuple[Keys, Integers]:
     """Build the hash table that finds the row of a label (see `find_slot`).
 
@@ -307,3 +337,19 @@ def _relabel(labels: Labels, keys: Keys, rows: Integers, new: Labels, out: Label
             row = rows[find_slot(keys, np.uint64(label))]
             value = new[row] if row >= 0 else np.uint32(0)
         out[i] = value
+
+
+@kernel
+def _renumber(labels: Labels, numbers: Labels, out: Labels) -> int:
+    last = value = np.uint32(0)
+    if numbers.size:
+        value = numbers[0]
+    for y in range(labels.shape[0]):
+        for x in range(labels.shape[1]):
+            label = labels[y, x]
+            if label != last:
+                if label >= numbers.size:
+                    return int(label)
+                last, value = label, numbers[label]
+            out[y, x] = value
+    return -1

@@ -14,7 +14,7 @@ from threading import Thread
 from typing import Literal, Protocol, TypeVar
 
 from codexseg.errors import WorkerDied
-from codexseg.execute.memory import return_large_arrays
+from codexseg.execute.memory import ask_for_huge_pages, return_large_arrays
 
 log = logging.getLogger(__name__)
 
@@ -166,6 +166,7 @@ class Processes:
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
+    ask_for_huge_pages()
     return ProcessPoolExecutor(
         workers,
         mp_context=get_context("spawn"),

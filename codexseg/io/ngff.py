@@ -22,6 +22,9 @@ Version = Literal["0.4", "0.5"]
 """Of NGFF: 0.4 is Zarr format 2, 0.5 is Zarr format 3."""
 
 CHUNK_PX = 1024
+_BLOCK_BYTES = 1 << 20
+"""Of what blosc compresses at once: in the blocks of its choice zstd takes half as long
+again."""
 _COARSEST_PX = 512
 _COLORS = ("0000FF", "00FF00", "FF0000", "FFFFFF")
 
@@ -75,8 +78,8 @@ def create_array(
 ) -> Any:
     """Create an empty array of labels (y, x) or of an image (c, y, x).
 
-    zstd at its lowest level: labels shrink to 2 % at more than 1 GB/s, better without a
-    shuffle of their bytes, while the noise of an image needs it.
+    zstd at its lowest level, in blocks of 1 MB: labels shrink to 3 % at more than 1 GB/s,
+    better without a shuffle of their bytes, while the noise of an image needs it.
     """
     image = len(shape) == 3
     common: dict[str, Any] = {
@@ -90,7 +93,9 @@ def create_array(
         return zarr.create_array(
             path,
             zarr_format=2,
-            compressors=numcodecs.Blosc("zstd", clevel=1, shuffle=int(image)),
+            compressors=numcodecs.Blosc(
+                "zstd", clevel=1, shuffle=int(image), blocksize=_BLOCK_BYTES
+            ),
             chunk_key_encoding={"name": "v2", "separator": "/"},
             **common,
         )
@@ -100,6 +105,7 @@ def create_array(
         compressors=BloscCodec(
             cname="zstd",
             clevel=1,
+            blocksize=_BLOCK_BYTES,
             shuffle="shuffle" if image else "noshuffle",
             typesize=dtype.itemsize,
         ),

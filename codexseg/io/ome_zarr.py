@@ -8,8 +8,10 @@
         labels/nucleus ...
 
 Many processes write at once: each its own windows, and the chunks are such that no two
-cores share one. Zarr writes a chunk aside and renames it (from 3.1.3 on; before that, a
-killed writer may leave half a chunk, which writing the window again replaces).
+cores share one, from the full size up to the coarsest level of which a core still fills
+some chunks; what is coarser is made of that one, later. Zarr writes a chunk aside and
+renames it (from 3.1.3 on; before that, a killed writer may leave half a chunk, which
+writing the window again replaces).
 """
 
 import json
@@ -27,36 +29,12 @@ from numpy.typing import NDArray
 from codexseg.core.grid import Window
 from codexseg.errors import InputError, RunStateError
 from codexseg.io import ngff
+from codexseg.io.label_chunks import level_chunks, require_whole_chunks
 
 LABEL_NAMES = ("cell", "nucleus", "cell_original", "nucleus_original")
 
 LabelTask = tuple[str, Window]
 """One chunk of one label image: its name, and the window in pixels of its level."""
-
-_SMALLEST_CHUNK_PX = 128
-_CODEC_LIMIT_BYTES = 2**31 - 17
-
-
-def chunk_length(step: int) -> int:
-    """Length of the chunks of which a whole number fills a core.
-
-    Parameters
-    ----------
-    step : int
-        Height or width of a core, px.
-
-    Returns
-    -------
-    int
-        The largest divisor of `step` that is at most 1024; where that is below 128 and
-        not `step` itself, the smallest one above 1024, for a prime the whole step.
-    """
-    divisors = [n for n in range(1, int(step**0.5) + 1) if step % n == 0]
-    divisors += [step // n for n in divisors]
-    largest = max(n for n in divisors if n <= ngff.CHUNK_PX)
-    if largest == step or largest >= _SMALLEST_CHUNK_PX:
-        return largest
-    return min(n for n in divisors if n > ngff.CHUNK_PX)
 
 
 @dataclass(frozen=True)
@@ -130,7 +108,7 @@ class LabelStore:
                 f"NGFF version {version!r} cannot be written; use one of "
                 f"{', '.join(get_args(ngff.Version))}."
             )
-        chunks = _chunks(shape, step)
+        chunks = level_chunks(shape, step)
         new, old = (path.with_name(f"{path.name}.{end}") for end in ("new", "old"))
         for leftover in (new, old):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -168,10 +146,13 @@ class LabelStore:
         """Return the labels of any window, in pixels of `level`: (y, x) uint32."""
         return np.asarray(self._array(name, level)[window.slices], dtype=np.uint32)
 
-    def write(self, name: str, window: Window, labels: NDArray[np.uint32]) -> None:
-        """Replace the labels of a window of the full size.
+    def write(
+        self, name: str, window: Window, labels: NDArray[np.uint32], levels: int = 0
+    ) -> None:
+        """Replace the labels of a window of the full size, and of coarser levels.
 
-        A chunk without labels is not stored, and removed where it was.
+        A chunk without labels is not stored, and removed where it was. A coarser level
+        holds every second pixel of the one below it.
 
         Parameters
         ----------
@@ -181,23 +162,30 @@ class LabelStore:
             Whole chunks, so that no other process writes into the same ones.
         labels : (y, x) uint32
             Of the window's shape.
+        levels : int
+            How many coarser levels are written too: at most :func:`core_levels`.
 
         Raises
         ------
         InputError
             Where the window cuts a chunk, or the labels do not fit it.
         """
-        array = self._array(name, 0)
-        _require_whole_chunks(window, array.shape, array.chunks)
         if labels.shape != window.shape or labels.dtype != np.uint32:
             raise InputError(
                 f"{window} takes uint32 labels of shape {window.shape}, got "
                 f"{labels.dtype} of shape {labels.shape}."
             )
-        for part in ngff.blocks(window.shape, array.chunks):
-            y0, x0, (height, width) = window.y0 + part.y0, window.x0 + part.x0, part.shape
-            chunk = Window(y0, x0, y0 + height, x0 + width)
-            self._write_chunk(name, 0, chunk, labels[part.slices])
+        for level in range(levels + 1):
+            if level:
+                labels = np.ascontiguousarray(labels[::2, ::2])
+                y0, x0 = window.y0 // 2, window.x0 // 2
+                window = Window(y0, x0, y0 + labels.shape[0], x0 + labels.shape[1])
+            array = self._array(name, level)
+            require_whole_chunks(window, array.shape, array.chunks)
+            for part in ngff.blocks(window.shape, array.chunks):
+                y0, x0 = window.y0 + part.y0, window.x0 + part.x0
+                chunk = Window(y0, x0, y0 + part.shape[0], x0 + part.shape[1])
+                self._write_chunk(name, level, chunk, labels[part.slices])
 
     def level_tasks(self, level: int) -> list[LabelTask]:
         """Return what `build_level` has to be called with to fill a level (1 or more)."""
@@ -299,37 +287,10 @@ def _open(folder: Path, _stamp: tuple[int, int]) -> Any:
         return zarr.open_array(folder, mode="r+")
 
 
-def _chunks(shape: tuple[int, int], step: tuple[int, int]) -> tuple[int, int]:
-    # Where one core spans the slide, nothing has to divide it.
-    dy, dx = (
-        chunk_length(core) if core < length else min(ngff.CHUNK_PX, length)
-        for core, length in zip(step, shape, strict=True)
-    )
-    if 4 * dy * dx > _CODEC_LIMIT_BYTES:
-        raise InputError(
-            f"cores of {step} px need chunks of {(dy, dx)} px, more than a codec takes; "
-            f"choose a patch_height and a patch_width that are multiples of 512."
-        )
-    return dy, dx
-
-
-def _require_whole_chunks(
-    window: Window, shape: tuple[int, int], chunks: tuple[int, int]
-) -> None:
-    for span, length, chunk in zip(window.slices, shape, chunks, strict=True):
-        inside = 0 <= span.start < span.stop <= length
-        whole = span.start % chunk == 0 and (span.stop % chunk == 0 or span.stop == length)
-        if not (inside and whole):
-            raise InputError(
-                f"{window} is not made of whole chunks of {chunks} px of the slide of "
-                f"{shape} px; write the cores of the grid that the store was created for."
-            )
-
-
 def _write_skeleton(
     path: Path,
     shape: tuple[int, int],
-    chunks: tuple[int, int],
+    chunks: Sequence[tuple[int, int]],
     mpp: float,
     names: Sequence[str],
     version: ngff.Version,
@@ -345,7 +306,8 @@ def _write_skeleton(
         folder = path / "labels" / name
         ngff.create_group(folder, version)
         for k, size in enumerate(shapes):
-            ngff.create_array(folder / str(k), version, size, chunks, np.dtype(np.uint32))
+            array = folder / str(k)
+            ngff.create_array(array, version, size, chunks[k], np.dtype(np.uint32))
         metadata: dict[str, Any] = {
             "multiscales": ngff.multiscales(name, "yx", scales, origins, "nearest"),
             "image-label": {"source": {"image": "../../"}},

@@ -1,12 +1,14 @@
-"""Tables of cells on disk: parquet, csv and AnnData.
+"""Tables of cells on disk: parquet and csv, written piece by piece.
 
-A table is a mapping of column names to arrays of one length. Equal tables give equal
-bytes, and a file is either absent or complete.
+A table is a mapping of column names to arrays of one length, or pieces of one: tables of
+the same columns, at least one, of which the whole consists. Equal tables give equal bytes,
+however they are cut into pieces, and a file is either absent or complete.
 """
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,6 @@ from codexseg.errors import InputError
 from codexseg.files import replacing
 
 if TYPE_CHECKING:
-    import pandas as pd
     import pyarrow as pa
 
 Columns = Mapping[str, NDArray[Any]]
@@ -44,7 +45,7 @@ def unique_names(names: Sequence[str]) -> list[str]:
 
 
 def write_parquet(
-    path: Path, columns: Columns, metadata: Mapping[str, str] | None = None
+    path: Path, pieces: Iterable[Columns], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write a table as parquet, in row groups of 65536 rows.
 
@@ -52,7 +53,7 @@ def write_parquet(
     ----------
     path : Path
         The file to write or to replace.
-    columns : mapping of name to (n,) array
+    pieces : iterable of mappings of name to (n,) array
         Numbers, bools or strings; dtypes are kept, NaN stays NaN.
     metadata : mapping of str to str, optional
         What the file says of itself; `pyarrow.parquet.read_schema(path).metadata`.
@@ -60,123 +61,116 @@ def write_parquet(
     Raises
     ------
     InputError
-        If the columns are not of one length, or one holds what is not listed above.
+        If columns differ in length or from piece to piece, or hold anything else.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema = _schema(columns).with_metadata(dict(metadata) if metadata else None)
-    text = [name for name, values in columns.items() if values.dtype.kind not in "biuf"]
+    first, rows = begin_pieces(pieces)
+    schema = _schema(first).with_metadata(dict(metadata) if metadata else None)
+    text = [name for name, values in first.items() if not is_plain(values)]
     with (
         replacing(path) as part,
         pq.ParquetWriter(
             part, schema, compression="zstd", use_dictionary=text or False
         ) as writer,
     ):
-        for table in _pieces(columns, schema, nan_is_null=False):
-            writer.write_table(table, row_group_size=_ROWS)
+        for table in rows:
+            arrays = [pa.array(table[field.name], field.type) for field in schema]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
 
 
-def write_csv(path: Path, columns: Columns) -> None:
+def write_csv(path: Path, pieces: Iterable[Columns]) -> None:
     """Write a table as csv: one line of names, numbers as short as they read back.
 
     Parameters
     ----------
     path : Path
         The file to write or to replace.
-    columns : mapping of name to (n,) array
+    pieces : iterable of mappings of name to (n,) array
         Numbers, bools (true, false) or strings (in quotes); NaN is left empty.
 
     Raises
     ------
     InputError
-        If the columns are not of one length, or one holds what is not listed above.
+        If columns differ in length or from piece to piece, or hold anything else.
     """
+    import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
-    schema = _schema(columns)
+    first, rows = begin_pieces(pieces)
+    schema = _schema(first)
     header = io.StringIO()
-    csv.writer(header, lineterminator="\n").writerow(columns)
+    csv.writer(header, lineterminator="\n").writerow(first)
     # pyarrow would put every name of the header in quotes
     options = arrow_csv.WriteOptions(include_header=False)
     with replacing(path) as part, part.open("wb") as file:
         file.write(header.getvalue().encode())
         with arrow_csv.CSVWriter(file, schema, write_options=options) as writer:
-            for table in _pieces(columns, schema, nan_is_null=True):
-                writer.write_table(table)
+            for table in rows:
+                arrays = [
+                    pa.array(table[field.name], field.type, from_pandas=True)
+                    for field in schema
+                ]
+                writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
 
 
-def write_h5ad(
-    path: Path,
-    columns: Columns,
-    channel_names: Sequence[str],
-    mpp: float,
-    uns: Mapping[str, Any] | None = None,
-    *,
-    position: tuple[str, str] = ("y", "x"),
-) -> None:
-    """Write a table of cells as AnnData, for scanpy, squidpy and their like.
+def begin_pieces(pieces: Iterable[Columns]) -> tuple[Columns, Iterator[Columns]]:
+    """Check pieces as they come, and bring them to 65536 rows each.
 
-    Parameters
-    ----------
-    path : Path
-        The file to write or to replace.
-    columns : mapping of name to (n,) array
-        The cells: `cell_id`, the two columns of `position`, and for each channel the
-        means :func:`intensity_column` names, in cell, nucleus and cytoplasm.
-    channel_names : sequence of str
-        The channels in order. Where a name stands twice, its columns go by the names
-        that :func:`unique_names` gives.
-    mpp : float
-        Micrometres per pixel.
-    uns : mapping, optional
-        A few words on the whole: plain values, lists or dicts.
-    position : (str, str)
-        The columns that hold the centroid's row and column, px.
+    Returns
+    -------
+    first : mapping
+        The first piece: names and dtypes of the columns.
+    rows : iterator of mappings
+        The rows of all pieces; every item but the last has 65536.
 
     Raises
     ------
     InputError
-        If a column is missing, or the columns are not of one length.
-
-    Notes
-    -----
-    `X` holds the means of the whole cells, (cell, channel) float32, the layers `nucleus`
-    and `cytoplasm` the others, `obsm["spatial"]` (x, y) in micrometres, `obs` all other
-    columns under the cell ids as strings.
+        If there is no piece, or a piece is no table, or not of the first one's columns.
     """
-    import pandas as pd
-    from anndata import AnnData
-
-    channels = unique_names(channel_names)
-    _schema(columns)
-    matrices = {
-        part: _matrix(columns, [intensity_column(name, part) for name in channels])
-        for part in ("cell", "nucleus", "cytoplasm")
-    }
-    x_y = _matrix(columns, [position[1], position[0]], np.float64) * mpp
-    means = {intensity_column(name, part) for name in channels for part in matrices}
-    rest = {
-        name: values if _is_plain(values) else _categories(values)
-        for name, values in columns.items()
-        if name not in means
-    }
-    ids = _matrix(columns, ["cell_id"], np.int64)[:, 0]
-    cells = AnnData(
-        X=matrices.pop("cell"),
-        obs=pd.DataFrame(rest, index=pd.Index(ids.astype(str), dtype=object)),
-        var=pd.DataFrame(index=pd.Index(channels, dtype=object)),
-        obsm=dict[str, Any](spatial=x_y),
-        layers=matrices,
-        uns=dict(uns or {}),
-    )
-    with replacing(path) as part:
-        cells.write_h5ad(part)
+    iterator = iter(pieces)
+    first = next(iterator, None)
+    if first is None:
+        raise InputError("a table must have at least one piece, be it empty; got none.")
+    _length(first)
+    return first, _regrouped(first, chain([first], iterator))
 
 
-def _schema(columns: Columns) -> "pa.Schema":
-    """Describe the columns to pyarrow, once they are known to make a table."""
-    import pyarrow as pa
+def _regrouped(first: Columns, pieces: Iterable[Columns]) -> Iterator[Columns]:
+    held: list[Columns] = []
+    waiting = 0
+    for piece in pieces:
+        if list(piece) != list(first):
+            raise InputError(
+                f"the pieces of a table must have the same columns, got {list(piece)} "
+                f"after {list(first)}."
+            )
+        held.append(piece)
+        waiting += _length(piece)
+        if waiting >= _ROWS:
+            whole = _joined(held)
+            full = waiting - waiting % _ROWS
+            for start in range(0, full, _ROWS):
+                yield {name: c[start : start + _ROWS] for name, c in whole.items()}
+            held = [{name: c[full:] for name, c in whole.items()}]
+            waiting -= full
+    if waiting:
+        yield _joined(held)
 
+
+def _joined(pieces: Sequence[Columns]) -> Columns:
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def is_plain(values: NDArray[Any]) -> bool:
+    """Whether a column holds numbers or bools; other columns hold strings."""
+    return values.dtype.kind in "biuf"
+
+
+def _length(columns: Columns) -> int:
+    """Return the number of rows, once the columns are known to make a table."""
     lengths = {values.shape for values in columns.values()}
     if len(lengths) > 1 or any(len(shape) != 1 for shape in lengths):
         shapes = {name: values.shape for name, values in columns.items()}
@@ -187,51 +181,16 @@ def _schema(columns: Columns) -> "pa.Schema":
                 f"column {name!r} has dtype {values.dtype}, expected numbers, bools or "
                 f"strings."
             )
+    return max((len(values) for values in columns.values()), default=0)
+
+
+def _schema(columns: Columns) -> "pa.Schema":
+    """Describe the columns to pyarrow."""
+    import pyarrow as pa
+
     return pa.schema(
         [
-            (name, pa.from_numpy_dtype(values.dtype) if _is_plain(values) else pa.string())
+            (name, pa.from_numpy_dtype(values.dtype) if is_plain(values) else pa.string())
             for name, values in columns.items()
         ]
     )
-
-
-def _is_plain(values: NDArray[Any]) -> bool:
-    return values.dtype.kind in "biuf"
-
-
-def _categories(values: NDArray[Any]) -> "pd.Categorical":
-    """Store strings in the one way that all versions of pandas and anndata share."""
-    import pandas as pd
-
-    names, codes = np.unique(values.astype(str), return_inverse=True)
-    return pd.Categorical.from_codes(codes, pd.Index(names, dtype=object))
-
-
-def _pieces(
-    columns: Columns, schema: "pa.Schema", *, nan_is_null: bool
-) -> "Iterator[pa.Table]":
-    import pyarrow as pa
-
-    rows = max((len(values) for values in columns.values()), default=0)
-    for start in range(0, rows, _ROWS):
-        arrays = [
-            pa.array(values[start : start + _ROWS], field.type, from_pandas=nan_is_null)
-            for values, field in zip(columns.values(), schema, strict=True)
-        ]
-        yield pa.Table.from_arrays(arrays, schema=schema)
-
-
-def _matrix(
-    columns: Columns, names: Sequence[str], dtype: type[np.number[Any]] = np.float32
-) -> NDArray[Any]:
-    if missing := [name for name in names if name not in columns]:
-        raise InputError(
-            f"the table of cells lacks {', '.join(map(repr, missing))}, expected cell_id, "
-            f"its position and each channel's mean in cell, nucleus and cytoplasm: "
-            f"profile.statistics must hold mean."
-        )
-    rows = max((len(values) for values in columns.values()), default=0)
-    matrix = np.empty((rows, len(names)), dtype)
-    for i, name in enumerate(names):
-        matrix[:, i] = columns[name]
-    return matrix

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from codexseg.config import Config
 from codexseg.errors import RunStateError
 from codexseg.execute import DIED, Execute
-from codexseg.run import Row, Run, Tables
+from codexseg.run import Arrays, Row, Run, Tables
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Job:
         stage = self.stage.partition(".")[0]
         return replace(self, stage=f"{stage}.{part}" if part else stage)
 
-    def tables(self, stage: str, name: int | str) -> Tables:
+    def tables(self, stage: str, name: int | str) -> Arrays:
         """Read the tables of an earlier stage, of one patch or of the whole."""
         return self.run.tables(stage, self.keys[stage.partition(".")[0]], name)
 

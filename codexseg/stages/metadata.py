@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from codexseg.core.matching import matched_fraction
 from codexseg.files import replacing
-from codexseg.run import Row, Tables
+from codexseg.run import Arrays, Row, Tables
 from codexseg.stages.base import Job
 from codexseg.stages.pixels import grid_of
 
@@ -29,9 +29,9 @@ Counts = Callable[[int], tuple[int, int, int]]
 
 
 @lru_cache(maxsize=1)
-def cells_of(job: Job) -> Tables:
-    """Return the table of ids, read once per worker."""
-    return job.tables("stitch", "cells")
+def cells_of(job: Job) -> Arrays:
+    """Return the table of ids, opened once per worker."""
+    return dict(job.tables("stitch", "cells"))
 
 
 @lru_cache(maxsize=1)

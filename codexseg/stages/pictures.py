@@ -28,7 +28,7 @@ from codexseg.core.overlay import (
     round_length,
     window_around,
 )
-from codexseg.run import Row, Tables
+from codexseg.run import Arrays, Row, Tables
 from codexseg.stages.base import Job
 from codexseg.stages.load import overview_factor
 from codexseg.stages.metadata import cells_of
@@ -59,7 +59,7 @@ DONE, SKIPPED, FAILED = range(3)
 """What became of a patch."""
 
 
-def _light(both: NDArray[Any], tables: Tables) -> Picture:
+def _light(both: NDArray[Any], tables: Arrays) -> Picture:
     """Draw (2, y, x) grey levels, scaled by the slide's background and P99.9."""
     layers = []
     for pixels, name in zip(both, ("nucleus", "wholecell"), strict=True):
@@ -93,7 +93,7 @@ def overview(job: Job) -> Row:
 
 def _coarse(job: Job, grid: PatchGrid) -> tuple[NDArray[np.float32], int, Tables]:
     """Return means of squares of the two channels, a square's side, and their limits."""
-    tables = job.tables("load", "slide")
+    tables = dict(job.tables("load", "slide"))
     if max(grid.shape) <= READ_WHOLE_PX:
         factor = max(1, round(max(grid.shape) / OVERVIEW_PX))
         both = loaded(job).channels.read(slide_of(job), Window(0, 0, *grid.shape))
@@ -156,7 +156,7 @@ def pictures(job: Job) -> Iterator[Row]:
         }
 
 
-def _cells_picture(job: Job, window: Window, tables: Tables) -> Row:
+def _cells_picture(job: Job, window: Window, tables: Arrays) -> Row:
     """Draw the outlines of cells and nuclei on the two segmentation channels."""
     grid, store, cells = grid_of(job), store_of(job), cells_of(job)
     both = loaded(job).channels.read(slide_of(job), window)

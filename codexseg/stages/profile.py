@@ -6,6 +6,7 @@ keeps medians possible and every sum in one fixed order.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,23 +25,38 @@ from codexseg.io.tables import intensity_column, unique_names
 from codexseg.run import Row, Tables
 from codexseg.stages.base import Context, Job, Stage
 from codexseg.stages.metadata import cells_of
-from codexseg.stages.pixels import slide_of
+from codexseg.stages.pixels import grid_of, slide_of
 from codexseg.stages.stitch import store_of
 
 
 def profile(context: Context) -> Row:
-    """Measure the cells of every patch, and put their rows in the order of their ids."""
+    """Measure the cells of every patch."""
     job = context.job
-    owners = [int(p) for p in np.unique(cells_of(job)["patch_id"])]
-    context.map_patches(measure_patches, owners)
-    parts = [job.tables("profile", patch) for patch in owners] or [_measure(job, -1)]
-    ids = np.concatenate([part["cell_id"] for part in parts])
-    order = np.argsort(ids)
-    job.write_tables(
-        "cells",
-        {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]},
-    )
-    return {"cells": len(ids), "channels": len(measured_channels(job))}
+    context.map_patches(measure_patches, _owners(job))
+    return {"cells": len(cells_of(job)["cell_id"]), "channels": len(measured_channels(job))}
+
+
+def measured_cells(job: Job) -> Iterator[Tables]:
+    """Yield the table of cells in pieces, in the order of their ids; at least one piece.
+
+    Ids follow the raster order of the cells' first pixels, and the core that holds this
+    pixel owns the cell: so the cells of one row of patches come before those of the next,
+    and no more than such a row is held.
+    """
+    columns, owners = grid_of(job).counts[1], _owners(job)
+    for _, row in groupby(owners, lambda patch: patch // columns):
+        parts = [job.tables("profile", patch) for patch in row]
+        order = np.argsort(np.concatenate([part["cell_id"] for part in parts]))
+        yield {
+            name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]
+        }
+    if not owners:
+        yield _measure(job, -1)
+
+
+def _owners(job: Job) -> list[int]:
+    """Return the patches that own cells."""
+    return [int(patch) for patch in np.unique(cells_of(job)["patch_id"])]
 
 
 def measured_channels(job: Job) -> dict[str, int]:

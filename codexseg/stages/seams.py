@@ -14,7 +14,7 @@ from codexseg.core.grid import PatchGrid, Window
 from codexseg.core.labels import relabel
 from codexseg.core.matching import pair_table
 from codexseg.core.stitching import Objects, Versions, find_versions, settle
-from codexseg.run import Row, Tables
+from codexseg.run import Arrays, Row, Tables
 from codexseg.stages.base import Context, Job
 from codexseg.stages.pixels import grid_of
 from codexseg.stages.segment import COMPARTMENTS
@@ -120,8 +120,8 @@ def _rivals(context: Context, found: list[Versions], views: Ints) -> list[Ints]:
 
 
 @lru_cache(maxsize=1)
-def _versions_of(job: Job) -> Tables:
-    return job.tables("repair", "versions")
+def _versions_of(job: Job) -> Arrays:
+    return dict(job.tables("repair", "versions"))
 
 
 def measure_rivals(job: Job, patches: Sequence[int]) -> Iterator[tuple[int, Row]]:
@@ -175,7 +175,7 @@ def _overlap(boxes: Ints, window: Window) -> NDArray[np.bool_]:
     return inside & (boxes[:, 1] < window.x1) & (boxes[:, 3] > window.x0)
 
 
-def _listings(tables: Tables, name: str, patch: int) -> Ints:
+def _listings(tables: Arrays, name: str, patch: int) -> Ints:
     start, stop = tables[f"{name}_offset"][patch : patch + 2]
     return np.arange(start, stop)
 
@@ -206,9 +206,9 @@ class Painted:
 
 
 @lru_cache(maxsize=1)
-def seams_of(job: Job) -> Tables:
-    """Return what :func:`join` wrote, read once per worker."""
-    return job.tables("repair", "seams")
+def seams_of(job: Job) -> Arrays:
+    """Return what :func:`join` wrote, opened once per worker."""
+    return dict(job.tables("repair", "seams"))
 
 
 def patches_to_paint(job: Job, grid: PatchGrid) -> list[int]:
@@ -247,7 +247,7 @@ def painted(job: Job, grid: PatchGrid, number: int) -> Painted:
 
 
 def _disputed(
-    job: Job, seams: Tables, compartment: int, window: Window
+    job: Job, seams: Arrays, compartment: int, window: Window
 ) -> Iterator[tuple[Window, NDArray[np.bool_], int]]:
     """Yield the disputed objects under a window as their speakers see them, in order."""
     name = COMPARTMENTS[compartment]

@@ -1,10 +1,12 @@
 """Stitch: number the cells and write the whole-slide labels, core by core.
 
 Cells are numbered 1..n in the raster order of their first pixels; a nucleus carries the
-number of its cell. ``cell`` and ``nucleus`` hold the matched pairs, ``cell_original`` and
-``nucleus_original`` everything that the backend found.
+number of its cell. A core is written with its part of the pyramid. ``cell`` and
+``nucleus`` hold the matched pairs, ``cell_original`` and ``nucleus_original`` everything
+that the backend found.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -12,14 +14,20 @@ from numpy.typing import NDArray
 
 from codexseg.config import Config
 from codexseg.core.grid import PatchGrid
+from codexseg.core.labels import renumber
+from codexseg.errors import RunStateError
+from codexseg.io.label_chunks import core_levels
 from codexseg.io.ome_zarr import LabelStore
-from codexseg.run import Row, Tables
+from codexseg.run import Arrays, Row, Tables
 from codexseg.stages.base import Context, Job, Source, Stage
 from codexseg.stages.load import overview_factor
 from codexseg.stages.metadata import cells_of, counts_of, write_metadata
 from codexseg.stages.pixels import grid_of
 from codexseg.stages.repair import MATCHED, by_construction, matchable
 from codexseg.stages.seams import painted, patches_to_paint
+from codexseg.stages.segment import COMPARTMENTS
+
+log = logging.getLogger(__name__)
 
 NAMES = ("cell", "nucleus", "cell_original", "nucleus_original")
 
@@ -30,21 +38,10 @@ def stitch(context: Context) -> Row:
     """Write the table of ids, the labels of every core, and the pyramids."""
     job = context.job
     grid = grid_of(job)
-    resumes = job.run.segmentation_path.exists() and job.run.rows("stitch", job.key)
-    if not resumes:
-        job.run.forget("stitch")  # rows would speak of labels that are gone
+    store = _open_store(job, grid)
     job.write_tables("cells", number_cells(job.tables("repair", "objects"), grid))
-    store = LabelStore.create(
-        job.run.segmentation_path,
-        grid.shape,
-        grid.step,
-        job.source.mpp,
-        names=NAMES,
-        version=job.config.export.ome_zarr_version,
-        overwrite=not resumes,
-    )
     context.map_patches(write_core, patches_to_paint(job, grid))
-    for level in range(1, store.n_levels):
+    for level in range(1 + core_levels(grid.shape, grid.step), store.n_levels):
         tasks = store.level_tasks(level)
         context.map_patches(
             build_level, range(len(tasks)), unit="block", part=f"level{level}"
@@ -66,7 +63,30 @@ def stitch(context: Context) -> Row:
     }
 
 
-def number_cells(objects: Tables, grid: PatchGrid) -> Tables:
+def _open_store(job: Job, grid: PatchGrid) -> LabelStore:
+    """Take up the labels that a stopped run has begun, or begin."""
+
+    def create(*, overwrite: bool) -> LabelStore:
+        return LabelStore.create(
+            job.run.segmentation_path,
+            grid.shape,
+            grid.step,
+            job.source.mpp,
+            names=NAMES,
+            version=job.config.export.ome_zarr_version,
+            overwrite=overwrite,
+        )
+
+    if job.run.segmentation_path.exists() and job.run.rows("stitch", job.key):
+        try:
+            return create(overwrite=False)
+        except RunStateError as error:
+            log.warning("%s The labels are written anew.", error)
+    job.run.forget("stitch")  # rows would speak of labels that are gone
+    return create(overwrite=True)
+
+
+def number_cells(objects: Arrays, grid: PatchGrid) -> Tables:
     """Give matched cells their numbers in raster order, and list the unmatched objects.
 
     Returns
@@ -113,7 +133,7 @@ def number_cells(objects: Tables, grid: PatchGrid) -> Tables:
     }
 
 
-def _unmatched(objects: Tables, rank: Tables, grid: PatchGrid) -> Tables:
+def _unmatched(objects: Arrays, rank: Tables, grid: PatchGrid) -> Tables:
     columns: dict[str, list[NDArray[np.generic]]] = {}
     for compartment, name in enumerate(("cell", "nucleus")):
         rows = np.flatnonzero(objects[f"{name}_reason"] != MATCHED)
@@ -142,23 +162,20 @@ def store_of(job: Job) -> LabelStore:
 def write_core(job: Job, patches: Sequence[int]) -> Iterator[tuple[int, Row]]:
     """Write the four labels of cores. Runs in a worker."""
     grid, cells, store = grid_of(job), cells_of(job), store_of(job)
-    by_label = by_construction(job)
+    by_label, levels = by_construction(job), core_levels(grid.shape, grid.step)
     for number in patches:
         core, view = grid[number].core, painted(job, grid, number)
         inside = core.within(view.window)
         ids = view.ids[:, *inside]
+        for name, seen in zip(COMPARTMENTS, ids, strict=True):
+            original = renumber(seen, cells[f"{name}_original_lut"])
+            store.write(f"{name}_original", core, original, levels)
+        cell = renumber(ids[0], cells["cell_lut"])
+        store.write("cell", core, cell, levels)
         where = matchable(view, by_label=by_label)[inside]
-        cell = cells["cell_lut"][ids[0]]
-        nucleus = cells["nucleus_lut"][ids[1]]
-        nucleus[(nucleus != cell) | ~where] = 0
-        labels = {
-            "cell": cell,
-            "nucleus": nucleus,
-            "cell_original": cells["cell_original_lut"][ids[0]],
-            "nucleus_original": cells["nucleus_original_lut"][ids[1]],
-        }
-        for name, image in labels.items():
-            store.write(name, core, image)
+        nucleus = renumber(ids[1], cells["nucleus_lut"])
+        nucleus *= (nucleus == cell) & where
+        store.write("nucleus", core, nucleus, levels)
         yield number, {}
 
 

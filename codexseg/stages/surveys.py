@@ -57,7 +57,8 @@ class View:
         """Return what a survey concluded."""
         if survey not in self._concluded:
             job = self._job.at(survey)
-            self._concluded[survey] = job.run.tables(job.stage, job.key, _CONCLUSION)
+            tables = job.run.tables(job.stage, job.key, _CONCLUSION)
+            self._concluded[survey] = dict(tables)
         return self._concluded[survey]
 
 

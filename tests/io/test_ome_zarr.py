@@ -1,18 +1,20 @@
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import zarr
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ome_zarr.io import parse_url
 from ome_zarr.reader import Reader
 
 from codexseg.core.grid import PatchGrid, Window
 from codexseg.errors import InputError, RunStateError
-from codexseg.io.ome_zarr import LabelStore, chunk_length
+from codexseg.io.label_chunks import chunk_length, core_levels
+from codexseg.io.ome_zarr import LabelStore
 
 VERSIONS = ("0.4", "0.5")
 SHAPES = {  # shape of the slide, step of the grid
@@ -135,6 +137,43 @@ def test_every_level_holds_every_second_pixel_of_the_one_below(tmp_path, grid, v
         assert np.array_equal(level.read(Window(0, 0, *level.shape)), expected)
         expected = expected[::2, ::2]
     assert max(levels[-1].shape) <= 512
+
+
+@given(st.data())
+@settings(max_examples=25, deadline=None)
+def test_cores_written_alone_make_the_pyramid_that_is_built_level_by_level(data):
+    step = data.draw(st.sampled_from([(256, 512), (300, 256), (1024, 1024), (260, 700)]))
+    shape = data.draw(st.tuples(st.integers(1, 1300), st.integers(1, 1300)))
+    grid, labels = PatchGrid(shape, step, (0, 0)), label_image(shape)
+    levels = core_levels(grid.shape, grid.step)
+    with TemporaryDirectory() as folder:
+        one, other = (
+            LabelStore.create(Path(folder) / name, shape, step, 0.5, names=("cell",))
+            for name in ("one", "other")
+        )
+        fill(one, "cell", labels, grid)
+        build(one)
+        for patch in reversed(list(grid)):
+            other.write("cell", patch.core, labels[patch.core.slices], levels)
+        for level in range(1 + levels, other.n_levels):
+            for task in other.level_tasks(level):
+                other.build_level(level, task)
+        assert contents(one.path) == contents(other.path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "step", "levels"),
+    [
+        ((8192, 8192), (2048, 2048), 4),  # 128 px at level 4, which is the last
+        ((40_000, 40_000), (2048, 2048), 4),
+        ((4096, 4096), (1000, 1000), 2),  # 250 px; 125 would be small, 62.5 no pixel
+        ((4096, 4096), (1001, 1000), 0),
+        ((5000, 4000), (5000, 4000), 4),  # one core: all levels
+        ((5000, 600), (2048, 2048), 4),
+    ],
+)
+def test_core_levels(shape, step, levels):
+    assert core_levels(shape, step) == levels
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import time
+import tracemalloc
 
 import anndata
 import numpy as np
@@ -7,15 +8,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from codexseg.errors import InputError
-from codexseg.io.tables import (
-    intensity_column,
-    unique_names,
-    write_csv,
-    write_h5ad,
-    write_parquet,
-)
+from codexseg.io.h5ad import write_h5ad
+from codexseg.io.tables import intensity_column, unique_names, write_csv, write_parquet
 
 CHANNELS = ["DAPI", "CD3, clone 1", "CD3, clone 1"]
+
+
+def pieces(columns, *sizes):
+    """Cut a table into pieces of these sizes, and what is left."""
+    bounds = np.cumsum([0, *sizes])
+    for start, stop in zip(bounds, [*bounds[1:], None], strict=True):
+        yield {name: values[start:stop] for name, values in columns.items()}
 
 
 def cells(n, seed=0):
@@ -45,7 +48,7 @@ def test_duplicate_names_are_told_apart():
 @pytest.mark.parametrize("n", [0, 1, 70_000])
 def test_parquet_comes_back(tmp_path, n):
     path, columns = tmp_path / "cells.parquet", cells(n)
-    write_parquet(path, columns, {"mpp": "0.5"})
+    write_parquet(path, pieces(columns, n // 3), {"mpp": "0.5"})
     table = pq.read_table(path)
     found = {name: table.column(name).to_numpy() for name in table.column_names}
     assert list(found) == list(columns)
@@ -62,7 +65,7 @@ def test_parquet_comes_back(tmp_path, n):
 @pytest.mark.parametrize("n", [0, 1, 3000])
 def test_csv_is_read_by_pandas(tmp_path, n):
     path, columns = tmp_path / "cells.csv", cells(n)
-    write_csv(path, columns)
+    write_csv(path, pieces(columns, n // 3))
     frame = pd.read_csv(path)
     assert list(frame) == list(columns)
     for name, values in columns.items():
@@ -81,7 +84,7 @@ def test_csv_is_plain(tmp_path):
         "CD3_cell_mean": np.array([0.1, np.nan], np.float32),
         "a, b": np.array([True, False]),
     }
-    write_csv(tmp_path / "cells.csv", columns)
+    write_csv(tmp_path / "cells.csv", [columns])
     lines = (tmp_path / "cells.csv").read_text().splitlines()
     assert lines == ['cell_id,CD3_cell_mean,"a, b"', "1,0.1,true", "2,,false"]
 
@@ -89,7 +92,8 @@ def test_csv_is_plain(tmp_path):
 @pytest.mark.parametrize("n", [0, 1, 300])
 def test_h5ad_is_read_by_anndata(tmp_path, n):
     path, columns = tmp_path / "cells.h5ad", cells(n)
-    write_h5ad(path, columns, CHANNELS, 0.5, {"mpp": 0.5, "panel": {"nuclear": "DAPI"}})
+    words = {"mpp": 0.5, "panel": {"nuclear": "DAPI"}}
+    write_h5ad(path, pieces(columns, n // 3), n, CHANNELS, 0.5, words)
     found = anndata.read_h5ad(path)
     assert found.shape == (n, 3)
     assert found.var_names.tolist() == ["DAPI", "CD3, clone 1", "CD3, clone 1-1"]
@@ -110,15 +114,26 @@ def test_h5ad_is_read_by_anndata(tmp_path, n):
     assert found.uns["panel"]["nuclear"] == "DAPI"
 
 
-def test_equal_tables_give_equal_bytes(tmp_path):
-    def write(folder):
-        write_parquet(tmp_path / f"{folder}.parquet", cells(50), {"a": "b", "c": "d"})
-        write_csv(tmp_path / f"{folder}.csv", cells(50))
-        write_h5ad(tmp_path / f"{folder}.h5ad", cells(50), CHANNELS, 0.5, {"a": [1, 2]})
+def test_equal_tables_give_equal_bytes_however_they_are_cut(tmp_path):
+    def write(folder, *sizes):
+        write_parquet(
+            tmp_path / f"{folder}.parquet", pieces(table, *sizes), {"a": "b", "c": "d"}
+        )
+        write_csv(tmp_path / f"{folder}.csv", pieces(table, *sizes))
+        write_h5ad(
+            tmp_path / f"{folder}.h5ad",
+            pieces(table, *sizes),
+            n,
+            CHANNELS,
+            0.5,
+            {"a": 1},
+        )
 
+    n = 140_000
+    table = cells(n)
     write("one")
     time.sleep(1.1)  # a time stamp would have changed
-    write("two")
+    write("two", 0, 1, 70_000, 65_536)
     for kind in ("parquet", "csv", "h5ad"):
         one, two = (tmp_path / f"{folder}.{kind}" for folder in ("one", "two"))
         assert one.read_bytes() == two.read_bytes(), kind
@@ -135,7 +150,7 @@ def test_equal_tables_give_equal_bytes(tmp_path):
 )
 def test_what_is_no_table_is_an_error(tmp_path, write, columns, message):
     with pytest.raises(InputError, match=message):
-        write(tmp_path / "cells", columns)
+        write(tmp_path / "cells", [columns])
     assert not list(tmp_path.iterdir())
 
 
@@ -143,5 +158,46 @@ def test_h5ad_names_what_is_missing(tmp_path):
     columns = cells(3)
     del columns["DAPI_nucleus_mean"]
     with pytest.raises(InputError, match=r"lacks 'DAPI_nucleus_mean'.*statistics"):
-        write_h5ad(tmp_path / "cells.h5ad", columns, CHANNELS, 0.5)
+        write_h5ad(tmp_path / "cells.h5ad", [columns], 3, CHANNELS, 0.5)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("rows", [2, 4])
+def test_h5ad_counts_its_cells(tmp_path, rows):
+    with pytest.raises(InputError, match=f"expected {rows}"):
+        write_h5ad(tmp_path / "cells.h5ad", [cells(3)], rows, CHANNELS, 0.5)
+    assert not list(tmp_path.iterdir())
+
+
+def test_h5ad_takes_names_with_slashes(tmp_path):
+    columns = cells(3)
+    columns["CD3/8_cell_median"] = np.arange(3.0)
+    write_h5ad(tmp_path / "cells.h5ad", [columns], 3, CHANNELS, 0.5)
+    found = anndata.read_h5ad(tmp_path / "cells.h5ad")
+    assert found.obs["CD3-8_cell_median"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("write", [write_parquet, write_csv])
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([], "at least one piece"),
+        ([{"a": np.zeros(2)}, {"b": np.zeros(2)}], "same columns"),
+        ([{"a": np.zeros(2)}, {"a": np.zeros((2, 2))}], "one length"),
+    ],
+)
+def test_pieces_that_do_not_fit_are_an_error(tmp_path, write, parts, message):
+    with pytest.raises(InputError, match=message):
+        write(tmp_path / "cells", iter(parts))
+    assert not list(tmp_path.iterdir())
+
+
+def test_memory_holds_a_few_pieces(tmp_path):
+    piece = {"cell_id": np.arange(20_000), "a": np.random.default_rng(0).random(20_000)}
+    write_parquet(tmp_path / "warm.parquet", [piece])
+    tracemalloc.start()
+    write_parquet(tmp_path / "cells.parquet", (dict(piece) for _ in range(100)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 15 * 16 * 20_000  # bytes; all pieces together have 100 times 16
+    assert pq.ParquetFile(tmp_path / "cells.parquet").metadata.num_rows == 2_000_000
