@@ -121,9 +121,9 @@ def run(
 
 def _execute(pipeline: "Pipeline", function: Callable[..., R], **options: Any) -> R:
     """Execute; a fault at run time ends with what is lost and what is kept."""
-    from codexseg.execute.memory import return_large_arrays
+    from codexseg.execute.memory import prepare_process
 
-    return_large_arrays()
+    prepare_process()
     listen()
     try:
         return function(**options)

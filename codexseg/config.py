@@ -21,7 +21,9 @@ from pydantic_core import PydanticCustomError
 
 SMALLEST_PATCH_PX = 64
 
-Statistic = Literal["mean", "median", "std", "max", "min", "total"]
+Statistic = Literal[
+    "mean", "median", "std", "max", "min", "total", "p5", "p25", "p75", "p95"
+]
 
 
 def _no_truth_value(value: Any) -> Any:

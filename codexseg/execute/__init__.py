@@ -14,7 +14,7 @@ from threading import Thread
 from typing import Literal, Protocol, TypeVar
 
 from codexseg.errors import WorkerDied
-from codexseg.execute.memory import ask_for_huge_pages, return_large_arrays
+from codexseg.execute.memory import ask_for_huge_pages, prepare_process
 
 log = logging.getLogger(__name__)
 
@@ -180,7 +180,7 @@ def _begin_worker(threads: int) -> None:
 
     OMP_NUM_THREADS is what numerical libraries look at; a user's own value stays.
     """
-    return_large_arrays()
+    prepare_process()
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()

@@ -36,11 +36,10 @@ def join(context: Context, min_remaining: float) -> list[Versions]:
     """
     job = context.job
     grid, patches = grid_of(job), segmented(job)
-    tables = {p: job.tables("segment", p) for p in patches}
     found = []
-    for name in COMPARTMENTS:
-        objects = {p: Objects.from_tables(tables[p], name) for p in patches}
-        found.append(find_versions(objects, grid))
+    for name in COMPARTMENTS:  # one at a time: these lists grow with the cells
+        listed = (Objects.from_tables(job.tables("segment", p), name) for p in patches)
+        found.append(find_versions(dict(zip(patches, listed, strict=True)), grid))
     views = _views(job, grid)
     seams: Tables = {"segmented": np.array(patches, np.int64), "view": views}
     for rivals, versions, name in zip(

@@ -31,8 +31,8 @@ from codexseg.backends.weights import resolve
 from codexseg.config import SegmentationConfig
 from codexseg.core.grid import Window
 from codexseg.core.tiles import TileGrid
-from codexseg.execute.memory import return_large_arrays
-return_large_arrays()
+from codexseg.execute.memory import prepare_process
+prepare_process()
 path, side, count, budget = Path(sys.argv[1]), *map(float, sys.argv[2:])
 side, count = int(side), int(count)
 images = np.random.default_rng(0).integers(0, 5000, (count, 2, side, side), np.uint16)

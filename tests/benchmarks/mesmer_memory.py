@@ -25,10 +25,10 @@ MODEL = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from codexseg.execute.memory import return_large_arrays
+from codexseg.execute.memory import prepare_process
 from codexseg.backends.runtime import Batch, open_network
 from codexseg.backends.weights import resolve
-return_large_arrays()
+prepare_process()
 network = open_network(resolve(Path(sys.argv[1])))
 network.predict(np.zeros((Batch(0.5).size, 256, 256, 2), np.float32))
 time.sleep(2)  # long enough to be measured
