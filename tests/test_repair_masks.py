@@ -195,6 +195,50 @@ def test_ids_follow_the_raster_order_or_the_order_of_the_match():
     assert sequential["pairs"].tolist() == [[1, 1, 1], [2, 4, 4]]
 
 
+def test_every_patch_of_a_batch_has_its_result():
+    """Nothing is thinned out, however many patches there are; an empty one is one."""
+    cells = draw("1111222 1111222 1111222 3333333")
+    nuclei = draw("....... .44..5. ....... ...6...")
+    patches = [(np.roll(cells, i, axis=1), np.roll(nuclei, i, axis=1)) for i in range(25)]
+    patches[13] = (np.zeros_like(cells), np.zeros_like(nuclei))
+    batch = repair_masks_batch([{"cell": c, "nucleus": n} for c, n in patches])
+    assert len(batch) == 25
+    for found, (c, n) in zip(batch, patches, strict=True):
+        alone = repair(c, n)
+        for name in (*MASKS, "pairs", "unmatched_cells", "unmatched_nuclei"):
+            assert np.array_equal(found[name], alone[name]), name
+        assert len(found["pairs"]) + len(found["unmatched_nuclei"]) == 3 * bool(c.any())
+
+
+def test_what_a_nucleus_lost_is_told_by_its_own_label():
+    """Nucleus 2 gets id 1, nucleus 1 id 2: the one is cut in half, the other is whole."""
+    cells = draw("..444444 ..444444 ..444444 ........ 11111111 11111111 11111111")
+    nuclei = draw("........ ....22.. ....22.. ........ ........ ..111... ........")
+    repaired = repair(cells, nuclei)
+    assert repaired["pairs"].tolist() == [[1, 4, 2], [2, 1, 1]]
+    before, after = (np.bincount(labels.ravel()) for labels in (nuclei, repaired[MASKS[1]]))
+    number, _, nucleus = repaired["pairs"].T
+    assert (after[number] / before[nucleus]).tolist() == [0.5, 1]
+
+
+@pytest.mark.parametrize("matching", ["best", "sequential"])
+def test_labels_may_be_as_high_as_32_bits_go(matching):
+    cells = draw("111222 111222 111222 333444 333444 333444")
+    nuclei = draw("...... 1....2 ...... ...... 3.4... ......")
+    high = np.array([2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1], np.uint32)
+    plain = np.arange(1, 5, dtype=np.uint32)
+    low = repair(cells, nuclei, matching=matching)
+    found = repair(
+        relabel(cells, plain, high), relabel(nuclei, plain, high), matching=matching
+    )
+    for name in MASKS:
+        assert np.array_equal(found[name], low[name]), name
+    assert low["pairs"].tolist() == [[1, 1, 1], [2, 2, 2], [3, 3, 3]]
+    assert found["pairs"][:, 1:].tolist() == [[label, label] for label in high[:3].tolist()]
+    assert found["unmatched_cells"].tolist() == [2**32 - 1]
+    assert found["unmatched_nuclei"].tolist() == [2**32 - 1]
+
+
 # Properties --------------------------------------------------------------------------
 
 

@@ -140,6 +140,7 @@ def test_the_pairs_are_those_of_the_rule_spelled_out(cells, nuclei, least, seque
         ([(0, 0, 5), (0, 1, 5)], [5, 5], [9, 4], 1),  # all equal: first in raster order
         ([(0, 0, 1), (0, 1, 33_333_333)], [3, 99_999_999], [0, 1], 1),  # 1/3 is 1/3
         ([(0, 0, 8_191), (0, 1, 8_192)], [8_192, 8_193], [0, 1], 1),
+        ([(0, 0, 8_192), (0, 1, 16_382)], [8_193, 16_384], [0, 1], 0),  # by 1.5e-8
     ],
 )
 def test_what_decides_between_two_nuclei(pairs, nucleus_area, firsts, expected):
@@ -160,6 +161,19 @@ def test_the_first_cell_takes_a_nucleus_that_two_share_alike():
     cells, nuclei = draw("2222211111"), draw("...5..5...")
     assert match_images(cells, nuclei)[0].tolist() == [2]
     assert match_images(cells, nuclei, matching="sequential")[0].tolist() == [1]
+
+
+@pytest.mark.parametrize("limit", [2, 2**31, 2**32, 2**40])
+def test_the_first_cell_is_the_first_beyond_32_bits_too(limit):
+    accepted = match(
+        np.array([0, 1]),
+        np.array([0, 0]),
+        np.array([3, 3]),
+        nucleus_area=np.array([6]),
+        cell_first=np.array([limit + 1, limit - 2]),
+        nucleus_first=np.array([limit]),
+    )
+    assert accepted.tolist() == [1]
 
 
 def test_an_injected_order_decides_ties_and_only_ties():
@@ -196,6 +210,77 @@ def test_no_candidates_no_pairs():
 def test_unknown_rules_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         match_images(draw("111"), draw("..1"), **options)
+
+
+@st.composite
+def candidates(draw):
+    """Candidate pairs of up to seven cells and nuclei, and what the rules ask of them."""
+    pair = st.tuples(st.integers(0, 6), st.integers(0, 6))
+    pairs = draw(st.lists(pair, unique=True, max_size=20))
+    cell, nucleus = np.array(pairs, np.int64).reshape(-1, 2).T
+    shared = draw(arrays(np.int64, len(pairs), elements=st.integers(1, 4)))
+    area = 4 + draw(arrays(np.int64, 7, elements=st.integers(0, 4)))
+    firsts = [np.array(draw(st.permutations(range(7)))) for _ in range(2)]
+    return (cell, nucleus, shared), {
+        "nucleus_area": area,
+        "cell_first": firsts[0],
+        "nucleus_first": firsts[1],
+    }
+
+
+@given(candidates())
+@settings(deadline=None)
+def test_pairs_are_one_to_one_and_none_is_beaten(table):
+    """Whoever is not taken has a partner that is taken by one at least as good."""
+    (cell, nucleus, shared), objects = table
+    accepted = match(cell, nucleus, shared, **objects)
+    assert len(set(cell[accepted])) == len(set(nucleus[accepted])) == len(accepted)
+    keys = [
+        (-Fraction(int(s), int(objects["nucleus_area"][n])), -s, *firsts)
+        for n, s, *firsts in zip(
+            nucleus,
+            shared,
+            objects["nucleus_first"][nucleus],
+            objects["cell_first"][cell],
+            strict=True,
+        )
+    ]
+    for row in set(range(len(cell))) - set(accepted.tolist()):
+        rivals = accepted[
+            (cell[accepted] == cell[row]) | (nucleus[accepted] == nucleus[row])
+        ]
+        assert min(keys[rival] for rival in rivals) < keys[row]
+
+
+@given(candidates(), st.randoms(use_true_random=False), st.booleans())
+@settings(deadline=None)
+def test_the_order_of_the_candidates_does_not_matter(table, random, sequential):
+    columns, objects = table
+    options = objects | {"matching": "sequential" if sequential else "best"}
+    order = np.array(random.sample(range(len(columns[0])), len(columns[0])), np.int64)
+    shuffled = match(*(column[order] for column in columns), **options)
+    assert order[shuffled].tolist() == match(*columns, **options).tolist()
+
+
+@given(candidates(), st.sampled_from([2**31, 2**32, 2**53, 2**62]), st.booleans())
+@settings(deadline=None)
+def test_first_pixels_decide_alike_wherever_on_the_slide(table, limit, sequential):
+    """Raster indexes may pass any power of two: here it lies among them."""
+    columns, objects = table
+    options = {"matching": "sequential" if sequential else "best"}
+    far = {
+        name: values + (limit - 4 if name.endswith("first") else 0)
+        for name, values in objects.items()
+    }
+    near = match(*columns, **objects, **options)
+    assert match(*columns, **far, **options).tolist() == near.tolist()
+
+
+def test_pixels_are_counted_in_64_bits():
+    labels = draw("1122")
+    table, pairs = object_table(labels), pair_table(labels, labels)
+    for column in (table.area, table.first, pairs.shared):
+        assert column.dtype == np.int64
 
 
 def test_masks_of_pairs():
@@ -235,6 +320,42 @@ def test_masks_of_pairs():
     assert np.array_equal(masks.nucleus, expected)
     assert np.array_equal(masks.nucleus_boundary, masks.nucleus)
     assert np.array_equal(masks.cytoplasm, masks.cell - masks.nucleus)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.integers(1, 6_000))
+@settings(deadline=None, max_examples=30)
+def test_masks_are_those_of_the_pairs_pixel_by_pixel(seed, height, width):
+    """Images of several thousand pixels, runs of any length, labels to the highest."""
+    rng = np.random.default_rng(seed)
+    labels = np.array([0, 1, 7, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1], np.uint32)
+    cells, nuclei = (
+        labels[rng.integers(0, 7, 1 + width // run)[np.arange(width) // run]]
+        * (rng.random((height, width)) < 0.95).astype(np.uint32)
+        for run in rng.integers(1, 3_000, 2)
+    )
+    inside = interior(cells)
+    chosen = rng.integers(0, 6)
+    pair_cell, pair_nucleus, ids = (rng.permutation(labels[1:])[:chosen] for _ in range(3))
+    masks = apply_pairs(cells, nuclei, pair_cell, pair_nucleus, ids)
+    cell, nucleus = np.zeros_like(cells), np.zeros_like(cells)
+    for c, n, number in zip(pair_cell, pair_nucleus, ids, strict=True):
+        cell[cells == c] = number
+        nucleus[inside & (cells == c) & (nuclei == n)] = number
+    assert np.array_equal(masks.cell, cell)
+    assert np.array_equal(masks.nucleus, nucleus)
+    assert np.array_equal(masks.cytoplasm, np.where(nucleus > 0, 0, cell))
+    for mask, boundary in ((cell, masks.cell_boundary), (nucleus, masks.nucleus_boundary)):
+        assert np.array_equal(boundary, find_boundaries(mask, mode="inner") * mask)
+
+
+def test_objects_that_are_not_there_change_nothing():
+    cells, nuclei = draw("1111 1111 1111"), draw(".... .22. ....")
+    there = [np.array([v], np.uint32) for v in (1, 2, 5)]
+    more = [np.array(v, np.uint32) for v in ([8, 1, 9], [2, 2, 7], [4, 5, 6])]
+    for one, other in zip(
+        apply_pairs(cells, nuclei, *there), apply_pairs(cells, nuclei, *more), strict=True
+    ):
+        assert np.array_equal(one, other)
 
 
 def test_masks_need_one_shape_and_one_pair_per_cell():

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -58,6 +60,7 @@ def compartments(cells, nuclei, ids):
 
 def expected(pixels, cells, nuclei, ids, statistic):
     functions = {"total": np.sum}
+    functions |= {f"p{n}": partial(np.percentile, q=n) for n in (5, 25, 75, 95)}
     masks = {
         "cell": lambda i: cells == i,
         "nucleus": lambda i: nuclei == i,
@@ -185,6 +188,15 @@ def test_bright_uint16_sums_are_exact():
     assert np.isnan(found["cytoplasm_mean"][0])
 
 
+def test_small_spreads_on_bright_grounds_are_not_lost():
+    """A sum of squares would cancel: 1e12 and a variance of 0.01."""
+    pixels = np.random.default_rng(0).integers(0, 3, (60, 70)) * 0.125 + 1e6
+    index = np.zeros(pixels.shape, np.int32)
+    parts = split_compartments(index, index, 1)
+    found = measure_channel(pixels.astype(np.float32), parts, ["std", "mean"])
+    np.testing.assert_allclose(found["cell_std"], pixels.std(), rtol=1e-6)
+
+
 def test_a_nucleus_that_is_another_cells_counts_as_cytoplasm():
     cells, nuclei = draw("aabb"), np.array([[0, 2, 2, 0]], np.uint32)
     pixels = np.array([[1, 2, 4, 8]], np.uint16)
@@ -234,6 +246,32 @@ def test_a_cell_is_the_same_in_every_window(y0, x0, more, seed):
     rows = np.searchsorted(ids, inside)
     for name, column in part.items():
         np.testing.assert_array_equal(column, whole[name][rows], err_msg=name)
+
+
+def test_a_sum_does_not_depend_on_who_else_is_measured():
+    """A nucleus of another cell cuts a cell's row in runs, where it is listed."""
+    cells, nuclei = np.ones((50, 400), np.uint32), np.zeros((50, 400), np.uint32)
+    cells[:, 390:], nuclei[:, 100:300:7] = 2, 2
+    pixels = np.random.default_rng(0).lognormal(0, 10, cells.shape).astype(np.float32)
+    alone, both = (
+        measure_channel(pixels, compartments(cells, nuclei, ids), STATISTICS)
+        for ids in (np.array([1], np.uint32), np.array([1, 2], np.uint32))
+    )
+    for name, column in alone.items():
+        np.testing.assert_array_equal(column, both[name][:1], err_msg=name)
+
+
+@pytest.mark.parametrize("origin", [(2**31, 5), (7, 2**32), (2**40, 2**40)])
+def test_shapes_are_the_same_far_down_the_slide(origin):
+    cells, _, ids = tissue()
+    index = index_labels(cells, ids)
+    near, far = (measure_shapes(index, len(ids), o) for o in ((0, 0), origin))
+    moved = {"y": 0, "x": 1} | {f"bbox_{a}{i}": "yx".index(a) for a in "yx" for i in "01"}
+    for name, column in near.items():
+        by = origin[moved[name]] if name in moved else 0
+        np.testing.assert_allclose(far[name] - by, column, atol=1e-3 * bool(by))
+        if name.startswith("bbox") or not by:
+            np.testing.assert_array_equal(far[name] - by, column, err_msg=name)
 
 
 @pytest.mark.parametrize(
