@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage as ndi
 
 from codexseg.core.grid import PatchGrid, Window
 from codexseg.core.kernel import kernel
@@ -273,13 +274,18 @@ def find_versions(objects: Mapping[int, Objects], grid: PatchGrid) -> Versions:
     )
 
 
-def settle(versions: Versions, rivals: Ints, min_remaining: float) -> Ints:
+def settle(
+    versions: Versions, rivals: Ints, min_remaining: float, dropped: Ints | None = None
+) -> Ints:
     """Decide which versions are the slide's.
 
     What patches agree on stands. The others come in this order: first those whose
     speaker owns their first pixel, then the larger, then the earlier in raster order.
     One stands if at least `min_remaining` of its pixels are left by those before it; it
     gets the pixels that are left. So no pixel is given twice and no sliver is kept.
+
+    Pixels that two of those before it share are counted as taken by both, so a version
+    may be refused a little early; what it gets is never less than was counted.
 
     Parameters
     ----------
@@ -289,6 +295,8 @@ def settle(versions: Versions, rivals: Ints, min_remaining: float) -> Ints:
         Rows (version, version, pixels shared), for each version that is not agreed on.
     min_remaining : float
         Fraction of the area, 0 to 1.
+    dropped : (k,) int64, optional
+        Versions that do not stand whatever is left of them, see :func:`choose_drops`.
 
     Returns
     -------
@@ -297,21 +305,10 @@ def settle(versions: Versions, rivals: Ints, min_remaining: float) -> Ints:
     """
     stands = versions.agreed
     taken = np.zeros(len(stands), np.int64)
-    disputed = np.flatnonzero(~stands)
-    order = disputed[
-        np.lexsort(
-            (
-                versions.speaker[disputed],
-                versions.first[disputed],
-                -versions.area[disputed],
-                ~versions.at_home[disputed],
-            )
-        )
-    ]
-    shared: dict[int, list[tuple[int, int]]] = {}
-    for one, other, pixels in _unordered(rivals).tolist():
-        shared.setdefault(one, []).append((other, pixels))
-        shared.setdefault(other, []).append((one, pixels))
+    order = _in_order(versions)
+    if dropped is not None:
+        order = order[~np.isin(order, dropped)]
+    shared = _partners(rivals)
     for version, rows in shared.items():
         if stands[version]:
             for other, pixels in rows:
@@ -326,6 +323,69 @@ def settle(versions: Versions, rivals: Ints, min_remaining: float) -> Ints:
             taken[other] += pixels
     later = np.array(accepted, np.int64)
     return np.concatenate([np.flatnonzero(versions.agreed), later])
+
+
+def choose_drops(versions: Versions, rivals: Ints, torn: Ints) -> tuple[Ints, Ints]:
+    """Choose which torn versions are dropped now, and tell what may change by that.
+
+    A torn version stands, but those before it leave no piece of it that is large enough.
+    Without it others after it keep more, or stand where they did not: of a chain of
+    rivals the first is dropped and the rest judged again. So in the end each version is
+    judged by those that stand before it, as if they were taken one by one.
+
+    Parameters
+    ----------
+    versions, rivals
+        As :func:`settle` takes them.
+    torn : (k,) int64
+        Versions that stand and are torn.
+
+    Returns
+    -------
+    dropped, touched : (m,), (l,) int64
+        Versions to drop, one at least; these and all that may change by that.
+    """
+    order = _in_order(versions).tolist()
+    rank = {version: i for i, version in enumerate(order)}
+    shared, wanted = _partners(rivals), set(torn.tolist())
+    dropped, touched = [], set[int]()
+    for version in order:
+        if version in wanted and version not in touched:
+            dropped.append(version)
+            touched.add(version)
+        if version in touched:
+            later = (other for other, _ in shared.get(version, []))
+            touched |= {v for v in later if rank.get(v, -1) > rank[version]}
+    return np.array(dropped, np.int64), np.array(sorted(touched), np.int64)
+
+
+def largest_piece(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Keep the largest piece of a mask (y, x), the first in raster order among equals.
+
+    Pixels are of one piece where they share edges.
+    """
+    pieces, n = ndi.label(mask)
+    if n < 2:
+        return mask
+    area = np.bincount(pieces.ravel())[1:]
+    return np.asarray(pieces == 1 + np.argmax(area))
+
+
+def _in_order(versions: Versions) -> Ints:
+    """Return the versions that are not agreed on in the order of their claims."""
+    disputed = np.flatnonzero(~versions.agreed)
+    speaker, first = versions.speaker[disputed], versions.first[disputed]
+    area, at_home = versions.area[disputed], versions.at_home[disputed]
+    return disputed[np.lexsort((speaker, first, -area, ~at_home))]
+
+
+def _partners(rivals: Ints) -> dict[int, list[tuple[int, int]]]:
+    """List for each version its rivals, with the pixels that the two share."""
+    shared: dict[int, list[tuple[int, int]]] = {}
+    for one, other, pixels in _unordered(rivals).tolist():
+        shared.setdefault(one, []).append((other, pixels))
+        shared.setdefault(other, []).append((one, pixels))
+    return shared
 
 
 def _unordered(rivals: Ints) -> Ints:

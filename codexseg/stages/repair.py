@@ -9,15 +9,17 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage as ndi
 
-from codexseg.core.grid import PatchGrid
-from codexseg.core.labels import object_table
+from codexseg.core.grid import PatchGrid, Window
+from codexseg.core.labels import object_table, relabel
 from codexseg.core.matching import interior, match, matched_fraction, pair_table
 from codexseg.core.stitching import Versions
 from codexseg.run import Row, Tables
 from codexseg.stages.base import Context, Job, Stage
+from codexseg.stages.painting import Painted, painted, patches_to_paint
 from codexseg.stages.pixels import grid_of
-from codexseg.stages.seams import Painted, join, painted, patches_to_paint
+from codexseg.stages.seams import join
 from codexseg.stages.segment import COMPARTMENTS
 
 Ints = NDArray[np.int64]
@@ -31,7 +33,7 @@ def repair(context: Context) -> Row:
     """Join the seams, count shared pixels in every core, and choose the pairs."""
     job = context.job
     grid = grid_of(job)
-    versions = join(context, job.config.stitch.min_remaining)
+    versions = join(context)
     patches = patches_to_paint(job, grid)
     context.map_patches(count_pairs, patches)
 
@@ -110,18 +112,30 @@ def count_pairs(job: Job, patches: Sequence[int]) -> Iterator[tuple[int, Row]]:
         }
         for c, name in enumerate(COMPARTMENTS):
             if view.disputed[c]:
-                image = np.where(inside, view.ids[c], 0).astype(np.uint32)
-                tables[f"{name}_left"] = _left(image, view, grid)
+                tables[f"{name}_left"] = _left(view, c, core, grid)
         job.write_tables(number, tables)
         yield number, {}
 
 
-def _left(image: NDArray[np.uint32], view: Painted, grid: PatchGrid) -> Ints:
-    """Measure what a core holds of every object: rows (id, area, first pixel)."""
+def _left(view: Painted, compartment: int, core: Window, grid: PatchGrid) -> Ints:
+    """Measure what a core holds of disputed objects.
+
+    (n, 7): id, area, first pixel, and box (y0, x0, y1, x1).
+    """
+    ids = np.unique(view.disputed[compartment]).astype(np.uint32)
+    numbers = np.arange(1, len(ids) + 1, dtype=np.uint32)
+    image = relabel(view.ids[compartment][core.within(view.window)], ids, numbers)
     table = object_table(image)
     y, x = np.divmod(table.first, image.shape[1])
-    first = (y + view.window.y0) * grid.shape[1] + x + view.window.x0
-    return np.stack([table.label.astype(np.int64), table.area, first], axis=1)
+    first = (y + core.y0) * grid.shape[1] + x + core.x0
+    slices = ndi.find_objects(image)
+    boxes = [
+        [core.y0 + ys.start, core.x0 + xs.start, core.y0 + ys.stop, core.x0 + xs.stop]
+        for ys, xs in (slices[number - 1] for number in table.label)
+    ]
+    here = ids[table.label - 1].astype(np.int64)
+    box = np.array(boxes, np.int64).reshape(-1, 4)
+    return np.column_stack([here, table.area, first, box])
 
 
 def _objects(job: Job, versions: list[Versions], patches: list[int]) -> Tables:
@@ -146,18 +160,19 @@ def _objects(job: Job, versions: list[Versions], patches: list[int]) -> Tables:
 def _correct(
     job: Job, tables: Tables, name: str, disputed: Ints, patches: list[int]
 ) -> None:
-    """Give disputed objects the area and first pixel of what was left to them."""
+    """Give disputed objects the area, first pixel and box of what was left to them."""
     parts = [job.tables("repair", p).get(f"{name}_left") for p in patches]
     left = np.concatenate(
-        [np.zeros((0, 3), np.int64), *(p for p in parts if p is not None)]
+        [np.zeros((0, 7), np.int64), *(p for p in parts if p is not None)]
     )
-    left = left[np.isin(left[:, 0], disputed)]
-    rows = disputed - 1
-    area, first = tables[f"{name}_area"], tables[f"{name}_first"]
-    area[rows] = 0
-    np.add.at(area, left[:, 0] - 1, left[:, 1])
-    first[left[:, 0] - 1] = np.iinfo(np.int64).max
-    np.minimum.at(first, left[:, 0] - 1, left[:, 2])
+    area, first, box = (tables[f"{name}_{what}"] for what in ("area", "first", "box"))
+    rows, row = disputed - 1, left[:, 0] - 1
+    area[rows], first[rows] = 0, np.iinfo(np.int64).max
+    box[rows, :2], box[rows, 2:] = np.iinfo(np.int64).max, 0
+    np.add.at(area, row, left[:, 1])
+    np.minimum.at(first, row, left[:, 2])
+    np.minimum.at(box[:, :2], row, left[:, 3:5])
+    np.maximum.at(box[:, 2:], row, left[:, 5:])
 
 
 def _sum_pairs(job: Job, patches: list[int]) -> tuple[Ints, Ints, Ints]:

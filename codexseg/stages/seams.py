@@ -1,11 +1,12 @@
-"""Seams: which patch speaks for which object, and what a core looks like in slide ids.
+"""Seams: which patch speaks for which object, and which objects are the slide's.
 
-:mod:`codexseg.core.stitching` decides; this module reads the patches' labels for it.
+:mod:`codexseg.core.stitching` decides; this module reads the patches' labels for it, and
+has :mod:`codexseg.stages.painting` show what is left of an object.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +14,32 @@ from numpy.typing import NDArray
 from codexseg.core.grid import PatchGrid, Window
 from codexseg.core.labels import relabel
 from codexseg.core.matching import pair_table
-from codexseg.core.stitching import Objects, Versions, find_versions, settle
+from codexseg.core.stitching import (
+    Objects,
+    Versions,
+    choose_drops,
+    find_versions,
+    largest_piece,
+    settle,
+)
 from codexseg.run import Arrays, Row, Tables
 from codexseg.stages.base import Context, Job
+from codexseg.stages.painting import (
+    SEAMS,
+    Painted,
+    bounds,
+    listings,
+    overlapping,
+    paint,
+    read_view,
+    seams_of,
+)
 from codexseg.stages.pixels import grid_of
 from codexseg.stages.segment import COMPARTMENTS
 
-Labels = NDArray[np.uint32]
+PIECES = "pieces"
+"""What the passes over the pieces of disputed objects are called, with their number."""
+
 Ints = NDArray[np.int64]
 
 
@@ -28,7 +48,7 @@ def segmented(job: Job) -> list[int]:
     return [p for p, row in job.rows("segment").items() if row["status"] == "done"]
 
 
-def join(context: Context, min_remaining: float) -> list[Versions]:
+def join(context: Context) -> list[Versions]:
     """Decide which objects are the slide's; write the tables that painting reads.
 
     Returns the versions of both compartments. The accepted ones have an id, 1..n in
@@ -42,13 +62,54 @@ def join(context: Context, min_remaining: float) -> list[Versions]:
         found.append(find_versions(dict(zip(patches, listed, strict=True)), grid))
     views = _views(job, grid)
     seams: Tables = {"segmented": np.array(patches, np.int64), "view": views}
-    for rivals, versions, name in zip(
-        _rivals(context, found, views), found, COMPARTMENTS, strict=True
-    ):
-        accepted = settle(versions, rivals, min_remaining)
-        seams |= _table(versions, accepted, name, len(grid))
-    job.write_tables("seams", seams)
+    rivals = _rivals(context, found, views)
+    job.write_tables(SEAMS, _settled(context, found, rivals, seams))
     return found
+
+
+def _settled(
+    context: Context, found: list[Versions], rivals: list[Ints], seams: Tables
+) -> Tables:
+    """Settle until all that stands is in one piece, large enough; add it to the tables.
+
+    Workers keep the tables that they have read: each turn has a name of its own.
+    """
+    job, least = context.job, context.job.config.stitch.min_remaining
+    dropped = [np.zeros(0, np.int64) for _ in found]
+    visit, judged = _speakers(found), dict[int, Arrays]()
+    for turn in count():
+        for c, name in enumerate(COMPARTMENTS):
+            accepted = settle(found[c], rivals[c], least, dropped[c])
+            seams = seams | _table(found[c], accepted, name, len(seams["view"]))
+        if visit:
+            job.write_tables(f"{SEAMS}-{turn}", seams)
+            context.map_patches(judge_pieces, visit, part=f"{PIECES}{turn}")
+            stage = f"{job.stage}.{PIECES}{turn}"
+            judged |= {p: job.tables(stage, p) for p in visit}
+        visit = []
+        for c, name in enumerate(COMPARTMENTS):
+            torn = _gathered(judged, f"{name}_torn")
+            if len(torn) == 0:
+                continue
+            gone, touched = choose_drops(found[c], rivals[c], torn)
+            dropped[c] = np.concatenate([dropped[c], gone])
+            visit += found[c].speaker[touched].tolist()
+        visit = sorted(set(visit))
+        if not visit:
+            break
+    crumbs = {n: np.sort(_gathered(judged, f"{n}_crumbs")) for n in COMPARTMENTS}
+    return seams | {f"{name}_crumbs": places for name, places in crumbs.items()}
+
+
+def _speakers(found: list[Versions]) -> list[int]:
+    """Return the patches that speak for versions which not all agree on."""
+    speakers: Ints = np.concatenate([v.speaker[~v.agreed] for v in found])
+    return [int(patch) for patch in np.unique(speakers)]
+
+
+def _gathered(tables: dict[int, Arrays], name: str) -> Ints:
+    """Bring one column of all patches together."""
+    return np.concatenate([np.zeros(0, np.int64), *(t[name] for t in tables.values())])
 
 
 def _views(job: Job, grid: PatchGrid) -> Ints:
@@ -64,14 +125,6 @@ def _views(job: Job, grid: PatchGrid) -> Ints:
     return views
 
 
-def _read_view(job: Job, number: int, view: Window, window: Window) -> Labels:
-    """Read labels (2, y, x) of a window inside what a patch saw."""
-    outer = grid_of(job)[number].outer
-    if view == outer:
-        return job.run.read_patch(number, outer, window)
-    return job.run.read_grown(number, view, window)
-
-
 def _table(versions: Versions, accepted: Ints, name: str, n_patches: int) -> Tables:
     """Give ids to what was accepted; disputed objects stand apart, in their order."""
     ids = np.zeros(len(versions.first), np.uint32)
@@ -85,6 +138,9 @@ def _table(versions: Versions, accepted: Ints, name: str, n_patches: int) -> Tab
         f"{name}_offset": np.concatenate([[0], np.cumsum(counts)]),
         f"{name}_label": versions.label,
         f"{name}_id": listed.astype(np.uint32),
+        f"{name}_crumbs": np.zeros(0, np.int64),
+        f"{name}_disputed_version": disputed,
+        f"{name}_disputed_area": versions.area[disputed],
         f"{name}_disputed_id": ids[disputed],
         f"{name}_disputed_patch": versions.speaker[disputed],
         f"{name}_disputed_label": versions.name[disputed],
@@ -97,8 +153,8 @@ def _table(versions: Versions, accepted: Ints, name: str, n_patches: int) -> Tab
 
 def _rivals(context: Context, found: list[Versions], views: Ints) -> list[Ints]:
     job = context.job
-    speakers = np.concatenate([v.speaker[~v.agreed] for v in found])
-    if len(speakers) == 0:
+    patches = _speakers(found)
+    if not patches:
         return [np.zeros((0, 3), np.int64) for _ in found]
     tables: Tables = {"view": views}
     for name, versions in zip(COMPARTMENTS, found, strict=True):
@@ -112,7 +168,6 @@ def _rivals(context: Context, found: list[Versions], views: Ints) -> list[Ints]:
             f"{name}_box": versions.box[versions.version],
         }
     job.write_tables("versions", tables)
-    patches = [int(p) for p in np.unique(speakers)]
     context.map_patches(measure_rivals, patches, part="rivals")
     measured = [job.tables("repair.rivals", p) for p in patches]
     return [np.concatenate([m[name] for m in measured]) for name in COMPARTMENTS]
@@ -129,12 +184,12 @@ def measure_rivals(job: Job, patches: Sequence[int]) -> Iterator[tuple[int, Row]
     for number in patches:
         rivals: Tables = {}
         for c, name in enumerate(COMPARTMENTS):
-            rows = _listings(tables, name, number)
+            rows = listings(tables, name, number)
             mine = rows[tables[f"{name}_disputed"][rows]]
             found = [np.zeros((0, 3), np.int64)]
             if len(mine):
-                bounds = _bounds(tables[f"{name}_box"][mine])
-                near = np.flatnonzero(_overlap(tables["view"], bounds))
+                box = bounds(tables[f"{name}_box"][mine])
+                near = np.flatnonzero(overlapping(tables["view"], box))
                 others = (int(other) for other in near if other != number)
                 found += [_shared(job, c, mine, (number, other)) for other in others]
             rivals[name] = np.concatenate(found)
@@ -148,14 +203,14 @@ def _shared(job: Job, compartment: int, mine: Ints, patches: tuple[int, int]) ->
     views = [Window(*tables["view"][p].tolist()) for p in patches]
     window = views[0].intersection(views[1])
     if window is not None:
-        window = window.intersection(_bounds(tables[f"{name}_box"][mine]))
+        window = window.intersection(bounds(tables[f"{name}_box"][mine]))
     if window is None:
         return np.zeros((0, 3), np.int64)
     labels, theirs = (
-        _read_view(job, p, view, window)[compartment]
+        read_view(job, p, view, window)[compartment]
         for p, view in zip(patches, views, strict=True)
     )
-    rows = _listings(tables, name, patches[1])
+    rows = listings(tables, name, patches[1])
     number = [
         relabel(
             image, tables[f"{name}_label"][r], np.arange(1, len(r) + 1, dtype=np.uint32)
@@ -168,100 +223,56 @@ def _shared(job: Job, compartment: int, mine: Ints, patches: tuple[int, int]) ->
     return np.stack([*sides, pairs.shared], axis=1).astype(np.int64)
 
 
-def _overlap(boxes: Ints, window: Window) -> NDArray[np.bool_]:
-    """Tell which boxes (n, 4) share a pixel with a window."""
-    inside = (boxes[:, 0] < window.y1) & (boxes[:, 2] > window.y0)
-    return inside & (boxes[:, 1] < window.x1) & (boxes[:, 3] > window.x0)
+# -- pieces: what do others leave of a disputed object? ------------------------------------
 
 
-def _listings(tables: Arrays, name: str, patch: int) -> Ints:
-    start, stop = tables[f"{name}_offset"][patch : patch + 2]
-    return np.arange(start, stop)
+def judge_pieces(job: Job, patches: Sequence[int]) -> Iterator[tuple[int, Row]]:
+    """Look at what is left of the disputed objects that patches speak for. In a worker.
 
-
-def _bounds(boxes: Ints) -> Window:
-    y0, x0 = boxes[:, :2].min(axis=0).tolist()
-    y1, x1 = boxes[:, 2:].max(axis=0).tolist()
-    return Window(y0, x0, y1, x1)
-
-
-# -- painting ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Painted:
-    """A core and one pixel around it, in the ids of the slide's objects.
-
-    `ids` is (2, y, x) uint32: cells, nuclei. `same` marks pixels at which the backend
-    gave cell and nucleus one label, and those of disputed objects, of which it is not
-    known. `disputed` lists, per compartment, the ids that were
-    painted over what the patch itself saw.
+    An object that lost pixels keeps the largest piece of what is left: the pixels of the
+    others are crumbs. It is torn if that piece is too small to stand for it.
     """
-
-    window: Window
-    ids: Labels
-    same: NDArray[np.bool_]
-    disputed: tuple[list[int], list[int]]
-
-
-@lru_cache(maxsize=1)
-def seams_of(job: Job) -> Arrays:
-    """Return what :func:`join` wrote, opened once per worker."""
-    return dict(job.tables("repair", "seams"))
-
-
-def patches_to_paint(job: Job, grid: PatchGrid) -> list[int]:
-    """Return the patches whose cores hold pixels of objects."""
-    seams = seams_of(job)
-    patches = set(seams["segmented"].tolist())
-    for name in COMPARTMENTS:
-        for box in seams[f"{name}_disputed_box"].tolist():
-            window = Window(*box)
-            near = grid.near(window)
-            patches |= {p.number for p in near if p.core.intersection(window)}
-    return sorted(patches)
-
-
-def painted(job: Job, grid: PatchGrid, number: int) -> Painted:
-    """Paint the core of a patch, with one pixel around it, in slide ids."""
-    seams, patch = seams_of(job), grid[number]
-    window = patch.core.grow(1, grid.shape)
-    if number in seams["segmented"]:
-        labels = job.run.read_patch(number, patch.outer, window)
-    else:
-        labels = np.zeros((2, *window.shape), np.uint32)
-    same = (labels[0] == labels[1]) & (labels[0] > 0)
-    ids = np.empty_like(labels)
-    disputed: tuple[list[int], list[int]] = ([], [])
-    for c, name in enumerate(COMPARTMENTS):
-        rows = _listings(seams, name, number)
-        rows = rows[seams[f"{name}_id"][rows] > 0]
-        ids[c] = relabel(labels[c], seams[f"{name}_label"][rows], seams[f"{name}_id"][rows])
-        for part, mask, number_of in _disputed(job, seams, c, window):
-            free = ids[c][part.within(window)]
-            free[mask & (free == 0)] = number_of
-            same[part.within(window)] |= mask
-            disputed[c].append(number_of)
-    return Painted(window, ids, same, disputed)
+    grid, turn = grid_of(job), f"{SEAMS}-{job.stage.partition(PIECES)[2]}"
+    seams = seams_of(job, turn)
+    for number in patches:
+        rows = [
+            np.flatnonzero(seams[f"{n}_disputed_patch"] == number) for n in COMPARTMENTS
+        ]
+        boxes = (
+            seams[f"{n}_disputed_box"][r] for n, r in zip(COMPARTMENTS, rows, strict=True)
+        )
+        view = paint(job, grid, bounds(np.concatenate([*boxes])), turn)
+        tables: Tables = {}
+        for c, name in enumerate(COMPARTMENTS):
+            tables |= _pieces(
+                job,
+                view,
+                c,
+                {
+                    column: seams[f"{name}_disputed_{column}"][rows[c]]
+                    for column in ("version", "id", "area", "box")
+                },
+            )
+        job.write_tables(number, tables)
+        yield number, {}
 
 
-def _disputed(
-    job: Job, seams: Arrays, compartment: int, window: Window
-) -> Iterator[tuple[Window, NDArray[np.bool_], int]]:
-    """Yield the disputed objects under a window as their speakers see them, in order."""
+def _pieces(job: Job, view: Painted, compartment: int, objects: Arrays) -> Tables:
+    """Say which objects are torn, and where the crumbs of the others lie."""
+    least, width = job.config.stitch.min_remaining, job.source.shape[2]
+    torn, crumbs = np.zeros(len(objects["id"]), np.bool_), [np.zeros(0, np.int64)]
+    for row, (number, area) in enumerate(zip(objects["id"], objects["area"], strict=True)):
+        box = Window(*objects["box"][row].tolist())
+        left = view.ids[compartment][box.within(view.window)] == number
+        if left.sum() == area:
+            continue  # as its speaker sees it, be it of one piece or not
+        kept = largest_piece(left)
+        torn[row] = kept.sum() < least * area
+        if not torn[row]:
+            y, x = np.nonzero(left & ~kept)
+            crumbs.append((y + box.y0) * width + x + box.x0)
     name = COMPARTMENTS[compartment]
-    box = seams[f"{name}_disputed_box"]
-    seen: dict[int, tuple[Window, Labels]] = {}
-    for row in np.flatnonzero(_overlap(box, window)):
-        speaker = int(seams[f"{name}_disputed_patch"][row])
-        if speaker not in seen:
-            view = Window(*seams["view"][speaker].tolist())
-            part = view.intersection(window)
-            if part is None:
-                continue
-            seen[speaker] = part, _read_view(job, speaker, view, part)[compartment]
-        shown, labels = seen[speaker]
-        part = Window(*box[row].tolist()).intersection(shown)
-        if part is not None:
-            mask = labels[part.within(shown)] == seams[f"{name}_disputed_label"][row]
-            yield part, mask, int(seams[f"{name}_disputed_id"][row])
+    return {
+        f"{name}_torn": objects["version"][torn],
+        f"{name}_crumbs": np.concatenate(crumbs),
+    }

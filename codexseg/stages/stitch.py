@@ -22,9 +22,9 @@ from codexseg.run import Arrays, Row, Tables
 from codexseg.stages.base import Context, Job, Source, Stage
 from codexseg.stages.load import overview_factor
 from codexseg.stages.metadata import cells_of, counts_of, write_metadata
+from codexseg.stages.painting import painted, patches_to_paint
 from codexseg.stages.pixels import grid_of
 from codexseg.stages.repair import MATCHED, by_construction, matchable
-from codexseg.stages.seams import painted, patches_to_paint
 from codexseg.stages.segment import COMPARTMENTS
 
 log = logging.getLogger(__name__)

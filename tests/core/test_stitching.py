@@ -8,7 +8,14 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage as ndi
 
 from codexseg.core.grid import PatchGrid, Window
-from codexseg.core.stitching import describe, find_versions, reach_cut_edge, settle
+from codexseg.core.stitching import (
+    choose_drops,
+    describe,
+    find_versions,
+    largest_piece,
+    reach_cut_edge,
+    settle,
+)
 from tests.drawing import draw
 
 WHOLE = Window(0, 0, 4, 8)
@@ -231,9 +238,7 @@ def test_a_pair_of_rivals_counts_once_by_the_most_that_was_seen():
         assert settle(versions, rivals, 0.4).tolist() == [0]
 
 
-@given(st.integers(0, 2**31), st.floats(0.5, 1), st.randoms(use_true_random=False))
-@settings(deadline=None)
-def test_what_stands_where_patches_disagree(seed, least, random):
+def seen_by_four(seed):
     """Four patches see the whole of a slide, each with flaws of its own."""
     rng, grid = np.random.default_rng(seed), PatchGrid((14, 18), (7, 9), (14, 18))
     tissue = rng.random(grid.shape) < 0.5
@@ -242,14 +247,20 @@ def test_what_stands_where_patches_disagree(seed, least, random):
     objects = {p.number: describe(images[p.number], p.outer, p.core, grid) for p in grid}
     versions = find_versions(objects, grid)
     masks = pixels_of(versions, images)
+    return versions, masks, rivals_of(versions, masks)
+
+
+@given(st.integers(0, 2**31), st.floats(0.5, 1), st.randoms(use_true_random=False))
+@settings(deadline=None)
+def test_what_stands_where_patches_disagree(seed, least, random):
+    versions, masks, rivals = seen_by_four(seed)
     area = masks.sum(axis=(1, 2))
-    rivals = rivals_of(versions, masks)
     accepted = settle(versions, rivals, least)
 
     assert len(set(accepted.tolist())) == len(accepted)
     agreed = np.flatnonzero(versions.agreed)
     assert accepted[: len(agreed)].tolist() == agreed.tolist()
-    painted = np.zeros(grid.shape, int)  # those agreed on, then in order what is free
+    painted = np.zeros(masks.shape[1:], int)  # those agreed on, then in order what is free
     assert masks[agreed].sum(axis=0).max(initial=0) <= 1
     for version in accepted:
         free = masks[version] & (painted == 0)
@@ -268,6 +279,90 @@ def test_what_stands_where_patches_disagree(seed, least, random):
     random.shuffle(rows)
     told = np.array(rows, np.int64).reshape(-1, 3)
     assert settle(versions, told, least).tolist() == accepted.tolist()
+
+
+@given(arrays(np.bool_, (6, 7)))
+@settings(deadline=None)
+def test_the_largest_piece_is_that_found_by_hand(mask):
+    best, seen = set(), set()
+    for start in map(tuple, np.argwhere(mask).tolist()):
+        piece, todo = set(), [start]
+        while todo:
+            y, x = todo.pop()
+            if (y, x) not in seen and 0 <= y < 6 and 0 <= x < 7 and mask[y, x]:
+                seen.add((y, x))
+                piece.add((y, x))
+                todo += [(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)]
+        best = max(best, piece, key=len)  # the first of equals
+    assert set(map(tuple, np.argwhere(largest_piece(mask)).tolist())) == best
+
+
+def left_of(masks, accepted):
+    """Paint versions in their order: the pixels that each gets, (versions, y, x)."""
+    left, taken = np.zeros_like(masks), np.zeros(masks.shape[1:], bool)
+    for version in accepted:
+        left[version] = masks[version] & ~taken
+        taken |= masks[version]
+    return left
+
+
+def is_torn(left, mask, least):
+    if left.sum() == mask.sum():
+        return False
+    return largest_piece(left).sum() < least * mask.sum()
+
+
+def taken_one_by_one(versions, masks, least):
+    """Let each version stand at once, or not, by what those before it have left."""
+    agreed, area = versions.agreed, masks.sum(axis=(1, 2))
+    order = sorted(
+        np.flatnonzero(~agreed).tolist(),
+        key=lambda v: (not versions.at_home[v], -area[v], versions.first[v]),
+    )
+    stands = np.flatnonzero(agreed).tolist()
+    for version in order:
+        left = area[version] - (masks[version] & masks[stands]).sum()
+        if left > 0 and left >= least * area[version]:
+            pixels = left_of(masks, [*stands, version])[version]
+            if not is_torn(pixels, masks[version], least):
+                stands.append(version)
+    return stands
+
+
+def settled_in_turns(versions, masks, rivals, least):
+    dropped, before, touched = np.zeros(0, np.int64), None, range(len(masks))
+    while True:
+        accepted = settle(versions, rivals, least, dropped)
+        left = left_of(masks, accepted)
+        torn = [v for v in accepted if is_torn(left[v], masks[v], least)]
+        if before is not None:  # who is not touched keeps what it had
+            changed = np.flatnonzero((left != before).any(axis=(1, 2)))
+            assert set(changed) <= set(touched)
+        if not torn:
+            return accepted.tolist(), len(dropped)
+        gone, touched = choose_drops(versions, rivals, np.array(torn))
+        assert len(gone) > 0
+        assert set(gone) <= set(torn) <= set(touched)
+        dropped, before = np.concatenate([dropped, gone]), left
+
+
+@given(st.integers(0, 2**31), st.floats(0.3, 1))
+@settings(deadline=None, max_examples=50)
+def test_who_stands_is_who_would_if_versions_were_taken_one_by_one(seed, least):
+    versions, masks, rivals = seen_by_four(seed)
+    accepted, _ = settled_in_turns(versions, masks, rivals, least)
+    assert accepted == taken_one_by_one(versions, masks, least)
+
+
+def test_versions_that_torn_ones_kept_out_stand_without_them():
+    found = [settled_in_turns(*seen_by_four(seed), 0.4) for seed in range(12)]
+    n_settled = [len(settle(*seen_by_four(seed)[::2], 0.4)) for seed in range(12)]
+    gained = [
+        len(accepted) + n_dropped - n
+        for (accepted, n_dropped), n in zip(found, n_settled, strict=True)
+    ]
+    assert sum(n for _, n in found) > 5
+    assert max(gained) > 0
 
 
 def test_an_object_near_a_cut_edge_is_not_proven():
