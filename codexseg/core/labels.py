@@ -175,6 +175,16 @@ def relabel(labels: Labels, old: Labels, new: Labels) -> Labels:
     return relabelled
 
 
+@kernel
+def any_where(labels: Labels, where: Mask) -> bool:
+    """Whether any pixel of an object, (y, x) uint32, lies where a mask (y, x) is true."""
+    for y in range(labels.shape[0]):
+        for x in range(labels.shape[1]):
+            if where[y, x] and labels[y, x] != 0:
+                return True
+    return False
+
+
 def renumber(labels: Labels, numbers: Labels) -> Labels:
     """Give objects new labels where old ones are small: label i becomes `numbers[i]`.
 

@@ -29,7 +29,7 @@ from codexseg.backends.base import (
 )
 from codexseg.config import Config
 from codexseg.core.grid import Patch, PatchGrid, Window
-from codexseg.core.labels import object_table, relabel
+from codexseg.core.labels import any_where, object_table, relabel
 from codexseg.core.quality import signal_pixels
 from codexseg.core.stitching import Objects, describe, reach_cut_edge
 from codexseg.files import map_npy
@@ -190,8 +190,10 @@ def _drop_without_signal(labels: Labels, signal: NDArray[np.bool_]) -> None:
     A patch without signal is not segmented, so such an object would depend on where
     the borders of the patches fall.
     """
-    if not signal.all():
-        for compartment in labels:
+    if signal.all():
+        return
+    for compartment in labels:
+        if any_where(compartment, ~signal):
             kept = object_table(np.where(signal, compartment, np.uint32(0))).label
             compartment[...] = relabel(compartment, kept, kept)
 

@@ -6,11 +6,13 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from skimage.segmentation import find_boundaries
 
 from codexseg.core.labels import (
+    any_where,
     as_labels,
     inner_boundary,
     label_boundaries,
     object_table,
     relabel,
+    renumber,
 )
 from codexseg.errors import InputError
 from tests.drawing import draw
@@ -114,3 +116,32 @@ def test_any_integer_becomes_uint32(dtype):
 def test_what_is_no_label_image_is_named(labels, message):
     with pytest.raises(InputError, match=message):
         as_labels(labels, "cells")
+
+
+@given(
+    arrays(np.uint32, array_shapes(min_dims=2, max_dims=2), elements=st.integers(0, 9)),
+    arrays(np.uint32, 10, elements=many),
+)
+@settings(deadline=None)
+def test_small_labels_are_looked_up(labels, numbers):
+    assert np.array_equal(renumber(labels, numbers), numbers[labels])
+    assert np.array_equal(renumber(labels[::2, ::-1], numbers), numbers[labels[::2, ::-1]])
+
+
+def test_numbers_may_be_mapped(tmp_path):
+    labels, numbers = draw("1122."), np.array([0, 7, 2**32 - 1], np.uint32)
+    np.save(tmp_path / "numbers.npy", numbers)
+    mapped = np.load(tmp_path / "numbers.npy", mmap_mode="r")
+    assert np.array_equal(renumber(labels, mapped), numbers[labels])
+
+
+def test_a_label_without_a_number_is_an_error():
+    with pytest.raises(InputError, match="label 2 has no new number"):
+        renumber(draw("1122."), np.array([0, 7], np.uint32))
+
+
+@given(label_images, st.integers(0, 2**32))
+@settings(deadline=None)
+def test_any_pixel_of_an_object_under_a_mask(labels, seed):
+    where = np.random.default_rng(seed).random(labels.shape) < 0.1
+    assert any_where(labels, where) == bool((labels[where] > 0).any())
