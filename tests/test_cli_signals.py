@@ -17,6 +17,7 @@ def callback():
     for _ in range(1000):
         pass
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
 listen()
 try:
     callback()

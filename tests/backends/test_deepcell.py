@@ -354,6 +354,15 @@ def test_a_gpu_that_is_asked_for_must_be_there(python, tmp_path):
     assert environ["CUDA_VISIBLE_DEVICES"] == "-1"
 
 
+@pytest.fixture
+def sigint():
+    """Ctrl-C counts, also where tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("sigint")
 def test_an_interrupted_request_leaves_no_answer_for_the_next(python, tmp_path):
     made = backend(python)
     predict(made, patch(10))
