@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from codexseg.cli_evaluate import EvaluateCommand, evaluate
 from codexseg.cli_models import models_app
 from codexseg.cli_signals import Terminated, listen
+from codexseg.cli_train import train
 from codexseg.cli_words import clear_errors, say
 from codexseg.errors import CodexsegError, WorkerDied
 
@@ -380,6 +382,10 @@ def config_check(
             f"{config} is valid: {width} x {height} px, {channels} channels, "
             f"{source.mpp:g} um/px; the run would lie in {pipeline.out}."
         )
+
+
+app.command()(train)
+app.command(cls=EvaluateCommand)(evaluate)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ memory; an image that does is a slide of its own.
 
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from math import ceil
 from typing import Any, ClassVar, Literal, cast
 
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codexseg.backends.base import Arrays, Labels, Pixels, Slide, SlideView, Survey
+from codexseg.backends.constants import Constants, constants_of
 from codexseg.backends.contract import NETWORK_MPP
 from codexseg.backends.panoptic_image import MAPS, Image
 from codexseg.backends.panoptic_surveys import surveys
@@ -35,8 +37,6 @@ LARGEST_PX = 64
 """Diameter of a large cell, px of the network's image: 32 um. Larger ones grow the halo."""
 MOST_PX = 4096**2
 """A window grows up to this many pixels, or twice its own, to prove a peak."""
-LEAST_PEAK = (0.075, 0.1)
-"""How far a peak of the inner distance of cells, of nuclei, rises above its saddle."""
 
 COMPARTMENTS = {"both": (0, 1), "whole-cell": (0,), "nuclear": (1,)}
 
@@ -68,6 +68,7 @@ class Panoptic:
     def __init__(self, config: Any, slide: Slide) -> None:
         self._config, self._slide = config, slide
         self._weights = self._find_weights(config)
+        self._constants = constants_of(self._weights)
         choose_runtime(self._weights, config.runtime, config.device)
         self._batch = Batch(config.batch_memory_gb)
         per_px = slide.mpp / NETWORK_MPP
@@ -154,7 +155,8 @@ class Panoptic:
         labels = np.zeros((2, *window.shape), np.uint32)
         seen = image.scaling.target_window(window)
         for compartment in compartments:
-            flooded = _flood(image, seen, compartment, slide, ties)
+            constants = self._constants[compartment]
+            flooded = _flood(image, seen, compartment, slide, constants, ties)
             if flooded is not None:
                 labels[compartment] = image.scaling.nearest(*flooded, window, rule=rule)
         return labels
@@ -172,7 +174,12 @@ class Panoptic:
 
 
 def _flood(
-    image: Image, window: Window, compartment: int, slide: SlideView, ties: Ties
+    image: Image,
+    window: Window,
+    compartment: int,
+    slide: SlideView,
+    constants: Constants,
+    ties: Ties,
 ) -> tuple[Labels, Window] | None:
     """Flood a window of the network's image; return the labels and what they cover.
 
@@ -183,9 +190,7 @@ def _flood(
     growth = CONTEXT_PX
     while (maps := image.maps(seen, names, slide)) is not None:
         cut = _cut_edges(seen, image.shape)
-        labels, doubtful = deep_watershed(
-            *maps, h=LEAST_PEAK[compartment], ties=ties, cut=cut
-        )
+        labels, doubtful = deep_watershed(*maps, **asdict(constants), ties=ties, cut=cut)
         del maps
         growth *= 2
         wider = seen.grow(growth, image.shape)

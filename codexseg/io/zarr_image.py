@@ -50,8 +50,8 @@ class ZarrImage(SlideImage):
         if self._channel >= 0:
             index[self._channel] = channel
         array = self._arrays[level]
-        if _is_blosc(array):
-            _check_blosc(array, index)
+        if is_blosc(array):
+            check_blosc(array, index)
         pixels = np.asarray(array[tuple(index)])
         return np.ascontiguousarray(pixels if self._y < self._x else pixels.T, self.dtype)
 
@@ -195,13 +195,13 @@ def _pixel_sizes(
     return [to_micrometres(float(s), unit) for s, unit in zip(scale, units, strict=True)]
 
 
-def _is_blosc(array: Any) -> bool:
+def is_blosc(array: Any) -> bool:
     """Whether each chunk is a file that Blosc wrote; shards have checksums of their own."""
     names = (type(codec).__name__ for codec in array.compressors)
     return array.shards is None and any("blosc" in name.lower() for name in names)
 
 
-def _check_blosc(array: Any, index: Sequence[Any]) -> None:
+def check_blosc(array: Any, index: Sequence[Any]) -> None:
     """Refuse truncated chunks: Blosc's decoder would read past their end and say nothing.
 
     Bytes 12 to 15 of a chunk are its length.

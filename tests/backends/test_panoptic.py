@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from codexseg.backends import panoptic_surveys
 from codexseg.backends.base import Backend, Slide, SurveyingBackend, surveys_of
-from codexseg.backends.panoptic import LEAST_PEAK, InMemory, Mesmer, Panoptic, _flood
+from codexseg.backends.constants import MESMER
+from codexseg.backends.panoptic import InMemory, Mesmer, Panoptic, _flood
 from codexseg.backends.panoptic_image import MAPS, Image
 from codexseg.backends.runtime import OutOfMemory, open_network
 from codexseg.config import SegmentationConfig
@@ -173,13 +174,13 @@ def test_a_peak_that_is_in_doubt_grows_the_window():
         def maps(self, window, names, slide):
             return np.stack([inner[window.slices], interior[window.slices]])
 
-    whole, _ = _flood(Whole(), Window(0, 0, 400, 700), 0, None, "raster")
+    whole, _ = _flood(Whole(), Window(0, 0, 400, 700), 0, None, MESMER[0], "raster")
     assert whole.max() == 1
     window = Window(0, 0, 400, 400)
-    labels, seen = _flood(Whole(), window, 0, None, "raster")
+    labels, seen = _flood(Whole(), window, 0, None, MESMER[0], "raster")
     assert seen.x1 > 500
     assert not labels[:, :300].any()
-    crop = deep_watershed(inner[window.slices], interior[window.slices], h=LEAST_PEAK[0])
+    crop = deep_watershed(inner[window.slices], interior[window.slices], h=MESMER[0].h)
     assert crop[200, 150]  # what would have been found without growing
 
 

@@ -21,7 +21,8 @@ import tifffile
 from numpy.typing import NDArray
 
 from codexseg.backends.base import Slide
-from codexseg.backends.panoptic import LEAST_PEAK, InMemory, Panoptic
+from codexseg.backends.constants import MESMER
+from codexseg.backends.panoptic import InMemory, Panoptic
 from codexseg.backends.panoptic_image import MAPS, Image
 from codexseg.config import SegmentationConfig
 from codexseg.core.deep_watershed import deep_watershed
@@ -78,8 +79,8 @@ def toy_maps(image: NDArray[np.uint16]) -> NDArray[np.float32]:
 
 
 def postprocess(maps: NDArray[np.float32], ties: Ties) -> NDArray[np.uint32]:
-    pairs = zip(((maps[0], maps[1]), (maps[2], maps[3])), LEAST_PEAK, strict=True)
-    return np.stack([deep_watershed(*pair, h=h, ties=ties) for pair, h in pairs])
+    pairs = zip(((maps[0], maps[1]), (maps[2], maps[3])), MESMER, strict=True)
+    return np.stack([deep_watershed(*pair, h=found.h, ties=ties) for pair, found in pairs])
 
 
 if __name__ == "__main__":

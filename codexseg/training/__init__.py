@@ -1,0 +1,1 @@
+"""Training networks: from images with labels to an ONNX file that a backend runs."""

@@ -1,0 +1,182 @@
+"""From an example to what a network is shown: other sizes, markers, light and noise.
+
+Each step draws its numbers from one generator, so an image is a function of its seed.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from codexseg.core.contrast import preprocess
+from codexseg.training.examples import Example, Labels, Rng
+
+Pixels = NDArray[np.float32]
+
+SCALES = (0.5, 1.45)
+LARGEST_PX = 384
+"""Side of an image that is shown whole to the contrast (CLAHE), then cut into tiles."""
+_WITHOUT_MEMBRANE = 0.1
+_WITHOUT_CLAHE = 0.05
+
+
+def augmented(
+    example: Example, rng: Rng, least_px: int
+) -> tuple[Pixels, Labels | None, Labels]:
+    """Return an image as the network sees it, (2, y, x) from 0 to 1, cells and nuclei.
+
+    Parameters
+    ----------
+    example : Example
+        An image.
+    rng : Generator
+        All that is random.
+    least_px : int
+        The image has sides of at least this and at most 384 px.
+    """
+    example = _resized(_turned(example, rng), rng, least_px)
+    nucleus, membrane = example.nucleus, _membrane(example, rng)
+    pixels = np.stack([nucleus, membrane])
+    has_membrane = bool(membrane.any())
+    for channel in pixels[: 1 + has_membrane]:
+        channel[:] = _exposed(channel, rng)
+    if has_membrane:
+        _bleed(pixels, rng)
+    for channel in pixels[: 1 + has_membrane]:
+        channel[:] = _taken(channel, rng)
+    if rng.random() < _WITHOUT_CLAHE:
+        shown = np.stack([_unit(channel) for channel in pixels])
+    else:
+        shown = preprocess(pixels)
+    return shown, example.cells, example.nuclei
+
+
+def _turned(example: Example, rng: Rng) -> Example:
+    turns, flips = int(rng.integers(4)), bool(rng.integers(2))
+
+    def turn(image: NDArray[np.generic]) -> NDArray[np.generic]:
+        image = np.rot90(image, turns, axes=(-2, -1))
+        return image[..., ::-1] if flips else image
+
+    return _each(example, turn, turn)
+
+
+def _resized(example: Example, rng: Rng, least_px: int) -> Example:
+    """Cut out a part, and bring it to another size, a little squeezed."""
+    size = np.array(example.nucleus.shape)
+    scale = np.exp(rng.uniform(*np.log(SCALES)) + rng.normal(0, 0.05, 2))
+    scale = np.maximum(scale, least_px / size)
+    target = np.minimum((size * scale).astype(int), LARGEST_PX)
+    part = np.minimum(np.ceil(target / scale).astype(int), size)
+    corner = [
+        int(rng.integers(0, whole - cut + 1)) for whole, cut in zip(size, part, strict=True)
+    ]
+    window = np.s_[..., corner[0] : corner[0] + part[0], corner[1] : corner[1] + part[1]]
+    # Where the centres of the new pixels lie among the old ones.
+    places = [
+        np.clip((np.arange(n) + 0.5) / s - 0.5, 0, cut - 1)
+        for n, s, cut in zip(target, scale, part, strict=True)
+    ]
+    nearest = np.ix_(*(np.rint(place).astype(int) for place in places))
+    blur = np.maximum(0, (1 / scale - 1) / 2)
+
+    def resample(image: Pixels) -> Pixels:
+        cut = image[window]
+        planes = cut.reshape(-1, *cut.shape[-2:])
+        found = np.empty((len(planes), *target), np.float32)
+        for plane, out in zip(planes, found, strict=True):
+            if blur.any():
+                plane = ndimage.gaussian_filter(plane, blur)
+            out[:] = _interpolated(plane, places)
+        return found.reshape(*cut.shape[:-2], *target)
+
+    return _each(example, resample, lambda labels: labels[window][nearest])
+
+
+def _interpolated(plane: Pixels, places: list[NDArray[np.float64]]) -> Pixels:
+    low = [np.floor(place).astype(int) for place in places]
+    high = [
+        np.minimum(first + 1, side - 1)
+        for first, side in zip(low, plane.shape, strict=True)
+    ]
+    part = [
+        (place - first).astype(np.float32) for place, first in zip(places, low, strict=True)
+    ]
+    rows = plane[low[0]] * (1 - part[0])[:, None] + plane[high[0]] * part[0][:, None]
+    found: Pixels = rows[:, low[1]] * (1 - part[1]) + rows[:, high[1]] * part[1]
+    return found
+
+
+def _each(example: Example, pixels: Any, labels: Any) -> Example:
+    contiguous = np.ascontiguousarray
+    return Example(
+        contiguous(pixels(example.nucleus)),
+        contiguous(pixels(example.markers)),
+        None if example.cells is None else contiguous(labels(example.cells)),
+        contiguous(labels(example.nuclei)),
+    )
+
+
+def _membrane(example: Example, rng: Rng) -> Pixels:
+    """Merge a choice of the markers, each as bright as chance will have it."""
+    count = len(example.markers)
+    if count == 0 or rng.random() < _WITHOUT_MEMBRANE:
+        return np.zeros_like(example.nucleus)
+    chosen = rng.choice(count, int(rng.integers(1, count + 1)), replace=False)
+    bright = rng.uniform(0.4, 1.6, len(chosen)).astype(np.float32)
+    markers = example.markers[chosen] * bright[:, None, None]
+    merged: Pixels = markers.max(axis=0) if rng.random() < 0.7 else markers.mean(axis=0)
+    return merged
+
+
+def _exposed(channel: Pixels, rng: Rng) -> Pixels:
+    """Other curves, other light, out of focus."""
+    channel = np.clip(channel, 0, None) ** np.float32(rng.uniform(0.65, 1.5))
+    if rng.random() < 0.35:
+        channel = channel * _field(channel.shape, rng, rng.uniform(0.1, 0.5))
+    if rng.random() < 0.4:
+        channel = ndimage.gaussian_filter(channel, rng.uniform(0.3, 1.7))
+    return channel.astype(np.float32)
+
+
+def _field(shape: tuple[int, ...], rng: Rng, strength: float) -> Pixels:
+    """Draw a smooth field about 1."""
+    coarse = rng.normal(0, 1, (5, 5))
+    smooth = ndimage.zoom(coarse, [n / 5 for n in shape], order=3)
+    field: Pixels = np.exp(strength * smooth / max(float(smooth.std()), 1e-6))
+    return field.astype(np.float32)
+
+
+def _bleed(pixels: Pixels, rng: Rng) -> None:
+    nucleus, membrane = pixels[0].copy(), pixels[1].copy()
+    if rng.random() < 0.3:
+        pixels[1] += np.float32(rng.uniform(0.05, 0.5)) * nucleus
+    if rng.random() < 0.25:
+        pixels[0] += np.float32(rng.uniform(0.03, 0.25)) * membrane
+
+
+def _taken(channel: Pixels, rng: Rng) -> Pixels:
+    """Add what comes with glass, antibodies and camera: glow, specks, offset, noise."""
+    if rng.random() < 0.25:
+        glow = _field(channel.shape, rng, 0.7)
+        channel = channel + np.float32(rng.uniform(0.02, 0.12)) * glow
+    if rng.random() < 0.15:
+        specks = np.zeros_like(channel)
+        count = int(rng.integers(1, 12))
+        specks[tuple(rng.integers(0, side, count) for side in channel.shape)] = 1
+        specks = ndimage.gaussian_filter(specks, rng.uniform(0.7, 2.5))
+        channel = channel + specks * np.float32(rng.uniform(1, 5) / specks.max())
+    noise = rng.standard_normal(channel.shape, np.float32)
+    shot = np.sqrt(np.clip(channel, 0, None)) * np.float32(rng.uniform(0, 0.06))
+    channel = channel + noise * (shot + np.float32(rng.uniform(0, 0.03)))
+    taken: Pixels = np.clip(channel + np.float32(rng.uniform(0, 0.12)), 0, None)
+    return taken
+
+
+def _unit(channel: Pixels) -> Pixels:
+    low, high = channel.min(), np.percentile(channel, 99.9)
+    if high <= low:
+        return np.zeros_like(channel)
+    unit: Pixels = np.clip((channel - low) / (high - low), 0, 1)
+    return unit

@@ -1,0 +1,194 @@
+"""Where training images come from: each source draws examples of one kind.
+
+An example is an image with labels: one nuclear channel, any number of membrane markers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codexseg.core.grid import Window
+from codexseg.core.synthetic import MARKERS, Tissue
+from codexseg.errors import InputError
+
+Rng = np.random.Generator
+Labels = NDArray[np.uint32]
+
+_MEMBRANE = [MARKERS.index(name) + 1 for name in ("PANCK", "CD45", "CD3", "VIM")]
+_BRIGHT_PERCENT = 99.5
+_SYNTHETIC_MPP = (0.32, 0.9)  # of images shown at 0.5: cells from 0.55 to 1.5 of their size
+_SYNTHETIC_PX = 400
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image with labels.
+
+    Attributes
+    ----------
+    nucleus : (y, x) float32
+        Grey levels from 0; 1 is bright.
+    markers : (m, y, x) float32
+        Membrane markers, scaled alike; none for images of nuclei.
+    cells : (y, x) uint32 or None
+        None where nobody has drawn the cells.
+    nuclei : (y, x) uint32
+    """
+
+    nucleus: NDArray[np.float32]
+    markers: NDArray[np.float32]
+    cells: Labels | None
+    nuclei: Labels
+
+
+class Source(Protocol):
+    """Draws examples."""
+
+    def draw(self, rng: Rng) -> Example:
+        """Return one, as the random numbers will have it."""
+        ...
+
+
+class Crops:
+    """Labelled crops of one large image.
+
+    Parameters
+    ----------
+    image : Path
+        A TIFF (c, y, x); channel 0 shows nuclei, the others membranes.
+    labels : Path
+        npz with `yx` (n, 2) upper left corners, `cells` and `nuclei` (n, y, x).
+    columns : (int, int)
+        Only crops whose columns lie between these are drawn.
+    """
+
+    def __init__(self, image: Path, labels: Path, columns: tuple[int, int]) -> None:
+        import tifffile
+
+        slide = tifffile.imread(image)
+        self._slide = np.stack([scaled(channel) for channel in slide])
+        with np.load(labels) as file:
+            corners, cells, nuclei = file["yx"], file["cells"], file["nuclei"]
+        width = cells.shape[2]
+        inside = (corners[:, 1] >= columns[0]) & (corners[:, 1] + width <= columns[1])
+        if not inside.any():
+            raise InputError(f"{labels} has no crop between the columns {columns}.")
+        self._corners = corners[inside]
+        self._cells, self._nuclei = cells[inside], nuclei[inside]
+        # Crops of empty glass teach little.
+        counts = np.array([len(np.unique(labels)) for labels in self._cells])
+        self._shares = np.sqrt(counts) / np.sqrt(counts).sum()
+
+    def draw(self, rng: Rng) -> Example:
+        """Return one crop."""
+        number = int(rng.choice(len(self._corners), p=self._shares))
+        y, x = self._corners[number]
+        cells = self._cells[number].astype(np.uint32)
+        part = self._slide[:, y : y + cells.shape[0], x : x + cells.shape[1]]
+        nuclei = self._nuclei[number].astype(np.uint32)
+        return Example(part[0], part[1:], cells, nuclei)
+
+    def region(
+        self,
+    ) -> tuple[
+        NDArray[np.float32], list[tuple[tuple[slice, slice], tuple[Labels, Labels]]]
+    ]:
+        """Return the part of the image that holds the crops, and their labels in it.
+
+        Returns
+        -------
+        image : (c, y, x) float32
+        truth : list of (slices in y and x, (cells, nuclei))
+        """
+        low = self._corners.min(axis=0)
+        size = np.array(self._cells.shape[1:])
+        high = self._corners.max(axis=0) + size
+        truth = []
+        for corner, cells, nuclei in zip(
+            self._corners - low, self._cells, self._nuclei, strict=True
+        ):
+            (y, x), (height, width) = corner, size
+            place = slice(y, y + height), slice(x, x + width)
+            truth.append((place, (cells.astype(np.uint32), nuclei.astype(np.uint32))))
+        return self._slide[:, low[0] : high[0], low[1] : high[1]], truth
+
+
+class Nuclei:
+    """Images of nuclei: npz with `images` and `labels`, (n, y, x).
+
+    Parameters
+    ----------
+    path : Path
+        The npz file.
+    share : float
+        How many of them, from the first, may be drawn; the others are held back.
+    """
+
+    def __init__(self, path: Path, share: float) -> None:
+        with np.load(path) as file:
+            count = int(len(file["images"]) * share)
+            self._images, self._labels = file["images"][:count], file["labels"][:count]
+
+    def draw(self, rng: Rng) -> Example:
+        """Return one image."""
+        number = int(rng.integers(len(self._images)))
+        image = scaled(self._images[number])
+        none = np.zeros((0, *image.shape), np.float32)
+        return Example(image, none, None, self._labels[number].astype(np.uint32))
+
+
+class Pair:
+    """One image: npz with `image` (2, y, x), `cells` and `nuclei` (y, x).
+
+    Parameters
+    ----------
+    path : Path
+        The npz file.
+    nucleus : int
+        Which channel of the image shows nuclei.
+    """
+
+    def __init__(self, path: Path, nucleus: int) -> None:
+        with np.load(path) as file:
+            image = np.stack([scaled(channel) for channel in file["image"]])
+            cells, nuclei = (file[name].astype(np.uint32) for name in ("cells", "nuclei"))
+        others = np.delete(image, nucleus, axis=0)
+        self._example = Example(image[nucleus], others, cells, nuclei)
+
+    def draw(self, rng: Rng) -> Example:
+        """Return the image."""
+        del rng
+        return self._example
+
+
+class Synthetic:
+    """Tissue that is drawn anew each time, at pixel sizes all about."""
+
+    def draw(self, rng: Rng) -> Example:
+        """Return a window of a slide of its own."""
+        mpp = float(np.exp(rng.uniform(*np.log(_SYNTHETIC_MPP))))
+        side = 4 * _SYNTHETIC_PX
+        tissue = Tissue((side, side), int(rng.integers(2**31)), mpp)
+        y, x = (int(v) for v in rng.integers(0, side - _SYNTHETIC_PX, 2))
+        scene = tissue.render(Window(y, x, y + _SYNTHETIC_PX, x + _SYNTHETIC_PX))
+        pixels = np.stack([scaled(channel) for channel in scene.pixels])
+        nuclei = scene.nuclei
+        return Example(pixels[0], pixels[_MEMBRANE], scene.cells, nuclei)
+
+
+def scaled(channel: NDArray[Any]) -> NDArray[np.float32]:
+    """Scale grey levels so that the 99.5th percentile of what is not 0 becomes 1."""
+    values = np.asarray(channel, np.float32)
+    lit = values[values > 0]
+    top = float(np.percentile(lit, _BRIGHT_PERCENT)) if lit.size else 1.0
+    return values / np.float32(max(top, 1e-6))
+
+
+def choose(sources: Sequence[Source], weights: Sequence[float], rng: Rng) -> Example:
+    """Draw from one of the sources, the likelier the greater its weight."""
+    share = np.asarray(weights, np.float64)
+    return sources[int(rng.choice(len(sources), p=share / share.sum()))].draw(rng)

@@ -1,0 +1,76 @@
+"""Choosing the constants of post-processing on images that were held back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codexseg.backends.constants import Constants
+from codexseg.core.deep_watershed import deep_watershed
+from codexseg.core.labels import Labels
+from codexseg.core.metrics import count_matches, object_pairs
+from codexseg.core.overlaps import overlaps
+
+PEAKS = (0.03, 0.05, 0.075, 0.1, 0.15)
+THRESHOLDS = (0.2, 0.3, 0.4, 0.5)
+SMOOTHINGS_PX = (0.5, 1.0, 1.5, 2.0)
+LEAST_OBJECTS = 30
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a network says of an image, and the truth, of one compartment.
+
+    Attributes
+    ----------
+    distance, interior : (y, x) float32
+        The two maps.
+    truth : sequence of (Window slices, labels)
+        Parts of the image with their true labels.
+    """
+
+    distance: NDArray[np.float32]
+    interior: NDArray[np.float32]
+    truth: Sequence[tuple[tuple[slice, slice], Labels]]
+
+
+def choose_constants(held: Sequence[Held]) -> tuple[Constants, float]:
+    """Try all constants, and return the best with its F1.
+
+    Parameters
+    ----------
+    held : sequence of Held
+        Images of one compartment.
+
+    Returns
+    -------
+    constants : Constants
+        Those of the highest mean F1 at IoU 0.5 over the parts with enough objects.
+    f1 : float
+    """
+    best, score = Constants(h=PEAKS[0]), -1.0
+    for smoothing, threshold, h in product(SMOOTHINGS_PX, THRESHOLDS, PEAKS):
+        tried = Constants(h, threshold, smoothing)
+        found = float(np.mean([f1 for image in held for f1 in _scores(image, tried)]))
+        if found > score:
+            best, score = tried, found
+    return best, score
+
+
+def _scores(image: Held, constants: Constants) -> list[float]:
+    labels = deep_watershed(
+        image.distance,
+        image.interior,
+        h=constants.h,
+        interior_threshold=constants.interior_threshold,
+        smoothing_px=constants.smoothing_px,
+        min_area=constants.min_area,
+    )
+    scores = []
+    for place, truth in image.truth:
+        if len(np.unique(truth)) > LEAST_OBJECTS:
+            pairs = object_pairs(overlaps(truth, np.ascontiguousarray(labels[place])))
+            scores.append(count_matches(pairs, 0.5).f1)
+    return scores

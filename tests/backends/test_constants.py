@@ -1,0 +1,78 @@
+"""Constants of post-processing travel in the network's file."""
+
+import json
+
+import numpy as np
+import pytest
+
+from codexseg.backends.base import Slide
+from codexseg.backends.constants import CONSTANTS, MESMER, Constants, constants_of, to_json
+from codexseg.backends.panoptic import Panoptic
+from codexseg.backends.weights import resolve
+from codexseg.config import SegmentationConfig
+from codexseg.core.grid import Window
+from codexseg.errors import InputError
+from tests.mesmer import TOY
+
+
+def varint(value):
+    found = b""
+    while value > 0x7F:
+        found += bytes([value & 0x7F | 0x80])
+        value >>= 7
+    return found + bytes([value])
+
+
+def with_metadata(path, text):
+    """Append a metadata_props entry: protobuf messages are joined by writing on."""
+    entry = b"".join(
+        bytes([number << 3 | 2]) + varint(len(part)) + part
+        for number, part in ((1, CONSTANTS.encode()), (2, text.encode()))
+    )
+    path.write_bytes(TOY.read_bytes() + bytes([14 << 3 | 2]) + varint(len(entry)) + entry)
+    return path
+
+
+def test_without_any_they_are_mesmers():
+    assert constants_of(resolve(TOY)) == MESMER
+
+
+def test_they_are_read_as_they_were_written(tmp_path):
+    cell, nucleus = Constants(0.05, 0.3, 1.0, 10), Constants(0.1, 0.5, 0.5, 20)
+    path = with_metadata(tmp_path / "net.onnx", to_json(cell, nucleus))
+    assert constants_of(resolve(path)) == (cell, nucleus)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no json",
+        "{}",
+        '{"cell": {"h": 1}, "nucleus": {"h": 1}}',
+        to_json(Constants(2.0), Constants(0.1)),
+        to_json(Constants(0.1, min_area=0), Constants(0.1)),
+        json.dumps([1, 2]),
+    ],
+)
+def test_constants_that_make_no_sense_are_an_error(tmp_path, text):
+    path = with_metadata(tmp_path / "net.onnx", text)
+    with pytest.raises(InputError, match=r"net\.onnx.*constants"):
+        constants_of(resolve(path))
+
+
+def test_they_decide_what_becomes_an_object(tmp_path):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 3000, (1, 2, 256, 256)).astype(np.uint16)
+    image[:, :, 40:80, 40:90] += 9000
+
+    def segment(path):
+        config = SegmentationConfig(backend="panoptic", model_path=path)
+        backend = Panoptic(config, Slide((256, 256), 0.5))
+        return backend.predict(image, [Window(0, 0, 256, 256)])[0]
+
+    strict = Constants(0.075, min_area=10**6), Constants(0.1)
+    path = with_metadata(tmp_path / "net.onnx", to_json(*strict))
+    plain, chosen = segment(TOY), segment(path)
+    assert plain[0].any()
+    assert not chosen[0].any()
+    assert np.array_equal(plain[1], chosen[1])

@@ -1,0 +1,116 @@
+"""F1 of a network on images that it has not learnt from; one JSON line.
+
+``python -m tests.benchmarks.embedded_quality --model NET.onnx [--overlays DIR]``
+
+expert1 and expert2: F1 at IoU 0.5 on data/codex_tile (nucleus + membrane), beside those of
+Mesmer 0.9.0 (its published masks) and of InstanSeg 0.1.1 (as data/README.md has them).
+nsclc_cells, nsclc_nuclei: against the teacher on the half that was held back, mean over
+its crops with more than 30 nuclei. dsb_nuclei: the last fifth of the DSB images, mean.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from codexseg.backends.base import Slide
+from codexseg.backends.panoptic import Panoptic
+from codexseg.config import SegmentationConfig
+from codexseg.core.grid import Window
+from tests.benchmarks.common import shared
+from tests.benchmarks.watershed_quality import f1, overlay, scaled
+
+Image = NDArray[Any]
+INSTANSEG = {"instanseg_expert1": 0.622, "instanseg_expert2": 0.525}
+HELD_BACK = 2688
+"""Column of the NSCLC image from which on it is held back."""
+LEAST_NUCLEI = 30
+
+
+def network(model: Path, shape: tuple[int, int], mpp: float) -> Panoptic:
+    config = SegmentationConfig(backend="panoptic", model_path=model)
+    return Panoptic(config, Slide(shape, mpp))
+
+
+def segment(model: Path, image: Image, mpp: float) -> Image:
+    shape = (image.shape[1], image.shape[2])
+    made = network(model, shape, mpp)
+    labels: Image = made.predict(image[None], [Window(0, 0, *shape)])[0]
+    return labels
+
+
+def codex_tile() -> tuple[Image, dict[str, Image]]:
+    folder = shared() / "data" / "codex_tile"
+    image = tifffile.imread(folder / "R001_X003_Y004.ome.tif")[:2]
+    with np.load(folder / "cell_masks.npz") as masks:
+        return image, {name: masks[name] for name in masks.files}
+
+
+def nsclc() -> tuple[Image, list[tuple[int, int, Image, Image]]]:
+    """Return the half that was held back, and (y, x, cells, nuclei) of its crops."""
+    folder = shared() / "data" / "nsclc"
+    slide = tifffile.imread(folder / "nsclc4301.ome.tif")
+    merged, _ = scaled(slide[1:])
+    both = np.stack([slide[0].astype(np.float32), merged])[:, :, HELD_BACK:]
+    with np.load(folder / "teacher_labels.npz") as teacher:
+        parts = zip(teacher["yx"], teacher["cells"], teacher["nuclei"], strict=True)
+        crops = [
+            (int(y), int(x) - HELD_BACK, cells, nuclei)
+            for (y, x), cells, nuclei in parts
+            if x >= HELD_BACK and len(np.unique(nuclei)) > LEAST_NUCLEI
+        ]
+    return both, crops
+
+
+def dsb() -> tuple[Image, Image]:
+    with np.load(shared() / "data" / "dsb2018_nuclei" / "fluorescence_256.npz") as file:
+        first = len(file["images"]) * 4 // 5
+        return file["images"][first:], file["labels"][first:]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--overlays", type=Path)
+    options = parser.parse_args()
+    figures: dict[str, float] = {}
+
+    image, masks = codex_tile()
+    labels = segment(options.model, image, 0.377)
+    for expert in ("expert1", "expert2"):
+        figures[expert] = f1(masks[expert], labels[0])
+    for expert in ("expert1", "expert2"):
+        figures[f"mesmer_{expert}"] = f1(masks[expert], masks["mesmer_membrane"])
+    figures |= INSTANSEG | {"cells": float(labels[0].max())}
+    shown = {"codex_tile": (image, labels)}
+
+    image, crops = nsclc()
+    labels = segment(options.model, image, 0.5)
+    for c, name in enumerate(("cells", "nuclei")):
+        scores = []
+        for y, x, *truth in crops:
+            scores.append(f1(truth[c], labels[c, y : y + 512, x : x + 512]))
+        figures[f"nsclc_{name}"] = float(np.mean(scores))
+    shown["nsclc"] = image[:, 900:1400, 900:1500], labels[:, 900:1400, 900:1500]
+
+    scores = []
+    for nucleus, truth in zip(*dsb(), strict=True):
+        pair = np.stack([nucleus, np.zeros_like(nucleus)])
+        found = segment(options.model, pair, 0.5)[1]
+        if truth.any():
+            scores.append(f1(truth, found))
+    figures["dsb_nuclei"] = float(np.mean(scores))
+
+    if options.overlays:
+        options.overlays.mkdir(parents=True, exist_ok=True)
+        for name, (picture, found) in shown.items():
+            overlay(picture, found, options.overlays / f"{name}.png")
+    print(json.dumps({name: round(float(value), 3) for name, value in figures.items()}))
+
+
+if __name__ == "__main__":
+    main()

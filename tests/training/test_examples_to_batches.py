@@ -1,0 +1,150 @@
+import numpy as np
+import pytest
+
+from codexseg.training.augment import LARGEST_PX, augmented
+from codexseg.training.batches import batch
+from codexseg.training.examples import Crops, Example, Nuclei, Pair, Synthetic, choose
+from codexseg.training.targets import (
+    BACKGROUND,
+    BOUNDARY,
+    INTERIOR,
+    classes,
+    inner_distance,
+)
+from tests.drawing import draw
+
+TISSUE = Synthetic()
+
+
+@pytest.fixture
+def nuclei(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = np.kron(rng.permutation(64).reshape(8, 8), np.ones((32, 32), int))
+    labels[::32] = labels[:, ::32] = 0
+    images = (labels > 0) * 100 + rng.integers(0, 9, labels.shape)
+    path = tmp_path / "nuclei.npz"
+    arrays = np.stack([images] * 5).astype(np.uint8), np.stack([labels] * 5)
+    np.savez(path, images=arrays[0], labels=arrays[1].astype(np.uint16))
+    return Nuclei(path, 0.8)
+
+
+def test_the_middle_is_1_and_the_rest_falls_with_the_distance_over_the_size():
+    labels = draw("""
+        .....
+        .777.
+        .777.
+        .777.
+        ....2
+    """)
+    distance = inner_distance(labels)
+    assert distance[2, 2] == 1
+    assert distance[1, 1] == pytest.approx(1 / (1 + np.sqrt(2) / 3))
+    assert distance[4, 4] == 1
+    assert (distance[labels == 0] == 0).all()
+
+
+def test_classes_are_boundary_interior_and_background():
+    labels = draw("""
+        1112
+        1112
+        1112
+    """)
+    expected = np.full(labels.shape, INTERIOR)
+    expected[:, 2:] = BOUNDARY
+    assert np.array_equal(classes(labels), expected)
+    assert (classes(np.zeros_like(labels)) == BACKGROUND).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_image_is_a_function_of_its_seed_and_fits_the_network(seed):
+    def once():
+        rng = np.random.default_rng(seed)
+        return augmented(TISSUE.draw(rng), rng, 256)
+
+    pixels, cells, nuclei = once()
+    again = once()
+    for one, other in zip((pixels, cells, nuclei), again, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert pixels.dtype == np.float32
+    assert pixels.shape == (2, *cells.shape) == (2, *nuclei.shape)
+    assert min(cells.shape) >= 256
+    assert max(cells.shape) <= LARGEST_PX
+    assert pixels.min() >= 0
+    assert pixels.max() <= 1
+    assert np.isfinite(pixels).all()
+
+
+def test_labels_move_with_the_pixels():
+    """Cells as bright as can be: wherever a label is, there is light."""
+    labels = np.zeros((400, 400), np.uint32)
+    for i, (y, x) in enumerate(np.random.default_rng(1).integers(20, 380, (40, 2)), 1):
+        labels[y - 9 : y + 9, x - 5 : x + 5] = i
+    light = (labels > 0).astype(np.float32)
+    example = Example(light, light[None], labels, labels)
+    agree = []
+    for seed in range(6):
+        pixels, cells, _ = augmented(example, np.random.default_rng(seed), 256)
+        level = [pixels[0][cells > 0].mean(), pixels[0][cells == 0].mean()]
+        agree.append(level[0] > level[1] + 0.1)
+    assert sum(agree) >= 5
+
+
+def test_a_batch_is_a_function_of_seed_and_number(nuclei):
+    sources, weights = [TISSUE, nuclei], [1.0, 1.0]
+    tiles, targets = batch(sources, weights, 4, 3, 7)
+    assert tiles.shape == (4, 256, 256, 2)
+    assert targets.shape == (4, 256, 256, 5)
+    same = batch(sources, weights, 4, 3, 7)
+    np.testing.assert_array_equal(tiles, same[0])
+    np.testing.assert_array_equal(targets, same[1])
+    for other in ((4, 7), (3, 8)):
+        assert not np.array_equal(tiles, batch(sources, weights, 4, *other)[0])
+
+
+def test_nobody_is_asked_for_cells_that_nobody_drew(nuclei):
+    tiles, targets = batch([nuclei], [1.0], 3, 0, 0)
+    assert (targets[..., 4] == 0).all()
+    assert (targets[..., 3] != BACKGROUND).any()
+    assert (tiles[..., 1] == 0).all()
+
+
+def test_nuclei_that_are_held_back_are_not_drawn(tmp_path):
+    images = np.arange(10, dtype=np.uint8)[:, None, None] * np.ones((1, 256, 256), np.uint8)
+    np.savez(tmp_path / "n.npz", images=images, labels=images.astype(np.uint16))
+    source, rng = Nuclei(tmp_path / "n.npz", 0.8), np.random.default_rng(0)
+    seen = {int(source.draw(rng).nuclei[0, 0]) for _ in range(100)}
+    assert seen == set(range(8))
+
+
+def test_crops_lie_between_the_columns(tmp_path):
+    import tifffile
+
+    image = np.zeros((3, 64, 200), np.uint8) + np.arange(200, dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "i.tif", image, photometric="minisblack")
+    corners = np.array([[0, 0], [8, 40], [16, 120]])
+    labels = (
+        np.ones((3, 32, 32), np.uint16) * np.arange(1, 4, dtype=np.uint16)[:, None, None]
+    )
+    np.savez(tmp_path / "l.npz", yx=corners, cells=labels, nuclei=labels)
+    crops = Crops(tmp_path / "i.tif", tmp_path / "l.npz", (0, 100))
+    rng = np.random.default_rng(0)
+    assert {int(crops.draw(rng).cells[0, 0]) for _ in range(50)} == {1, 2}
+    region, truth = crops.region()
+    assert region.shape == (3, 40, 72)
+    (place, (cells, _)) = truth[1]
+    assert place == (slice(8, 40), slice(40, 72))
+    assert (cells == 2).all()
+
+
+def test_a_pair_has_its_nuclei_in_the_channel_that_is_named(tmp_path):
+    image = np.stack([np.full((9, 9), 50), np.arange(81).reshape(9, 9)]).astype(np.uint8)
+    np.savez(tmp_path / "p.npz", image=image, cells=image[0], nuclei=image[1])
+    example = Pair(tmp_path / "p.npz", 1).draw(np.random.default_rng(0))
+    assert example.markers.shape == (1, 9, 9)
+    assert len(np.unique(example.nucleus)) == 81
+
+
+def test_sources_are_drawn_by_their_weights(nuclei):
+    rng = np.random.default_rng(0)
+    drawn = [choose([nuclei, TISSUE], [0.0, 1.0], rng).cells for _ in range(3)]
+    assert all(cells is not None for cells in drawn)

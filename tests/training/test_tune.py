@@ -1,0 +1,22 @@
+import numpy as np
+from scipy import ndimage as ndi
+
+from codexseg.training.targets import inner_distance
+from codexseg.training.tune import PEAKS, SMOOTHINGS_PX, THRESHOLDS, Held, choose_constants
+
+
+def test_the_constants_are_those_of_the_best_f1():
+    """Squares whose interiors the network sees too faintly for Mesmer's threshold."""
+    labels = np.zeros((200, 200), np.uint32)
+    for i in range(64):
+        y, x = 24 * (i // 8) + 4, 24 * (i % 8) + 4
+        labels[y : y + 16, x : x + 16] = i + 1
+    interior = 0.45 * (labels > 0) + 0.35 * (labels == 0)
+    maps = inner_distance(labels), ndi.gaussian_filter(interior, 0.5).astype(np.float32)
+    whole = (slice(0, 200), slice(0, 200))
+    constants, f1 = choose_constants([Held(*maps, [(whole, labels)])])
+    assert f1 == 1
+    assert constants.interior_threshold == 0.4
+    assert constants.h in PEAKS
+    assert constants.smoothing_px in SMOOTHINGS_PX
+    assert constants.interior_threshold in THRESHOLDS
