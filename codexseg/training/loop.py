@@ -90,6 +90,5 @@ def train(sources: Sequence[Source], recipe: Recipe, out: Path) -> keras.Model:
         ],
         verbose=2,
     )
-    optimizer.finalize_variable_values(network.trainable_variables)
     network.save(out / "network.keras")
     return network

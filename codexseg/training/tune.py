@@ -12,6 +12,7 @@ from codexseg.core.deep_watershed import deep_watershed
 from codexseg.core.labels import Labels
 from codexseg.core.metrics import count_matches, object_pairs
 from codexseg.core.overlaps import overlaps
+from codexseg.errors import InputError
 
 PEAKS = (0.03, 0.05, 0.075, 0.1, 0.15)
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5)
@@ -49,6 +50,11 @@ def choose_constants(held: Sequence[Held]) -> tuple[Constants, float]:
     constants : Constants
         Those of the highest mean F1 at IoU 0.5 over the parts with enough objects.
     f1 : float
+
+    Raises
+    ------
+    InputError
+        If no constants find anything.
     """
     best, score = Constants(h=PEAKS[0]), -1.0
     for smoothing, threshold, h in product(SMOOTHINGS_PX, THRESHOLDS, PEAKS):
@@ -56,6 +62,12 @@ def choose_constants(held: Sequence[Held]) -> tuple[Constants, float]:
         found = float(np.mean([f1 for image in held for f1 in _scores(image, tried)]))
         if found > score:
             best, score = tried, found
+    if score <= 0:
+        raise InputError(
+            "the network finds none of the objects that were held back, with whatever "
+            "constants: expected a trained network and images like those it has learnt "
+            "from; look at log.csv, and train longer."
+        )
     return best, score
 
 

@@ -1,6 +1,8 @@
 import numpy as np
+import pytest
 from scipy import ndimage as ndi
 
+from codexseg.errors import InputError
 from codexseg.training.targets import inner_distance
 from codexseg.training.tune import PEAKS, SMOOTHINGS_PX, THRESHOLDS, Held, choose_constants
 
@@ -20,3 +22,11 @@ def test_the_constants_are_those_of_the_best_f1():
     assert constants.h in PEAKS
     assert constants.smoothing_px in SMOOTHINGS_PX
     assert constants.interior_threshold in THRESHOLDS
+
+
+def test_a_network_that_finds_nothing_is_an_error():
+    labels = np.kron(np.arange(49).reshape(7, 7), np.ones((12, 12), int)).astype(np.uint32)
+    maps = np.zeros((2, 84, 84), np.float32)
+    whole = (slice(0, 84), slice(0, 84))
+    with pytest.raises(InputError, match="finds none"):
+        choose_constants([Held(*maps, [(whole, labels)])])
