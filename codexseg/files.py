@@ -38,11 +38,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, be it there or not."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
+    """Remove a file or a folder, be it there or not; a folder at once or not at all."""
+    if not path.is_dir():
         path.unlink(missing_ok=True)
+        return
+    gone = path
+    if not path.name.startswith("."):
+        gone = path.rename(path.with_name(f".{path.name}.{uuid4().hex}"))
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -65,7 +68,7 @@ def write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
                 np.save(file, array, allow_pickle=False)
                 file.flush()
                 os.fsync(file.fileno())
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
         part.rename(folder)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
@@ -75,13 +78,17 @@ def write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 class ArrayFiles(Mapping[str, NDArray[Any]]):
     """Arrays in .npy files, read when they are asked for; large ones memory-mapped."""
 
-    def __init__(self, paths: dict[str, Path]) -> None:
-        self._paths = paths
+    def __init__(
+        self,
+        paths: dict[str, Path],
+        remedy: str = "run the same command again, and it is made again",
+    ) -> None:
+        self._paths, self._remedy = paths, remedy
 
     @classmethod
-    def of_folder(cls, folder: Path) -> "ArrayFiles":
-        """Return what :func:`write_arrays` wrote."""
-        return cls({path.stem: path for path in folder.glob("*.npy")})
+    def of_folder(cls, folder: Path, remedy: str) -> "ArrayFiles":
+        """Return what :func:`write_arrays` wrote; `remedy` is for when it is gone."""
+        return cls({path.stem: path for path in folder.glob("*.npy")}, remedy)
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         path = self._paths[name]
@@ -91,7 +98,7 @@ class ArrayFiles(Mapping[str, NDArray[Any]]):
         except (OSError, ValueError, EOFError) as error:
             raise RunStateError(
                 f"{path} is missing or damaged ({error}), expected what the run keeps "
-                f"while it works; run the same command again, and it is made again."
+                f"while it works; {self._remedy}."
             ) from error
         return found
 

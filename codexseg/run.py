@@ -27,18 +27,15 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from codexseg.core.grid import Window
 from codexseg.errors import RunStateError
 from codexseg.files import ArrayFiles, remove, replacing, write_arrays, write_atomic
+from codexseg.run_patches import PatchLabels
 
 Row = dict[str, Any]
 Tables = dict[str, NDArray[Any]]
 Arrays = Mapping[str, NDArray[Any]]
 
 _ZARR_METADATA = {".zarray", ".zattrs", ".zgroup"}
-
-_CHUNK_PX = 4096
-"""Longest side of a chunk of patches.zarr: a codec takes at most 2 GB at once."""
 
 
 def digest(payload: Mapping[str, Any]) -> str:
@@ -49,11 +46,11 @@ def digest(payload: Mapping[str, Any]) -> str:
 
 def is_foreign(path: Path) -> bool:
     """Whether a file in a run directory is none that a run begins with."""
-    return not re.match(r"\.(lock|owner|manifest\.json\.)", path.name)
+    return not re.match(r"\.(lock|owner|manifest\.json\.)|run\.log$", path.name)
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(PatchLabels):
     """A run directory. Holds a path and nothing else, so it travels to workers."""
 
     path: Path
@@ -85,7 +82,8 @@ class Run:
     def sweep(self) -> None:
         """Remove what a killed process left half-written."""
         work = [path for path in (self.path / "work").glob("*") if path.is_dir()]
-        for folder in (self.path, self.path / "stages", self.path / "exports", *work):
+        places = (self.path / name for name in ("", "stages", "exports", "work"))
+        for folder in (*places, *work):
             for left in folder.glob(".*"):
                 if re.fullmatch(r"\..+\.[0-9a-f]{32}", left.name):
                     remove(left)
@@ -170,13 +168,13 @@ class Run:
             self._marker_path(stage).unlink()
         for work in (self.path / "work").glob(f"{stage}[-.]*"):
             if not work.name.endswith(f"-{key[:12]}"):
-                shutil.rmtree(work)
+                remove(work)
 
     def forget(self, stage: str) -> None:
         """Forget everything that a stage has done."""
         self._marker_path(stage).unlink(missing_ok=True)
         for work in (self.path / "work").glob(f"{stage}[-.]*"):
-            shutil.rmtree(work)
+            remove(work)
 
     def commit(self, stage: str, record: Mapping[str, Any]) -> None:
         """Declare the stage complete. The last thing that happens to a stage."""
@@ -195,7 +193,19 @@ class Run:
     def write_row(self, stage: str, key: str, item: int, row: Mapping[str, Any]) -> None:
         """Declare a patch done. The last thing that happens to a patch."""
         path = self.work_path(stage, key) / f"{item:06d}.json"
+        tables = self._tables_path(stage, key, item)
+        if tables.exists():
+            row = {**row, "files": {**row.get("files", {}), **self.sizes(tables)}}
         write_atomic(path, json.dumps(row, sort_keys=True))
+
+    def sizes(self, *paths: Path) -> dict[str, int]:
+        """Measure files of the run, for the row of the patch that they belong to."""
+        return {p.relative_to(self.path).as_posix(): p.stat().st_size for p in paths}
+
+    def holds(self, row: Row) -> bool:
+        """Whether the files of a patch are there, as large as they were written."""
+        files = {self.path / name: size for name, size in row.get("files", {}).items()}
+        return all(p.is_file() and p.stat().st_size == n for p, n in files.items())
 
     def rows(self, stage: str, key: str) -> dict[int, Row]:
         """Return the rows of the visited patches, in patch order."""
@@ -240,16 +250,17 @@ class Run:
 
     def tables(self, stage: str, key: str, name: int | str) -> Arrays:
         """Read the arrays that :meth:`write_tables` wrote."""
-        path = self._tables_path(stage, key, name)
+        path, own = self._tables_path(stage, key, name), stage.partition(".")[0]
         if isinstance(name, str) and path.with_suffix("").is_dir():
-            return ArrayFiles.of_folder(path.with_suffix(""))
+            remedy = f"do the stage again: codexseg run CONFIG --force {own}"
+            return ArrayFiles.of_folder(path.with_suffix(""), remedy)
         try:
             with np.load(path) as file:
                 return {key: file[key] for key in file.files}
         except (OSError, ValueError, EOFError, BadZipFile) as error:
             raise RunStateError(
                 f"{path} is missing or damaged ({error}), expected the tables of stage "
-                f"{stage!r}; do it again: codexseg run CONFIG --force {stage}."
+                f"{stage!r}; do it again: codexseg run CONFIG --force {own}."
             ) from error
 
     def write_arrays(
@@ -290,90 +301,9 @@ class Run:
                     break
         return dropped
 
-    # -- labels of the patches --------------------------------------------------------
-
-    def create_patches(self, n: int, shape: tuple[int, int], *, keep: bool) -> bool:
-        """Make the array of the backend's labels, (patch, compartment, y, x) uint32.
-
-        Returns whether it is new; with `keep`, one of this shape that is there stays.
-        """
-        import zarr
-        from zarr.codecs import BloscCodec
-
-        store = self.path / "patches.zarr" / "original"
-        full = (n, 2, *shape)
-        try:
-            if keep and zarr.open_array(store, mode="r").shape == full:
-                return False
-        except (OSError, ValueError):
-            pass  # none there, or none that can be read
-        shutil.rmtree(store.parent, ignore_errors=True)
-        chunks = (1, 1, min(shape[0], _CHUNK_PX), min(shape[1], _CHUNK_PX))
-        zarr.create_array(
-            store,
-            shape=full,
-            chunks=chunks,
-            dtype="uint32",
-            fill_value=0,
-            compressors=BloscCodec(cname="lz4", clevel=3, shuffle="noshuffle"),
-        )
-        return True
-
-    def write_patch(self, patch: int, labels: NDArray[np.uint32]) -> None:
-        """Write the labels of one patch, (2, y, x); its chunks are its own."""
-        height, width = labels.shape[1:]
-        self._patches("r+")[patch, :, :height, :width] = labels
-
-    def patch_bytes(self, patch: int) -> int:
-        """Return how many bytes the labels of a patch take on disk."""
-        folder = self.path / "patches.zarr"
-        chunks = (folder / "original" / "c" / str(patch)).rglob("*")
-        grown = (folder / f"grown-{patch:06d}").rglob("*")
-        return sum(p.stat().st_size for p in (*chunks, *grown) if p.is_file())
-
     def forget_row(self, stage: str, key: str, item: int) -> None:
         """Forget that a patch is done."""
         (self.work_path(stage, key) / f"{item:06d}.json").unlink(missing_ok=True)
-
-    def read_patch(
-        self, patch: int, outer: Window, window: Window | None = None
-    ) -> NDArray[np.uint32]:
-        """Read the labels of a patch, (2, y, x), or of a window inside its outer one."""
-        ys, xs = (window or outer).within(outer)
-        return np.asarray(self._patches("r")[patch, :, ys, xs], dtype=np.uint32)
-
-    def write_grown(self, patch: int, labels: NDArray[np.uint32]) -> None:
-        """Write the labels of a window that grew beyond the outer one, (2, y, x)."""
-        import zarr
-        from zarr.codecs import BloscCodec
-
-        zarr.create_array(
-            self.path / "patches.zarr" / f"grown-{patch:06d}",
-            data=labels,
-            chunks=(1, *(min(side, _CHUNK_PX) for side in labels.shape[1:])),
-            compressors=BloscCodec(cname="lz4", clevel=3, shuffle="noshuffle"),
-            overwrite=True,
-        )
-
-    def read_grown(self, patch: int, grown: Window, window: Window) -> NDArray[np.uint32]:
-        """Read a window of the labels that :meth:`write_grown` wrote, (2, y, x)."""
-        import zarr
-
-        ys, xs = window.within(grown)
-        store = self.path / "patches.zarr" / f"grown-{patch:06d}"
-        return np.asarray(zarr.open_array(store, mode="r")[:, ys, xs], dtype=np.uint32)
-
-    def _patches(self, mode: Any) -> Any:
-        import zarr
-
-        store = self.path / "patches.zarr" / "original"
-        try:
-            return zarr.open_array(store, mode=mode)
-        except FileNotFoundError:
-            raise RunStateError(
-                f"{store} is missing, expected the labels of the patches; "
-                f"do the stage again: codexseg run --from segment."
-            ) from None
 
     def _marker_path(self, stage: str) -> Path:
         return self.path / "stages" / f"{stage}.json"

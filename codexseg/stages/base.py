@@ -154,7 +154,7 @@ class Context:
         """
         job, patches = self.job.at(part), sorted(patches)
         run, stage, key = job.run, job.stage, job.key
-        done = run.rows(stage, key)
+        done = {p: row for p, row in run.rows(stage, key).items() if run.holds(row)}
         todo = [
             p
             for p in patches

@@ -73,7 +73,8 @@ def pickle_patches(job: Job, patches: Sequence[int]) -> Iterator[tuple[int, Row]
     for number in patches:
         for name, masks in PICKLES.items():
             write_pickle_item(_item(job, name, number), masks(job, number))
-        yield number, {}
+        items = (_item(job, name, number) for name in PICKLES)
+        yield number, {"files": job.run.sizes(*items)}
 
 
 def _item(job: Job, name: str, number: int) -> Path:
@@ -129,7 +130,7 @@ def write_files(job: Job, numbers: Sequence[int]) -> Iterator[tuple[int, Row]]:
             _write_image(job, name)
         else:
             _write_table(job, name)
-        yield number, {}
+        yield number, {"files": job.run.sizes(job.run.path / name)}
 
 
 def write_pickles(job: Job) -> list[str]:

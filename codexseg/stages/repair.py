@@ -35,7 +35,7 @@ def repair(context: Context) -> Row:
     grid = grid_of(job)
     versions = join(context)
     patches = patches_to_paint(job, grid)
-    context.map_patches(count_pairs, patches)
+    context.map_patches(count_pairs, patches, part="pairs")
 
     objects = _objects(job, versions, patches)
     cell, nucleus, shared = _sum_pairs(job, patches)
@@ -161,7 +161,7 @@ def _correct(
     job: Job, tables: Tables, name: str, disputed: Ints, patches: list[int]
 ) -> None:
     """Give disputed objects the area, first pixel and box of what was left to them."""
-    parts = [job.tables("repair", p).get(f"{name}_left") for p in patches]
+    parts = [job.tables("repair.pairs", p).get(f"{name}_left") for p in patches]
     left = np.concatenate(
         [np.zeros((0, 7), np.int64), *(p for p in parts if p is not None)]
     )
@@ -177,7 +177,7 @@ def _correct(
 
 def _sum_pairs(job: Job, patches: list[int]) -> tuple[Ints, Ints, Ints]:
     """Add up what the cores counted: cell row, nucleus row, shared pixels."""
-    parts = [job.tables("repair", p) for p in patches]
+    parts = [job.tables("repair.pairs", p) for p in patches]
     empty = np.zeros(0, np.int64)
     cell, nucleus, shared = (
         np.concatenate([empty, *(part[name] for part in parts)])

@@ -1,0 +1,99 @@
+"""An export that was stopped goes on with what is there, and with nothing that is not."""
+
+import shutil
+
+import pytest
+
+from codexseg.stages import export
+from tests.runs import execute, outputs
+from tests.tissue import write_config, write_slide
+
+ITEM = "work/export.pickles-*/*.matched_seg_res_batch.pickle"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished")
+    write_slide(folder)
+    config = write_config(folder)
+    execute(config, folder / "run")
+    return config, outputs(folder / "run")
+
+
+@pytest.fixture
+def stopped(finished, tmp_path, monkeypatch):
+    """A run that was stopped before the last files were put together."""
+    config, expected = finished
+    write = export.write_files
+
+    def stop(job, numbers):
+        for number in numbers:
+            if number == len(export.wanted(job.config)) - 1:
+                raise KeyboardInterrupt
+            yield from write(job, [number])
+
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "write_files", stop)
+        with pytest.raises(KeyboardInterrupt):
+            execute(config, tmp_path / "run")
+    return config, tmp_path / "run", expected
+
+
+def forget_files(run):
+    """Forget that files were put together, so that their pieces are needed again."""
+    for folder in run.glob("work/export.files-*"):
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("pattern", [ITEM, "work/export.tiles-*/*.npz"])
+@pytest.mark.parametrize("damage", ["lost", "cut", "emptied"])
+def test_a_piece_that_was_lost_or_cut_is_made_again(stopped, pattern, damage):
+    config, run, expected = stopped
+    forget_files(run)
+    piece = sorted(run.glob(pattern))[-1]
+    if damage == "lost":
+        piece.unlink()
+    else:
+        content = piece.read_bytes()
+        piece.write_bytes(content[: len(content) // 2] if damage == "cut" else b"")
+    execute(config, run)
+    assert outputs(run) == expected
+
+
+@pytest.mark.parametrize("name", ["cells.csv", "exports/cell.ome.tif"])
+@pytest.mark.parametrize("damage", ["lost", "cut"])
+def test_a_file_that_was_lost_or_cut_meanwhile_is_made_again(stopped, name, damage):
+    config, run, expected = stopped
+    if damage == "lost":
+        (run / name).unlink()
+    else:
+        (run / name).write_bytes((run / name).read_bytes()[:99])
+    execute(config, run)
+    assert outputs(run) == expected
+
+
+@pytest.mark.parametrize("n", range(4))
+def test_killed_while_it_tidies_up_it_still_goes_on(finished, tmp_path, monkeypatch, n):
+    """A folder goes at once: half of one would speak of files that are gone."""
+    config, expected = finished
+    remove, calls = shutil.rmtree, []
+
+    def half(path, *args, **options):
+        if "export" in str(path):
+            calls.append(path)
+            if len(calls) == n + 1:
+                for file in sorted(path.rglob("*"))[::2]:
+                    file.unlink()
+                raise KeyboardInterrupt
+        return remove(path, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", half)
+        try:
+            execute(config, tmp_path / "run")
+        except KeyboardInterrupt:
+            assert len(calls) == n + 1
+    execute(config, tmp_path / "run")
+    assert outputs(tmp_path / "run") == expected
+    assert not list((tmp_path / "run" / "work").glob("*export*"))
+    assert not list((tmp_path / "run" / "work").glob(".*"))
