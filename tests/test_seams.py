@@ -575,7 +575,7 @@ def test_a_run_that_is_killed_at_seams_goes_on_as_if_it_was_not(tmp_path, monkey
         execute(config, out, until="stitch")
         assert outputs(out) == whole
     turns = [f"repair.{name}" for name in ("rivals", "pieces0", "pieces1") for _ in "12"]
-    assert passes == [*turns, "repair"]
+    assert passes == [*turns, "repair.pairs"]
 
 
 def test_the_box_of_an_unmatched_object_is_that_of_its_pixels(tmp_path):
