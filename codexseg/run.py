@@ -266,14 +266,12 @@ class Run(PatchLabels):
     def write_arrays(
         self, stage: str, key: str, item: int, arrays: Arrays
     ) -> dict[str, int]:
-        """Write large arrays beside the row of a piece, a file each; return their sizes."""
-        sizes = {}
+        """Write large arrays beside the row of a piece; return their files and sizes."""
+        paths = {name: self._array_path(stage, key, item, name) for name in arrays}
         for name, array in arrays.items():
-            path = self._array_path(stage, key, item, name)
-            with replacing(path) as part, part.open("wb") as file:
+            with replacing(paths[name]) as part, part.open("wb") as file:
                 np.save(file, array, allow_pickle=False)
-            sizes[name] = path.stat().st_size
-        return sizes
+        return self.sizes(*paths.values())
 
     def arrays(self, stage: str, key: str, item: int) -> Arrays:
         """Return what :meth:`write_arrays` wrote, each array read when it is asked for.
@@ -288,18 +286,6 @@ class Run(PatchLabels):
             )
         paths = {name: self._array_path(stage, key, item, name) for name in row["arrays"]}
         return ArrayFiles(paths)
-
-    def drop_damaged(self, stage: str, key: str) -> int:
-        """Forget the rows of pieces whose arrays are not as they were written; count."""
-        dropped = 0
-        for item, row in self.rows(stage, key).items():
-            for name, size in row.get("arrays", {}).items():
-                path = self._array_path(stage, key, item, name)
-                if not path.exists() or path.stat().st_size != size:
-                    self.forget_row(stage, key, item)
-                    dropped += 1
-                    break
-        return dropped
 
     def forget_row(self, stage: str, key: str, item: int) -> None:
         """Forget that a patch is done."""

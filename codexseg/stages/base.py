@@ -154,7 +154,11 @@ class Context:
         """
         job, patches = self.job.at(part), sorted(patches)
         run, stage, key = job.run, job.stage, job.key
-        done = {p: row for p, row in run.rows(stage, key).items() if run.holds(row)}
+        rows = run.rows(stage, key)
+        done = {p: row for p, row in rows.items() if run.holds(row)}
+        if len(done) < len(rows):
+            lost = len(rows) - len(done)
+            log.warning("%s: %d done are lost or damaged, made again", stage, lost)
         todo = [
             p
             for p in patches

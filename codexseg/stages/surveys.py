@@ -6,7 +6,6 @@ goes on with the pieces that are left, also with other patches. Once all patches
 segmented nobody needs it, and it goes: it can be large.
 """
 
-import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,8 +18,6 @@ from codexseg.run import Row, Run, Tables, digest
 from codexseg.stages.base import Context, Job
 from codexseg.stages.keys import section_in_key
 from codexseg.stages.pixels import backend_of, loaded, slide_of
-
-log = logging.getLogger(__name__)
 
 SURVEY = "survey"
 """What the work folders of surveys begin with."""
@@ -89,9 +86,6 @@ def survey_slide(context: Context) -> Row:
     job.run.begin(SURVEY, own.key)
     for survey in surveys:
         part = own.at(survey.name)
-        damaged = part.run.drop_damaged(part.stage, part.key)
-        if damaged:
-            log.warning("%s: %d pieces were damaged, made again", part.stage, damaged)
         rows = Context(own, context.executor).map_patches(
             partial(_visit, survey.name),
             range(survey.pieces(view)),
@@ -112,9 +106,15 @@ def _visit(name: str, job: Job, pieces: Sequence[int]) -> Iterator[tuple[int, Ro
     view: SlideView = _own_view(job.at(""))
     for piece in pieces:
         finding = survey.visit(piece, view)
-        sizes = job.run.write_arrays(job.stage, job.key, piece, finding.arrays)
-        counts, words = dict(finding.counts), dict(finding.words)
-        yield piece, {"arrays": sizes, "counts": counts, "words": words}
+        yield (
+            piece,
+            {
+                "arrays": list(finding.arrays),
+                "files": job.run.write_arrays(job.stage, job.key, piece, finding.arrays),
+                "counts": dict(finding.counts),
+                "words": dict(finding.words),
+            },
+        )
 
 
 @lru_cache(maxsize=1)
