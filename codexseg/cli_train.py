@@ -23,27 +23,34 @@ def train(
         ),
     ] = None,
 ) -> None:
-    """Train a network with Mesmer's contract from labelled images.
+    """Train a network from labelled images: preset panoptic (cells, nuclei) or unet.
 
     A training that was stopped goes on with the same command. The result, network.onnx,
-    is used with segmentation: {backend: panoptic, model_path: .../network.onnx}.
+    is used with segmentation: {backend: panoptic, model_path: .../network.onnx}, or
+    backend: unet, as the preset is called. Beside it lie log.csv, curves.png, samples.png.
     """
     with clear_errors():
+        from codexseg.training.recipe import load_recipe
+
+        read = load_recipe(recipe)
         _need_keras()
         from codexseg.training.make import make
-        from codexseg.training.recipe import load_recipe
 
         logging.getLogger("codexseg").setLevel(logging.INFO)
         folder = out or recipe.parent / f"{recipe.stem}_network"
-        path = make(load_recipe(recipe), data, folder.absolute())
-    say(f"The network: {path}")
+        path = make(read, data, folder.absolute())
+    say(f"The network: {path} (segmentation.backend: {read.preset})")
 
 
 def _need_keras() -> None:
-    """Say what to install, before anything is read."""
+    """Say what to install, before any image is read."""
     from importlib.util import find_spec
 
-    missing = [name for name in ("keras", "tf2onnx", "onnx") if find_spec(name) is None]
+    missing = [
+        name
+        for name in ("keras", "tf2onnx", "onnx", "matplotlib")
+        if find_spec(name) is None
+    ]
     if missing:
         raise BackendUnavailable(
             f"training needs {', '.join(missing)}, which is not installed: "

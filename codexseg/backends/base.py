@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codexseg.core.grid import Window
-from codexseg.errors import InputError
+from codexseg.errors import ConfigError, InputError
 
 Labels = NDArray[np.uint32]
 Pixels = NDArray[Any]
@@ -20,6 +20,10 @@ Arrays = Mapping[str, NDArray[Any]]
 
 BYTES_PER_PX = 64
 """What a backend may need for a pixel, images and labels included: a careful guess."""
+
+
+CELL_UM, NUCLEUS_UM = 10.0, 7.0
+"""Diameter of typical cells and nuclei that these networks were trained on."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,11 @@ class ChannelStatistics:
 class Slide:
     """What a backend may know of the slide beyond the patch in its hands.
 
-    `nucleus` and `wholecell` are the statistics of the two segmentation channels over
-    the whole slide: they are None before the slide was read, `wholecell` also where no
-    whole-cell channel is configured.
+    `mpp` is the pixel size at which the slide is shown: where `segmentation.diameter` is
+    set, that at which its cells have the size that the backend was made for. `nucleus`
+    and `wholecell` are the statistics of the two segmentation channels over the whole
+    slide, in the grey levels of the patches: they are None before the slide was read, and
+    where there is no such channel.
     """
 
     shape: tuple[int, int]
@@ -47,6 +53,7 @@ class Slide:
     nucleus: ChannelStatistics | None = None
     wholecell: ChannelStatistics | None = None
     has_wholecell: bool = True
+    has_nucleus: bool = True
 
 
 @runtime_checkable
@@ -76,6 +83,16 @@ class Backend(Protocol):
         Memory that it needs for a pixel of a batch. Optional.
     about : mapping
         What the manifest of a run says of it: weights, licence. Optional.
+    diameter_um : float
+        Diameter of the circle that has the area of a typical cell (with compartment
+        "nuclear", of a nucleus) that it was made for, um at the `mpp` of the slide.
+        Optional: without it `segmentation.diameter` is refused.
+    needs_nucleus : bool
+        Whether it finds nothing without nuclei. Optional: True where it reads "nucleus".
+    size_model : codexseg.core.scale.SizeModel
+        What tells the diameter of cells, um at the slide's `mpp`, from style vectors.
+        Optional, with ``style(patches) -> (n, d)``: the style vector of each patch
+        (n, 2, y, x). Where both are there, they are the first pass of diameter `auto`.
     """
 
     name: str
@@ -200,6 +217,29 @@ def bytes_per_px(backend: Backend) -> int:
 def context_px(backend: Backend) -> int:
     """Return how far from a cut edge the labels of a backend may be wrong."""
     return int(getattr(backend, "context_px", (backend.halo_px + 1) // 2))
+
+
+def needs_nucleus(backend: Backend) -> bool:
+    """Whether a backend finds nothing where no nuclei are shown."""
+    return bool(getattr(backend, "needs_nucleus", "nucleus" in backend.channels))
+
+
+def diameter_um(backend: Backend) -> float:
+    """Return the diameter of the cells that a backend was made for, um.
+
+    Raises
+    ------
+    ConfigError
+        If it does not say.
+    """
+    found = getattr(backend, "diameter_um", None)
+    if found is None:
+        raise ConfigError(
+            f"segmentation.diameter is set, and the backend {backend.name!r} does not say "
+            f"for cells of what size it was made: set it to null, and correct "
+            f"data.image_mpp where cells come out in pieces or as one."
+        )
+    return float(found)
 
 
 def is_paired(backend: Backend) -> bool:

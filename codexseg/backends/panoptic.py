@@ -16,13 +16,22 @@ from typing import Any, ClassVar, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from codexseg.backends.base import Arrays, Labels, Pixels, Slide, SlideView, Survey
+from codexseg.backends.base import (
+    CELL_UM,
+    NUCLEUS_UM,
+    Arrays,
+    Labels,
+    Pixels,
+    Slide,
+    SlideView,
+    Survey,
+)
 from codexseg.backends.constants import Constants, constants_of
 from codexseg.backends.contract import NETWORK_MPP
 from codexseg.backends.panoptic_image import MAPS, Image
 from codexseg.backends.panoptic_surveys import surveys
 from codexseg.backends.runtime import Batch, choose_runtime
-from codexseg.backends.weights import Weights, resolve
+from codexseg.backends.weights import EMBEDDED, Weights, resolve
 from codexseg.core.deep_watershed import deep_watershed
 from codexseg.core.flooding import Ties
 from codexseg.core.grid import Window
@@ -64,6 +73,7 @@ class Panoptic:
     mpp: ClassVar[float | None] = NETWORK_MPP
     channels: ClassVar[tuple[str, ...]] = ("nucleus", "wholecell")
     paired: ClassVar[bool] = False
+    diameter_um: float = CELL_UM
 
     def __init__(self, config: Any, slide: Slide) -> None:
         self._config, self._slide = config, slide
@@ -71,6 +81,8 @@ class Panoptic:
         self._constants = constants_of(self._weights)
         choose_runtime(self._weights, config.runtime, config.device)
         self._batch = Batch(config.batch_memory_gb)
+        if config.compartment == "nuclear":
+            self.diameter_um = NUCLEUS_UM
         per_px = slide.mpp / NETWORK_MPP
         self.context_px = ceil(CONTEXT_PX / per_px)
         self.halo_px = ceil((CONTEXT_PX + LARGEST_PX) / per_px)
@@ -156,7 +168,7 @@ class Panoptic:
         seen = image.scaling.target_window(window)
         for compartment in compartments:
             constants = self._constants[compartment]
-            flooded = _flood(image, seen, compartment, slide, constants, ties)
+            flooded = flood(image, seen, compartment, slide, constants, ties)
             if flooded is not None:
                 labels[compartment] = image.scaling.nearest(*flooded, window, rule=rule)
         return labels
@@ -173,7 +185,7 @@ class Panoptic:
         )
 
 
-def _flood(
+def flood(
     image: Image,
     window: Window,
     compartment: int,
@@ -228,6 +240,22 @@ class Mesmer(Panoptic):
 
     def _find_weights(self, config: Any) -> Weights:
         return resolve(config.model_path)
+
+
+class Embedded(Panoptic):
+    """The network that ships in the package: see ``codexseg/models/CARD.md``."""
+
+    name: ClassVar[str] = "embedded"
+
+    def _find_weights(self, config: Any) -> Weights:
+        if config.model_path is not None:
+            raise ConfigError(
+                f"segmentation.model_path is {config.model_path}, expected none: the "
+                f"backend 'embedded' has its own weights. Leave it out, or name the "
+                f"backend that these are for: segmentation.backend 'mesmer', or 'panoptic' "
+                f"for those of 'codexseg train'."
+            )
+        return resolve(EMBEDDED)
 
 
 class InMemory:

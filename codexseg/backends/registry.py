@@ -12,15 +12,21 @@ GROUP = "codexseg.backends"
 """Entry point group under which other packages register a backend class."""
 
 BUILT_IN = {
+    "embedded": "codexseg.backends.panoptic:Embedded",
     "watershed": "codexseg.backends.watershed:Watershed",
     "mesmer": "codexseg.backends.panoptic:Mesmer",
     "panoptic": "codexseg.backends.panoptic:Panoptic",
     "deepcell": "codexseg.backends.deepcell:Deepcell",
+    "unet": "codexseg.backends.unet:Unet",
+    "instanseg": "codexseg.backends.instanseg:Instanseg",
+    "cellpose": "codexseg.backends.cellpose:Cellpose",
+    "stardist": "codexseg.backends.stardist:Stardist",
 }
 
-
-BY_WEIGHTS = {"mesmer", "panoptic", "deepcell"}
-"""Those whose fingerprint says everything of their weights."""
+BY_WEIGHTS = {*BUILT_IN} - {"watershed"}
+"""Those whose fingerprint says everything of their weights and their options."""
+WITHOUT_OPTIONS = {*BUILT_IN} - {"cellpose", "stardist"}
+"""Those that read nothing of `segmentation.options`."""
 
 
 def names() -> list[str]:

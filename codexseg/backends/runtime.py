@@ -3,7 +3,6 @@
 import importlib.util
 import logging
 import os
-import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Protocol
@@ -16,6 +15,14 @@ from codexseg.backends.contract import (
     TILE_PX,
     check_contract,
     read_signature,
+)
+from codexseg.backends.sessions import (
+    OutOfMemory,
+    Session,
+    first_line,
+    need_cuda,
+    raise_out_of_memory,
+    threads,
 )
 from codexseg.backends.weights import Weights
 from codexseg.errors import BackendUnavailable, InputError
@@ -30,16 +37,6 @@ MOST_TILES = 64
 """No more tiles go to the network at once, however much memory there is."""
 INTERIOR = 1
 """Channel of the pixelwise heads: boundary, interior, background."""
-
-_CUDA = "CUDAExecutionProvider"
-_OUT_OF_MEMORY = re.compile(
-    r"out of memory|failed to allocate|bad.?alloc|ALLOC_FAILED|ResourceExhausted|\bOOM\b",
-    re.IGNORECASE,
-)
-
-
-class OutOfMemory(Exception):
-    """The runtime could not get the memory for a batch."""
 
 
 class Network(Protocol):
@@ -136,27 +133,8 @@ def choose_runtime(weights: Weights, runtime: str, device: str = "auto") -> str:
             )
         )
     if device == "cuda" and chosen == "onnxruntime":
-        _need_cuda()
+        need_cuda()
     return chosen
-
-
-def _onnxruntime() -> Any:
-    """Import onnxruntime, which would write and send a record of the machine otherwise."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime
-
-    return onnxruntime
-
-
-def _need_cuda() -> None:
-    available = _onnxruntime().get_available_providers()
-    if _CUDA not in available:
-        raise BackendUnavailable(
-            f"segmentation.device is 'cuda', and this onnxruntime has "
-            f"{', '.join(available)} only: put onnxruntime-gpu in its place (pip uninstall "
-            f"onnxruntime, then pip install onnxruntime-gpu), or set segmentation.device "
-            f"to 'cpu'."
-        )
 
 
 @lru_cache(maxsize=1)
@@ -235,12 +213,6 @@ def predict_tiles(
         yield from maps
 
 
-def threads() -> int | None:
-    """Return how many threads this process may use (OMP_NUM_THREADS); None: all cores."""
-    text = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    return int(text) if text.isdigit() and int(text) > 0 else None
-
-
 def _maps(outputs: list[Any]) -> Floats:
     """Keep the four maps that are used of the heads' eight, channels first."""
     shapes = [tuple(output.shape[1:]) for output in outputs]
@@ -266,43 +238,14 @@ class _OnnxRuntime:
     runtime = "onnxruntime"
 
     def __init__(self, weights: Weights, device: str) -> None:
-        onnxruntime = _onnxruntime()
         path = weights.onnx or weights.path
         contract = check_contract(read_signature(path), path)
-        wants_cuda = device != "cpu" and _CUDA in onnxruntime.get_available_providers()
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = threads() or 0
-        # TF32 would round more than the networks of two runtimes may differ.
-        providers: list[Any] = [(_CUDA, {"use_tf32": "0"})] if wants_cuda else []
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=[*providers, "CPUExecutionProvider"]
-            )
-        except Exception as error:
-            raise InputError(
-                f"{path} cannot be loaded by onnxruntime ({_first_line(error)}), expected "
-                f"an ONNX network; make or fetch it again."
-            ) from error
-        self._session.disable_fallback()
-        has_cuda = _CUDA in self._session.get_providers()
-        if wants_cuda and not has_cuda and device == "auto":
-            log.warning("onnxruntime cannot use the GPU; with device 'cuda' it says why")
-        if device == "cuda" and not has_cuda:
-            raise BackendUnavailable(
-                "segmentation.device is 'cuda', and onnxruntime cannot use the GPU: its "
-                "driver, CUDA or cuDNN are missing or of another version. See the page of "
-                "onnxruntime on CUDA, or set segmentation.device to 'cpu'."
-            )
-        self.device = "cuda" if has_cuda else "cpu"
-        self._input, self._outputs = contract.input_name, list(contract.output_names)
+        self._session = Session(path, device)
+        self.device = self._session.device
+        self._input, self._outputs = contract.input_name, contract.output_names
 
     def predict(self, tiles: Floats) -> Floats:
-        try:
-            return _maps(self._session.run(self._outputs, {self._input: tiles}))
-        except Exception as error:
-            _raise_out_of_memory(error)
-            raise
+        return _maps(self._session.run(self._outputs, {self._input: tiles}))
 
 
 class _TensorFlow:
@@ -337,7 +280,7 @@ class _TensorFlow:
         except Exception as error:
             raise InputError(
                 f"{weights.path} cannot be loaded by TensorFlow {tensorflow.__version__} "
-                f"({_first_line(error)}), expected a SavedModel; fetch it again."
+                f"({first_line(error)}), expected a SavedModel; fetch it again."
             ) from error
 
     def predict(self, tiles: Floats) -> Floats:
@@ -345,17 +288,6 @@ class _TensorFlow:
         try:
             outputs = self._function(**batch)
         except Exception as error:
-            _raise_out_of_memory(error)
+            raise_out_of_memory(error)
             raise
         return _maps([outputs[name].numpy() for name in self._contract.output_names])
-
-
-def _raise_out_of_memory(error: Exception) -> None:
-    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(
-        f"{type(error).__name__}: {error}"
-    ):
-        raise OutOfMemory(_first_line(error)) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

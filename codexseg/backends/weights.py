@@ -21,6 +21,12 @@ Title: of `KNOWN`; md5: of the tarball, where it was checked; graph: sha256 of t
 that was converted, without which, or with another, the others say nothing.
 """
 
+UNET = "codexseg_unet"
+"""Name in the metadata_props of an ONNX file that is a semantic U-Net: see `unet_spec`."""
+
+EMBEDDED = Path(__file__).parents[1] / "models" / "embedded.onnx"
+"""The network that ships in the package."""
+
 
 @dataclass(frozen=True)
 class KnownWeights:
@@ -295,6 +301,13 @@ def _saved_model(
 
 
 def _onnx(path: Path) -> Weights:
+    said = read_signature(path).metadata
+    if UNET in said:
+        raise InputError(
+            f"{path} is a semantic U-Net of 'codexseg train', expected a network with "
+            f"Mesmer's contract: set segmentation.backend to 'unet', or "
+            f"segmentation.model_path to another network."
+        )
     ours = _properties(path)
     titles = {known.title: name for name, known in KNOWN.items()}
     name = titles.get(ours.get(TITLE, ""))
@@ -304,7 +317,7 @@ def _onnx(path: Path) -> Weights:
         name=name or ours.get(NAME) or path.stem,
         digest=ours.get(SOURCE) or file_hash(path, "sha256"),
         # an edited network stays under the licence
-        licence=read_signature(path).metadata.get(LICENCE) or None,
+        licence=said.get(LICENCE) or None,
         verified=name is not None and ours.get(VERIFIED) == KNOWN[name].md5,
     )
 

@@ -23,8 +23,10 @@ _WITHOUT_CLAHE = 0.05
 
 def augmented(
     example: Example, rng: Rng, least_px: int
-) -> tuple[Pixels, Labels | None, Labels]:
+) -> tuple[Pixels, Labels | None, Labels | None]:
     """Return an image as the network sees it, (2, y, x) from 0 to 1, cells and nuclei.
+
+    Labels that nobody has drawn are None.
 
     Parameters
     ----------
@@ -114,7 +116,7 @@ def _each(example: Example, pixels: Any, labels: Any) -> Example:
         contiguous(pixels(example.nucleus)),
         contiguous(pixels(example.markers)),
         None if example.cells is None else contiguous(labels(example.cells)),
-        contiguous(labels(example.nuclei)),
+        None if example.nuclei is None else contiguous(labels(example.nuclei)),
     )
 
 

@@ -12,6 +12,8 @@ from codexseg.training.targets import BACKGROUND, classes, inner_distance
 
 Floats = NDArray[np.float32]
 
+TARGETS = 6
+"""Maps that a target has, see :func:`codexseg.training.network.loss`."""
 _TILES_PER_IMAGE = 2
 _ROOM = 1.2
 """An image this much larger than a tile gives two that differ."""
@@ -35,18 +37,18 @@ def batch(
     -------
     tiles : (n, 256, 256, 2) float32
         Nucleus and membrane, 0 to 1.
-    targets : (n, 256, 256, 5) float32
+    targets : (n, 256, 256, 6) float32
         See :func:`codexseg.training.network.loss`.
     """
     rng = np.random.default_rng([seed, number])
     tiles = np.empty((size, TILE_PX, TILE_PX, 2), np.float32)
-    targets = np.empty((size, TILE_PX, TILE_PX, 5), np.float32)
+    targets = np.empty((size, TILE_PX, TILE_PX, TARGETS), np.float32)
     at = 0
     while at < size:
         example = choose(sources, weights, rng)
         pixels, cells, nuclei = augmented(example, rng, TILE_PX)
-        maps = _targets(cells, nuclei)
-        tiles_here = _TILES_PER_IMAGE if min(nuclei.shape) > _ROOM * TILE_PX else 1
+        maps = targets_of(cells, nuclei, pixels.shape[1:])
+        tiles_here = _TILES_PER_IMAGE if min(pixels.shape[1:]) > _ROOM * TILE_PX else 1
         for _ in range(min(tiles_here, size - at)):
             place = _place(pixels.shape[1:], rng)
             tiles[at] = np.moveaxis(pixels[:, *place], 0, -1)
@@ -55,12 +57,15 @@ def batch(
     return tiles, targets
 
 
-def _targets(cells: Labels | None, nuclei: Labels) -> Floats:
-    maps = np.zeros((*nuclei.shape, 5), np.float32)
-    maps[..., 1] = BACKGROUND
-    if cells is not None:
-        maps[..., 0], maps[..., 1], maps[..., 4] = inner_distance(cells), classes(cells), 1
-    maps[..., 2], maps[..., 3] = inner_distance(nuclei), classes(nuclei)
+def targets_of(cells: Labels | None, nuclei: Labels | None, shape: Sequence[int]) -> Floats:
+    """Return the targets (y, x, 6) of an image; those of None have no weight."""
+    maps = np.zeros((*shape, TARGETS), np.float32)
+    for number, labels in enumerate((cells, nuclei)):
+        distance, kind, weight = 2 * number, 2 * number + 1, 4 + number
+        maps[..., kind] = BACKGROUND
+        if labels is not None:
+            maps[..., distance], maps[..., kind] = inner_distance(labels), classes(labels)
+            maps[..., weight] = 1
     return maps
 
 

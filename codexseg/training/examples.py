@@ -3,7 +3,7 @@
 An example is an image with labels: one nuclear channel, any number of membrane markers.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,13 +36,14 @@ class Example:
         Membrane markers, scaled alike; none for images of nuclei.
     cells : (y, x) uint32 or None
         None where nobody has drawn the cells.
-    nuclei : (y, x) uint32
+    nuclei : (y, x) uint32 or None
+        None where nobody has drawn the nuclei; cells are there then.
     """
 
     nucleus: NDArray[np.float32]
     markers: NDArray[np.float32]
     cells: Labels | None
-    nuclei: Labels
+    nuclei: Labels | None
 
 
 class Source(Protocol):
@@ -91,6 +92,18 @@ class Crops:
         part = self._slide[:, y : y + cells.shape[0], x : x + cells.shape[1]]
         nuclei = self._nuclei[number].astype(np.uint32)
         return Example(part[0], part[1:], cells, nuclei)
+
+    def __len__(self) -> int:
+        return len(self._corners)
+
+    def every(self) -> Iterator[Example]:
+        """Yield all crops, in their order."""
+        for (y, x), cells, nuclei in zip(
+            self._corners, self._cells, self._nuclei, strict=True
+        ):
+            part = self._slide[:, y : y + cells.shape[0], x : x + cells.shape[1]]
+            labels = cells.astype(np.uint32), nuclei.astype(np.uint32)
+            yield Example(part[0], part[1:], *labels)
 
     def region(
         self,

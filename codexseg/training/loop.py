@@ -1,44 +1,60 @@
-"""The training loop: batches made ahead in threads, checkpoints, a log, an average.
+"""The training loop: batches made ahead, checkpoints, a log, pictures, an early end.
 
-keras does the work; what it is told is here.
+keras does the work; what it is told is here, the same for all presets.
 """
 
+import logging
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
 
-from codexseg.training.batches import Floats, batch
-from codexseg.training.examples import Source
-from codexseg.training.network import build, loss
-from codexseg.training.recipe import Recipe
+from codexseg.errors import InputError
+from codexseg.files import replacing
+from codexseg.training.figures import draw_curves
+from codexseg.training.history import HELD, History
 
+log = logging.getLogger(__name__)
+
+LOG, CURVES, TRAINED = "log.csv", "curves.png", "network.keras"
+_CHECKPOINT, _BEST = "checkpoint.weights.h5", "best.npz"
 _THREADS = 1
 _AHEAD = 6
+_CURVES_EVERY_S = 30
 
 
-class _Batches(keras.utils.PyDataset):  # type: ignore[misc]
-    """The batches of one epoch after another."""
+class Batches(keras.utils.PyDataset):  # type: ignore[misc]
+    """The batches of one epoch after another.
 
-    def __init__(self, sources: Sequence[Source], recipe: Recipe) -> None:
+    Parameters
+    ----------
+    count : int
+        Batches in an epoch.
+    make : callable
+        From the number of a batch, counted from the first epoch on, to (input, target).
+    """
+
+    def __init__(self, count: int, make: Callable[[int], tuple[Any, Any]]) -> None:
         super().__init__(workers=_THREADS, max_queue_size=_AHEAD)
-        self._sources, self._recipe = sources, recipe
+        self._count, self._make = count, make
         self.epoch = 0
 
     def __len__(self) -> int:
-        return self._recipe.steps_per_epoch
+        return self._count
 
-    def __getitem__(self, index: int) -> tuple[Floats, Floats]:
-        number = self.epoch * len(self) + index
-        recipe = self._recipe
-        return batch(self._sources, recipe.weights, recipe.tiles, recipe.seed, number)
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        return self._make(self.epoch * len(self) + index)
 
 
 class _Follow(keras.callbacks.Callback):  # type: ignore[misc]
     """Tell the batches which epoch they are for."""
 
-    def __init__(self, batches: _Batches) -> None:
+    def __init__(self, batches: Batches) -> None:
         super().__init__()
         self._batches = batches
 
@@ -47,48 +63,170 @@ class _Follow(keras.callbacks.Callback):  # type: ignore[misc]
         self._batches.epoch = epoch
 
 
-def train(sources: Sequence[Source], recipe: Recipe, out: Path) -> keras.Model:
+class _Judge(keras.callbacks.Callback):  # type: ignore[misc]
+    """Judge on held-back images, log, keep the best weights, end early."""
+
+    def __init__(
+        self, history: History, held: Batches | None, patience: int | None, out: Path
+    ) -> None:
+        super().__init__()
+        self._history, self._held = history, held
+        self._patience, self._out = patience, out
+        self._drawn = 0.0
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
+        figures = {k: v for k, v in logs.items() if not k.startswith(HELD)}
+        if not math.isfinite(figures["loss"]):
+            raise InputError(
+                f"the loss became {figures['loss']} in epoch {epoch + 1}, expected a "
+                f"number: the training has diverged; lower learning_rate, and look at "
+                f"the images."
+            )
+        with _averaged(self.model):
+            if self._held is not None:
+                found = self.model.evaluate(self._held, verbose=0, return_dict=True)
+                figures |= {f"{HELD}{name}": value for name, value in found.items()}
+            self._history.add(epoch, figures)
+            best = self._history.best()
+            if self._patience and best is not None and best["epoch"] == epoch:
+                with replacing(self._out / _BEST) as part, part.open("wb") as file:
+                    np.savez(file, *self.model.get_weights())
+        words = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
+        log.info("epoch %d: %s", epoch + 1, words)
+        if self._history.is_over(self._patience):
+            log.info("the loss has not fallen for %s epochs: done", self._patience)
+            self.model.stop_training = True
+        if time.monotonic() - self._drawn > _CURVES_EVERY_S:
+            draw_curves(self._history.rows, self._out / CURVES)
+            self._drawn = time.monotonic()
+
+
+class _Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
+    """Keep weights and optimizer; what is there is whole, whenever the process dies."""
+
+    def __init__(self, out: Path) -> None:
+        super().__init__()
+        self._path = out / _CHECKPOINT
+
+    def on_epoch_end(self, epoch: int, logs: object = None) -> None:
+        del epoch, logs
+        part = self._path.with_name(f"part.{self._path.name}")  # keras wants the suffix
+        self.model.save_weights(part, overwrite=True)
+        part.replace(self._path)
+
+
+class _Progress(keras.callbacks.Callback):  # type: ignore[misc]
+    """Show on a terminal what is done, how fast, and how long it takes."""
+
+    def __init__(self, done: int, epochs: int, steps: int) -> None:
+        super().__init__()
+        from tqdm import tqdm
+
+        self._epochs = epochs
+        self._bar = tqdm(
+            total=epochs * steps,
+            initial=done * steps,
+            unit="batch",
+            disable=None,  # where there is no terminal
+            dynamic_ncols=True,
+        )
+
+    def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
+        del logs
+        self._bar.set_description(f"training, epoch {epoch + 1} of {self._epochs}")
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        del batch
+        self._bar.update()
+        if logs and not self._bar.disable:
+            self._bar.set_postfix(loss=f"{float(logs['loss']):.4f}", refresh=False)
+
+    def on_train_end(self, logs: object = None) -> None:
+        del logs
+        self._bar.close()
+
+
+def fit(
+    network: keras.Model,
+    batches: Batches,
+    held: Batches | None,
+    out: Path,
+    *,
+    epochs: int,
+    patience: int | None,
+) -> None:
     """Train a network; one that was stopped goes on from its last checkpoint.
 
     Parameters
     ----------
-    sources : sequence of Source
-        Those of the recipe, opened.
-    recipe : Recipe
-        How long, how fast.
+    network : keras.Model
+        Compiled; it has the trained weights afterwards: averaged ones where the optimizer
+        averages, the best ones with `patience`.
+    batches, held : Batches
+        What is learnt from; what is judged by after every epoch.
     out : Path
-        A folder: `log.csv`, `checkpoint/` while it trains, `network.keras` at the end.
-
-    Returns
-    -------
-    keras.Model
-        The trained network, with averaged weights.
+        A folder, takes `log.csv`, `curves.png` and a checkpoint.
+    epochs : int
+        At most so many in all, those before a stop included.
+    patience : int, optional
+        End where the loss of `held` has not fallen for so many epochs.
     """
-    keras.utils.set_random_seed(recipe.seed)
-    out.mkdir(parents=True, exist_ok=True)
-    network = build(recipe.channels)
-    warm = min(100, max(1, recipe.steps // 10))
-    rate = keras.optimizers.schedules.CosineDecay(
-        0.0,
-        recipe.steps - warm,
-        alpha=0.01,
-        warmup_target=recipe.learning_rate,
-        warmup_steps=warm,
-    )
-    optimizer = keras.optimizers.AdamW(
-        rate, weight_decay=1e-4, clipnorm=1.0, use_ema=True, ema_momentum=0.998
-    )
-    network.compile(optimizer, loss=loss, jit_compile=False)
-    batches = _Batches(sources, recipe)
-    network.fit(
-        batches,
-        epochs=math.ceil(recipe.steps / recipe.steps_per_epoch),
-        callbacks=[
-            _Follow(batches),
-            keras.callbacks.BackupAndRestore(out / "checkpoint"),
-            keras.callbacks.CSVLogger(out / "log.csv", append=True),
-        ],
-        verbose=2,
-    )
-    network.save(out / "network.keras")
-    return network
+    done = _restore(network, out / _CHECKPOINT, len(batches))
+    history = History(out / LOG, done)
+    if not history.is_over(patience):
+        network.fit(
+            batches,
+            epochs=epochs,
+            initial_epoch=done,
+            callbacks=[
+                _Follow(batches),
+                _Progress(done, epochs, len(batches)),
+                _Judge(history, held, patience, out),
+                _Checkpoint(out),
+            ],
+            verbose=0,
+        )
+    if patience and held is not None:
+        with np.load(out / _BEST) as file:
+            network.set_weights([file[name] for name in file.files])
+    draw_curves(history.rows, out / CURVES)
+
+
+def has_begun(out: Path) -> bool:
+    """Whether a training in a folder has a checkpoint to go on from."""
+    return (out / _CHECKPOINT).exists()
+
+
+def finish(network: keras.Model, out: Path) -> None:
+    """Keep the trained network, and drop what was there to go on."""
+    part = out / f"part.{TRAINED}"
+    network.save(part)
+    part.replace(out / TRAINED)
+    for name in (_CHECKPOINT, _BEST):
+        (out / name).unlink(missing_ok=True)
+
+
+def _restore(network: keras.Model, path: Path, steps: int) -> int:
+    """Load a checkpoint where there is one; return how many epochs are done."""
+    if not path.exists():
+        return 0
+    network.optimizer.build(network.trainable_variables)
+    network.load_weights(path)
+    return int(network.optimizer.iterations.numpy()) // steps
+
+
+@contextmanager
+def _averaged(network: keras.Model) -> Iterator[None]:
+    """Give the network its averaged weights for a while, where the optimizer averages."""
+    optimizer = network.optimizer
+    if not optimizer.use_ema:
+        yield
+        return
+    variables = network.trainable_variables
+    raw = [variable.numpy() for variable in variables]
+    optimizer.finalize_variable_values(variables)
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, raw, strict=True):
+            variable.assign(value)

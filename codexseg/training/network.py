@@ -69,15 +69,15 @@ def loss(truth: Any, maps: Any) -> Any:
 
     Parameters
     ----------
-    truth : (n, y, x, 5) float32
-        Inner distance and class of cells, of nuclei; and the weight of the cells' share,
+    truth : (n, y, x, 6) float32
+        Inner distance and class of cells, of nuclei; and the weights of both shares,
         0 where nobody has drawn them.
     maps : (n, y, x, 8) float32
         What the network gives.
     """
     total = 0.0
-    weights = truth[..., 4], ops.ones_like(truth[..., 4])
-    for compartment, weight in enumerate(weights):
+    for compartment in range(2):
+        weight = truth[..., 4 + compartment]
         distance, classes = truth[..., 2 * compartment], truth[..., 2 * compartment + 1]
         found = maps[..., 4 * compartment : 4 * compartment + 4]
         inside = 1 + 4 * ops.cast(distance > 0, "float32")

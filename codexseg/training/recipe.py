@@ -1,17 +1,78 @@
 """The configuration of a training: a YAML file, checked before anything is loaded."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    NonNegativeInt,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
-from codexseg.errors import ConfigError, InputError
+from codexseg.errors import CodexsegError, ConfigError, InputError
+from codexseg.training import pairs
 from codexseg.training.examples import Crops, Nuclei, Pair, Source, Synthetic
+from codexseg.training.pair_examples import Pairs
+
+_SPLIT = 0.2
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PairFiles(_Strict):
+    """Where images and their labels lie, see :func:`codexseg.training.pairs.find_pairs`.
+
+    Attributes
+    ----------
+    images, cells, nuclei : Path
+        A folder, a zip, or an npz (``file.npz:key``) each; cells, nuclei, or both.
+    """
+
+    images: Path
+    cells: Path | None = None
+    nuclei: Path | None = None
+
+    @model_validator(mode="after")
+    def _has_labels(self) -> "PairFiles":
+        if self.cells is None and self.nuclei is None:
+            raise ValueError("expected labels: cells, nuclei, or both")
+        return self
+
+    @property
+    def labels(self) -> dict[str, Path]:
+        """The paths of labels, by compartment."""
+        every = {"cells": self.cells, "nuclei": self.nuclei}
+        return {name: path for name, path in every.items() if path is not None}
+
+    def find(self, data: Path) -> list[pairs.Pair]:
+        """Find the pairs; paths are relative to `data`."""
+        labels = {name: data / path for name, path in self.labels.items()}
+        return pairs.find_pairs(data / self.images, labels)
+
+
+class PairsConfig(PairFiles):
+    """Images and labels of a user, see :class:`codexseg.training.pair_examples.Pairs`."""
+
+    kind: Literal["pairs"]
+    nucleus_channel: int = Field(default=0, ge=0)
+    membrane_channels: tuple[NonNegativeInt, ...] | None = None
+    mpp: float = Field(gt=0, lt=100)
+    weight: float = Field(default=1.0, gt=0)
+
+    def open(self, data: Path) -> Pairs:
+        """Open the source; paths are relative to `data`."""
+        found = self.find(data)
+        return Pairs(found, self.nucleus_channel, self.membrane_channels, self.mpp)
 
 
 class CropsConfig(_Strict):
@@ -67,12 +128,14 @@ class SyntheticConfig(_Strict):
 
 
 AnySource = Annotated[
-    CropsConfig | NucleiConfig | PairConfig | SyntheticConfig, Field(discriminator="kind")
+    CropsConfig | NucleiConfig | PairConfig | PairsConfig | SyntheticConfig,
+    Field(discriminator="kind"),
 ]
+Held = Crops | Pairs
 
 
 class Recipe(_Strict):
-    """How a network is trained.
+    """How a network for cells and nuclei is trained: preset ``panoptic``.
 
     Attributes
     ----------
@@ -88,10 +151,25 @@ class Recipe(_Strict):
         Of the weights and of all that is drawn.
     channels : tuple of int
         Of the network's levels, from half the resolution on.
+    start : "embedded", Path or None
+        The weights to begin with: those of the network that ships in the package, or of
+        an ONNX file that ``codexseg train`` made; None: none.
+    patience : int, optional
+        Training ends when the loss of the images that are held back has not fallen for so
+        many epochs; the weights of the best epoch are taken. None: all steps are done,
+        and the last weights taken.
     sources : tuple
         Where the images come from, and how often from each.
-    validation : CropsConfig, optional
-        Crops on which the constants of post-processing are chosen.
+    split : float, optional
+        The share of the images of `pairs` that is held back, drawn by the seed.
+    validation : CropsConfig or PairsConfig, optional
+        Images that are held back instead. On them the constants of post-processing are
+        chosen.
+    scales : tuple of float
+        The sizes at which these images are shown for that: 0.5 shows cells of half the
+        diameter, so that constants suit small cells too.
+    licence : str
+        What the network's file says of its licence.
     """
 
     preset: Literal["panoptic"] = "panoptic"
@@ -101,8 +179,26 @@ class Recipe(_Strict):
     learning_rate: float = Field(default=1e-3, gt=0)
     seed: int = Field(default=0, ge=0)
     channels: tuple[int, ...] = Field(default=(32, 64, 96, 128), min_length=2)
+    start: Literal["embedded"] | Path | None = None
+    patience: int | None = Field(default=None, ge=1)
     sources: tuple[AnySource, ...] = Field(min_length=1)
-    validation: CropsConfig | None = None
+    split: float | None = Field(default=None, gt=0, lt=1)
+    validation: CropsConfig | PairsConfig | None = Field(default=None, discriminator="kind")
+    scales: tuple[Annotated[float, Field(ge=0.25, le=4)], ...] = Field(
+        default=(1.0,), min_length=1
+    )
+    licence: str = ""
+
+    @model_validator(mode="after")
+    def _holds_back(self) -> "Recipe":
+        if self.split is not None and self.validation is not None:
+            raise ValueError("give split or validation, not both")
+        has_pairs = any(isinstance(source, PairsConfig) for source in self.sources)
+        if self.split is not None and not has_pairs:
+            raise ValueError("split holds back images of a source of kind pairs: add one")
+        if self.patience and self.split is None and self.validation is None:
+            raise ValueError("patience needs images that are held back: add split")
+        return self
 
     @property
     def weights(self) -> list[float]:
@@ -110,27 +206,163 @@ class Recipe(_Strict):
         return [source.weight for source in self.sources]
 
     def open(self, data: Path) -> list[Source]:
-        """Open all sources.
+        """Open all sources; what is held back is not in them.
 
         Raises
         ------
         InputError
             If a file is not there or cannot be read.
         """
-        opened = []
+        return self.open_all(data)[0]
+
+    def open_all(self, data: Path) -> tuple[list[Source], list[Held]]:
+        """Open all sources, and what is held back of them.
+
+        Raises
+        ------
+        InputError
+            If a file is not there or cannot be read.
+        """
+        opened: list[Source] = []
+        held: list[Held] = []
         for source in self.sources:
-            try:
-                opened.append(source.open(data))
-            except (OSError, ValueError, KeyError) as error:
-                raise InputError(
-                    f"the source {source.model_dump(mode='json')} cannot be read in "
-                    f"{data} ({type(error).__name__}: {error}); correct the path, or name "
-                    f"the folder of the data with --data."
-                ) from error
-        return opened
+            found = _opened(source, data)
+            if self.split is not None and isinstance(found, Pairs):
+                found, back = found.split(self.split, self.seed)
+                held.append(back)
+            opened.append(found)
+        if self.validation is not None:
+            held.append(_opened(self.validation, data))
+        return opened, held
 
 
-def load_recipe(path: Path) -> Recipe:
+class UnetRecipe(PairFiles):
+    """How a semantic U-Net is trained: preset ``unet``.
+
+    Attributes
+    ----------
+    images, cells, nuclei : Path
+        See :class:`PairFiles`; a map of the foreground is learnt for each kind of labels.
+    inputs : dict of str to int or tuple of int
+        What the network reads: a name and the channel of the images, or several of which
+        the maximum is taken. On slides it runs with the names nucleus and wholecell.
+    scaling : "levels" or "range"
+        Grey levels that become 0 and 1, see `codexseg.backends.unet_spec.UnetSpec`.
+    mpp : float, optional
+        Micrometres per pixel of the images; slides are then shown at the same scale.
+    height : int, optional
+        Images are brought to this height, the width follows to the nearest multiple of
+        the pooling grid; None: each side to the nearest multiple.
+    widths : tuple of int
+        Channels of the levels.
+    loss : "bce" or "bce_dice"
+        Binary cross-entropy, or that and half of 1 - Dice.
+    learning_rate : float
+        Of Adam.
+    batch : int
+        Images in a batch.
+    epochs : int
+        At most so many passes over the images.
+    seed : int
+        Of the weights, of the order of the images, and of the split.
+    flips : bool
+        Show images also mirrored.
+    split : float, optional
+        The share of the images that is held back, drawn by the seed; 0: none. A fifth
+        where nothing is said of split and validation.
+    validation : PairFiles, optional
+        Images that are held back instead.
+    patience : int, optional
+        See :class:`Recipe`.
+    """
+
+    preset: Literal["unet"]
+    inputs: dict[str, NonNegativeInt | tuple[NonNegativeInt, ...]] = Field(
+        default={"nucleus": 0}, min_length=1
+    )
+    scaling: Literal["levels", "range"] = "levels"
+    mpp: float | None = Field(default=None, gt=0, lt=100)
+    height: int | None = Field(default=256, ge=16)
+    widths: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(64, 128, 256, 512, 1024), min_length=2, max_length=8
+    )
+    loss: Literal["bce", "bce_dice"] = "bce"
+    learning_rate: float = Field(default=1e-4, gt=0)
+    batch: int = Field(default=2, ge=1)
+    epochs: int = Field(default=100, ge=1)
+    seed: int = Field(default=0, ge=0)
+    flips: bool = False
+    split: float | None = Field(default=None, ge=0, lt=1)
+    validation: PairFiles | None = None
+    patience: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> "UnetRecipe":
+        if self.height is not None and self.height % self.grid:
+            raise ValueError(f"height must be a multiple of {self.grid}")
+        given = self.validation
+        if given is not None and self.split is not None:
+            raise ValueError("give split or validation, not both")
+        if given is not None and set(given.labels) != set(self.labels):
+            raise ValueError("validation needs labels of the same kinds as the images")
+        if self.patience and given is None and self.split == 0:
+            raise ValueError("patience needs images that are held back: set split above 0")
+        return self
+
+    @property
+    def grid(self) -> int:
+        """Sides of images are multiples of this: 2 for each time that pixels are pooled."""
+        return int(2 ** (len(self.widths) - 1))
+
+    @property
+    def channels(self) -> list[Sequence[int]]:
+        """The channels of the images that each input is made of."""
+        return [(c,) if isinstance(c, int) else c for c in self.inputs.values()]
+
+    def open(self, data: Path) -> tuple[list[pairs.Pair], list[pairs.Pair]]:
+        """Find the images that are learnt from, and those that are held back.
+
+        Raises
+        ------
+        InputError
+            If images and labels do not fit.
+        """
+        found = self.find(data)
+        if self.validation is not None:
+            return found, self.validation.find(data)
+        share = _SPLIT if self.split is None else self.split
+        return pairs.split(found, share, self.seed)
+
+
+AnyRecipe = Recipe | UnetRecipe
+
+
+def _preset(said: Any) -> str:
+    return str(said.get("preset", "panoptic")) if isinstance(said, dict) else "panoptic"
+
+
+_RECIPE: TypeAdapter[AnyRecipe] = TypeAdapter(
+    Annotated[
+        Annotated[Recipe, Tag("panoptic")] | Annotated[UnetRecipe, Tag("unet")],
+        Discriminator(_preset),
+    ]
+)
+
+
+def _opened(source: Any, data: Path) -> Any:
+    try:
+        return source.open(data)
+    except CodexsegError:
+        raise
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"the source {source.model_dump(mode='json')} cannot be read in "
+            f"{data} ({type(error).__name__}: {error}); correct the path, or name "
+            f"the folder of the data with --data."
+        ) from error
+
+
+def load_recipe(path: Path) -> AnyRecipe:
     """Read and check the YAML file of a training.
 
     Raises
@@ -143,10 +375,18 @@ def load_recipe(path: Path) -> Recipe:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
     try:
-        return Recipe.model_validate(said)
+        return _RECIPE.validate_python(said)
     except ValidationError as error:
         lines = [
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}"
+            f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}, got {e['input']!r}"
             for e in error.errors()
         ]
         raise ConfigError(f"{path}:\n" + "\n".join(lines)) from error
+
+
+def parse_recipe(text: str) -> AnyRecipe | None:
+    """Read a recipe that a training wrote down, JSON; None if it is not one."""
+    try:
+        return _RECIPE.validate_json(text)
+    except ValidationError:
+        return None

@@ -37,13 +37,17 @@ class Held:
     truth: Sequence[tuple[tuple[slice, slice], Labels]]
 
 
-def choose_constants(held: Sequence[Held]) -> tuple[Constants, float]:
+def choose_constants(
+    held: Sequence[Held], least: int = LEAST_OBJECTS
+) -> tuple[Constants, float]:
     """Try all constants, and return the best with its F1.
 
     Parameters
     ----------
     held : sequence of Held
         Images of one compartment.
+    least : int
+        Parts with fewer objects do not count.
 
     Returns
     -------
@@ -54,12 +58,19 @@ def choose_constants(held: Sequence[Held]) -> tuple[Constants, float]:
     Raises
     ------
     InputError
-        If no constants find anything.
+        If no constants find anything, or no part has enough objects.
     """
     best, score = Constants(h=PEAKS[0]), -1.0
     for smoothing, threshold, h in product(SMOOTHINGS_PX, THRESHOLDS, PEAKS):
         tried = Constants(h, threshold, smoothing)
-        found = float(np.mean([f1 for image in held for f1 in _scores(image, tried)]))
+        scores = [f1 for image in held for f1 in _scores(image, tried, least)]
+        if not scores:
+            raise InputError(
+                f"none of the images that are held back has {least} objects or more, "
+                f"expected some to choose the constants of post-processing by: hold back "
+                f"more images."
+            )
+        found = float(np.mean(scores))
         if found > score:
             best, score = tried, found
     if score <= 0:
@@ -71,7 +82,7 @@ def choose_constants(held: Sequence[Held]) -> tuple[Constants, float]:
     return best, score
 
 
-def _scores(image: Held, constants: Constants) -> list[float]:
+def _scores(image: Held, constants: Constants, least: int) -> list[float]:
     labels = deep_watershed(
         image.distance,
         image.interior,
@@ -82,7 +93,7 @@ def _scores(image: Held, constants: Constants) -> list[float]:
     )
     scores = []
     for place, truth in image.truth:
-        if len(np.unique(truth)) > LEAST_OBJECTS:
+        if len(np.unique(truth)) > least:
             pairs = object_pairs(overlaps(truth, np.ascontiguousarray(labels[place])))
             scores.append(count_matches(pairs, 0.5).f1)
     return scores

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from codexseg.backends import panoptic_surveys
 from codexseg.backends.base import Backend, Slide, SurveyingBackend, surveys_of
 from codexseg.backends.constants import MESMER
-from codexseg.backends.panoptic import InMemory, Mesmer, Panoptic, _flood
+from codexseg.backends.panoptic import InMemory, Mesmer, Panoptic, flood
 from codexseg.backends.panoptic_image import MAPS, Image
-from codexseg.backends.runtime import OutOfMemory, open_network
+from codexseg.backends.runtime import open_network
+from codexseg.backends.sessions import OutOfMemory
 from codexseg.config import SegmentationConfig
 from codexseg.core.deep_watershed import deep_watershed
 from codexseg.core.grid import Window
@@ -174,10 +175,10 @@ def test_a_peak_that_is_in_doubt_grows_the_window():
         def maps(self, window, names, slide):
             return np.stack([inner[window.slices], interior[window.slices]])
 
-    whole, _ = _flood(Whole(), Window(0, 0, 400, 700), 0, None, MESMER[0], "raster")
+    whole, _ = flood(Whole(), Window(0, 0, 400, 700), 0, None, MESMER[0], "raster")
     assert whole.max() == 1
     window = Window(0, 0, 400, 400)
-    labels, seen = _flood(Whole(), window, 0, None, MESMER[0], "raster")
+    labels, seen = flood(Whole(), window, 0, None, MESMER[0], "raster")
     assert seen.x1 > 500
     assert not labels[:, :300].any()
     crop = deep_watershed(inner[window.slices], interior[window.slices], h=MESMER[0].h)

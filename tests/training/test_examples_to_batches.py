@@ -93,7 +93,7 @@ def test_a_batch_is_a_function_of_seed_and_number(nuclei):
     sources, weights = [TISSUE, nuclei], [1.0, 1.0]
     tiles, targets = batch(sources, weights, 4, 3, 7)
     assert tiles.shape == (4, 256, 256, 2)
-    assert targets.shape == (4, 256, 256, 5)
+    assert targets.shape == (4, 256, 256, 6)
     same = batch(sources, weights, 4, 3, 7)
     np.testing.assert_array_equal(tiles, same[0])
     np.testing.assert_array_equal(targets, same[1])

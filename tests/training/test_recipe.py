@@ -1,10 +1,13 @@
+import json
+
 import numpy as np
 import pytest
 
 from codexseg.errors import ConfigError, InputError, RunStateError
-from codexseg.training.make import make
+from codexseg.training.make import _check, make
 from codexseg.training.recipe import load_recipe
 from tests.runs import ROOT, codexseg
+from tests.training.pictures import write_pairs
 
 
 def write(tmp_path, text):
@@ -23,6 +26,27 @@ def test_the_recipe_of_the_embedded_network_is_read():
     assert recipe.sources[0].columns[1] <= 2752
 
 
+def test_the_recipe_of_the_unet_is_that_of_the_seeds():
+    recipe = load_recipe(ROOT / "config" / "train_unet.yaml")
+    assert recipe.widths == (64, 128, 256, 512, 1024)
+    assert (recipe.learning_rate, recipe.batch, recipe.epochs) == (1e-4, 2, 100)
+    assert (recipe.height, recipe.grid, recipe.split) == (256, 16, 0.2)
+    assert (recipe.loss, recipe.scaling, recipe.inputs) == ("bce", "levels", {"nucleus": 0})
+    assert recipe == load_recipe(ROOT / "config" / "train_unet.yaml")
+
+
+def test_a_folder_of_the_same_recipe_before_it_had_more_keys_is_taken(tmp_path):
+    recipe = load_recipe(ROOT / "config" / "train_embedded.yaml")
+    keys = json.loads(recipe.model_dump_json())
+    for new in ("start", "patience", "split"):
+        assert keys.pop(new) is None
+    (tmp_path / "recipe.json").write_text(json.dumps(keys))
+    _check(recipe, tmp_path)
+    (tmp_path / "recipe.json").write_text(json.dumps(keys | {"steps": 7}))
+    with pytest.raises(RunStateError, match="another recipe"):
+        _check(recipe, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -30,6 +54,23 @@ def test_the_recipe_of_the_embedded_network_is_read():
         ("sources: [{kind: synthetic}]\nsteps: 0", "steps.*got 0"),
         ("sources: [{kind: synthetic}]\nstep: 5", r"step.*not permitted"),
         ("sources: [{kind: imaginary}]", "imaginary"),
+        ("sources: [{kind: pairs, images: a, mpp: 0.5}]", "expected labels"),
+        ("sources: [{kind: pairs, images: a, cells: b}]", "mpp.*required"),
+        ("sources: [{kind: synthetic}]\nsplit: 0.2", "source of kind pairs"),
+        ("sources: [{kind: synthetic}]\npatience: 3", "patience needs images"),
+        ("preset: resnet", "resnet"),
+        ("preset: unet\nimages: a", "expected labels"),
+        ("preset: unet\nimages: a\ncells: b\nheight: 250", "multiple of 16"),
+        ("preset: unet\nimages: a\ncells: b\nloss: dice", "loss.*got 'dice'"),
+        (
+            "preset: unet\nimages: a\ncells: b\nvalidation: {images: c, nuclei: d}",
+            "same kinds",
+        ),
+        (
+            "preset: unet\nimages: a\ncells: b\nsplit: 0.1\n"
+            "validation: {images: c, cells: d}",
+            "not both",
+        ),
         ("- a", "recipe.yaml"),
         ("a: [", "cannot be read as YAML"),
     ],
@@ -58,3 +99,26 @@ def test_the_command_says_what_is_missing_or_wrong(tmp_path):
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert np.any([word in done.stderr for word in ("codexseg[train]", "sources")])
+
+
+def test_images_that_do_not_fit_are_one_clear_error_and_nothing_is_written(tmp_path):
+    write_pairs(tmp_path)
+    (tmp_path / "masks" / "a1_masks.png").unlink()
+    recipe = load_recipe(write(tmp_path, "preset: unet\nimages: images\nnuclei: masks"))
+    with pytest.raises(InputError, match=r"Without a partner.*a1\.png"):
+        make(recipe, tmp_path, tmp_path / "out")
+    text = "sources: [{kind: pairs, images: images, cells: masks, mpp: 0.5}]\nsplit: 0.2"
+    with pytest.raises(InputError, match=r"Without a partner.*a1\.png"):
+        make(load_recipe(write(tmp_path, text)), tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_share_of_the_pairs_is_held_back(tmp_path):
+    write_pairs(tmp_path)
+    source = "{kind: pairs, images: images, cells: masks, mpp: 0.5}"
+    text = f"sources: [{source}, {{kind: synthetic}}]\nsplit: 0.4\nseed: 3"
+    sources, (held,) = load_recipe(write(tmp_path, text)).open_all(tmp_path)
+    assert len(sources) == 2
+    assert len(sources[0]) == 3
+    assert len(held) == 2
+    assert not {p.name for p in sources[0].pairs} & {p.name for p in held.pairs}

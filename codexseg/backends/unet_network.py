@@ -1,0 +1,165 @@
+"""A U-Net in onnxruntime, and the survey that has it predict a slide, tile by tile."""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codexseg.backends.base import Arrays, Finding, SlideView
+from codexseg.backends.panoptic_image import Image, edges_name
+from codexseg.backends.panoptic_surveys import SIGNAL_MARGIN_PX
+from codexseg.backends.runtime import Batch, predict_tiles
+from codexseg.backends.sessions import Session
+from codexseg.backends.unet_spec import UnetSpec, to_unit
+from codexseg.backends.weights import Weights
+from codexseg.core.grid import Window
+from codexseg.core.tiles import TILE_PX, TileBlock
+from codexseg.errors import InputError
+
+Floats = NDArray[np.float32]
+Limits = Sequence[tuple[float, float]]
+
+
+class UnetNetwork:
+    """A U-Net, loaded.
+
+    Attributes
+    ----------
+    runtime, device : str
+        onnxruntime; cpu or cuda.
+    """
+
+    runtime = "onnxruntime"
+
+    def __init__(self, weights: Weights, device: str) -> None:
+        self._session = Session(weights.path, device)
+        self.device = self._session.device
+
+    def predict(self, tiles: Floats) -> Floats:
+        """Predict a batch: (n, y, x, inputs) to (n, outputs, y, x), float32."""
+        (maps,) = self._session.run(None, {self._session.inputs[0]: tiles})
+        return np.ascontiguousarray(np.moveaxis(maps, -1, 1))
+
+
+@lru_cache(maxsize=1)
+def open_unet(weights: Weights, device: str = "auto") -> UnetNetwork:
+    """Load a U-Net, once per process.
+
+    Raises
+    ------
+    BackendUnavailable
+        If the device cannot be had.
+    InputError
+        If the file cannot be loaded.
+    """
+    return UnetNetwork(weights, device)
+
+
+class UnetSurvey:
+    """The probabilities of a slide, summed over the tiles of a block, each predicted once.
+
+    The tiles are those of :mod:`codexseg.core.tiles`, of 256 px, the height of an image
+    in training: every one is a function of the slide alone, so patches cannot show. The
+    receptive field of a deep U-Net is wider than a tile's overlap; what its border does to
+    the maps of a tile is what it did in training, and fades out where tiles blend.
+
+    Parameters
+    ----------
+    image : Image
+        What the network sees of the slide.
+    weights, spec
+        The network.
+    limits : callable
+        Returns the grey levels that become 0 and 1, for each input; called once the
+        slide's statistics are needed.
+    device : str
+        See :func:`open_unet`.
+    batch : Batch
+        How many tiles go to the network at once.
+    names : dict of str
+        By which name the map of an output is kept; others are not.
+    """
+
+    name = "network"
+    unit = "block"
+
+    def __init__(
+        self,
+        image: Image,
+        weights: Weights,
+        spec: UnetSpec,
+        limits: Callable[[], Limits],
+        device: str,
+        batch: Batch,
+        names: dict[str, str],
+    ) -> None:
+        self._image, self._weights, self._spec = image, weights, spec
+        self._limits, self._device, self._batch = limits, device, batch
+        self._kept = [(spec.outputs.index(output), name) for output, name in names.items()]
+
+    def pieces(self, slide: SlideView) -> int:
+        """Count the blocks of tiles."""
+        del slide
+        rows, columns = self._image.tiles.block_counts
+        return rows * columns
+
+    def visit(self, piece: int, slide: SlideView) -> Finding:
+        """Predict the tiles of a block that signal lies in or near."""
+        block = self._image.tiles.block(piece)
+        tiles = [tile for tile in block.tiles if self._has_signal(block, tile, slide)]
+        empty = len(block.tiles) - len(tiles)
+        counts = {"tiles": len(tiles), "tiles_without_signal": empty}
+        if not tiles:
+            return Finding({}, counts)
+        halved = self._batch.times_halved
+        network = open_unet(self._weights, self._device)
+        pixels = block.pad(self._seen(block.window, slide))
+        total = np.zeros((len(self._kept), *block.shape))
+        inputs = [pixels[:, *block.place(tile)] for tile in tiles]
+        outputs = predict_tiles(network, inputs, self._batch)
+        for tile, output in zip(tiles, outputs, strict=True):
+            self._check(output)
+            block.add(total, tile, output[[number for number, _ in self._kept]])
+        arrays: dict[str, NDArray[Any]] = {}
+        for (_, name), summed in zip(self._kept, block.crop(total), strict=True):
+            arrays[name] = summed.astype(np.float32)
+            arrays[edges_name(name)] = block.cut_edges(summed)
+        counts["batches_halved"] = self._batch.times_halved - halved
+        return Finding(
+            arrays, counts, {"runtime": network.runtime, "device": network.device}
+        )
+
+    def conclude(self, slide: SlideView) -> Arrays:
+        """Nothing: the maps are used as they lie."""
+        del slide
+        return {}
+
+    def _seen(self, window: Window, slide: SlideView) -> Floats:
+        """Read what the network is given of a window: (inputs, y, x), 0 to 1."""
+        channels = dict(
+            zip(("nucleus", "wholecell"), self._image.read(window, slide), strict=True)
+        )
+        return np.stack(
+            [
+                to_unit(channels[name], *levels)
+                for name, levels in zip(self._spec.inputs, self._limits(), strict=True)
+            ]
+        )
+
+    def _check(self, output: Floats) -> None:
+        expected = (len(self._spec.outputs), TILE_PX, TILE_PX)
+        if output.shape != expected or not np.isfinite(output).all():
+            raise InputError(
+                f"{self._weights.path} gives maps of {output.shape} or NaN, expected "
+                f"probabilities of {expected}: it is damaged or diverged in training; "
+                f"train or export it again."
+            )
+
+    def _has_signal(
+        self, block: TileBlock, tile: tuple[int, int], slide: SlideView
+    ) -> bool:
+        scaling = self._image.scaling
+        under = scaling.source_window(block.tile_window(tile))
+        return slide.has_signal(under.grow(SIGNAL_MARGIN_PX, scaling.source))

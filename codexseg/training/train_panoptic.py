@@ -1,0 +1,185 @@
+"""Training the panoptic network: what it learns from, is judged by, and begins with."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from codexseg.backends.contract import TILE_PX
+from codexseg.core.contrast import preprocess
+from codexseg.core.intensity import merge_channels
+from codexseg.training.batches import TARGETS, Floats, batch, targets_of
+from codexseg.training.examples import Example, Source
+from codexseg.training.figures import Sample, draw_samples
+from codexseg.training.loop import Batches, finish, fit, has_begun
+from codexseg.training.network import build, loss, with_heads
+from codexseg.training.recipe import Held, Recipe
+from codexseg.training.scores import Overlap
+from codexseg.training.start import load_start
+from codexseg.training.targets import BACKGROUND
+
+SAMPLES = "samples.png"
+_MOST_HELD = 24
+_MOST_SAMPLES = 4
+_SEEN_PX = 512
+_LONGEST_AVERAGE = 500
+
+
+def train(
+    sources: Sequence[Source],
+    held: Sequence[Held],
+    recipe: Recipe,
+    out: Path,
+    start: Path | None = None,
+) -> keras.Model:
+    """Train a network; one that was stopped goes on from its last checkpoint.
+
+    Parameters
+    ----------
+    sources : sequence of Source
+        Those of the recipe, opened.
+    held : sequence of Crops or Pairs
+        What it is judged by, in part.
+    recipe : Recipe
+        How long, how fast.
+    out : Path
+        A folder: `log.csv`, `curves.png`, `samples.png`, a checkpoint while it trains,
+        `network.keras` at the end.
+    start : Path, optional
+        The ONNX file whose weights it begins with.
+
+    Returns
+    -------
+    keras.Model
+        The trained network, with averaged weights.
+    """
+
+    def made(number: int) -> tuple[Floats, Floats]:
+        return batch(sources, recipe.weights, recipe.tiles, recipe.seed, number)
+
+    keras.utils.set_random_seed(recipe.seed)
+    out.mkdir(parents=True, exist_ok=True)
+    network = build(recipe.channels)
+    if start is not None and not has_begun(out):
+        load_start(network, start, made)
+    network.compile(
+        _optimizer(recipe),
+        loss=loss,
+        metrics=[Overlap("iou", _foregrounds), Overlap("dice", _foregrounds)],
+        jit_compile=False,
+    )
+    tiles, targets = held_tiles(held)
+    size = recipe.tiles
+    judged = Batches(
+        math.ceil(len(tiles) / size),
+        lambda i: (tiles[i * size : i * size + size], targets[i * size : i * size + size]),
+    )
+    fit(
+        network,
+        Batches(recipe.steps_per_epoch, made),
+        judged if len(tiles) else None,
+        out,
+        epochs=math.ceil(recipe.steps / recipe.steps_per_epoch),
+        patience=recipe.patience,
+    )
+    draw_samples(list(_samples(network, tiles, targets)), out / SAMPLES)
+    finish(network, out)
+    return network
+
+
+def _optimizer(recipe: Recipe) -> Any:
+    warm = min(100, max(1, recipe.steps // 10))
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0,
+        recipe.steps - warm,
+        alpha=0.01,
+        warmup_target=recipe.learning_rate,
+        warmup_steps=warm,
+    )
+    # The average looks back over a fifth of a short training.
+    steps = min(_LONGEST_AVERAGE, max(1, recipe.steps // 5))
+    return keras.optimizers.AdamW(
+        rate, weight_decay=1e-4, clipnorm=1.0, use_ema=True, ema_momentum=1 - 1 / steps
+    )
+
+
+def _foregrounds(truth: Any, maps: Any) -> tuple[Any, Any, Any]:
+    """Tell where objects of both compartments are, and where that is known."""
+    found = [ops.argmax(maps[..., c + 1 : c + 4], axis=-1) for c in (0, 4)]
+    return (
+        ops.stack([truth[..., 1], truth[..., 3]], axis=-1) != BACKGROUND,
+        ops.stack(found, axis=-1) != BACKGROUND,
+        truth[..., 4:6],
+    )
+
+
+def held_tiles(held: Sequence[Held]) -> tuple[Floats, Floats]:
+    """Return tiles (n, 256, 256, 2) of images that are held back, and their targets.
+
+    One from the middle of each image, of at most 24 images, as the network sees them
+    where it is used. What an image lacks beside a tile is empty and has no weight.
+    """
+    tiles = np.zeros((_MOST_HELD, TILE_PX, TILE_PX, 2), np.float32)
+    targets = np.zeros((_MOST_HELD, TILE_PX, TILE_PX, TARGETS), np.float32)
+    count = 0
+    for example in _spread(held):
+        pixels, target = _seen(example)
+        height, width = pixels.shape[:2]
+        tiles[count, :height, :width] = pixels
+        targets[count, :height, :width] = target
+        count += 1
+    return tiles[:count], targets[:count]
+
+
+def _spread(held: Sequence[Held]) -> Iterator[Example]:
+    """Yield some of the images, evenly spread."""
+    total = sum(len(source) for source in held)
+    chosen = set(np.linspace(0, total - 1, min(total, _MOST_HELD)).astype(int).tolist())
+    number = 0
+    for source in held:
+        for example in source.every():
+            if number in chosen:
+                yield example
+            number += 1
+
+
+def _seen(example: Example) -> tuple[Floats, Floats]:
+    """Return the middle tile of an image, or all of a smaller one, and its targets."""
+    wide, tile = (_middle(example.nucleus.shape, side) for side in (_SEEN_PX, TILE_PX))
+    markers = [marker[wide] for marker in example.markers]
+    nucleus = np.ascontiguousarray(example.nucleus[wide])
+    membrane = merge_channels(markers) if markers else np.zeros_like(nucleus)
+    seen = preprocess(np.stack([nucleus, membrane]))
+    inner = _middle(nucleus.shape, TILE_PX)
+    cells, nuclei = (
+        None if labels is None else np.ascontiguousarray(labels[tile])
+        for labels in (example.cells, example.nuclei)
+    )
+    pixels = np.moveaxis(seen[:, *inner], 0, -1)
+    return pixels, targets_of(cells, nuclei, pixels.shape[:2])
+
+
+def _middle(shape: Sequence[int], side: int) -> tuple[slice, slice]:
+    y, x = (
+        slice((n - min(n, side)) // 2, (n - min(n, side)) // 2 + min(n, side))
+        for n in shape
+    )
+    return y, x
+
+
+def _samples(network: keras.Model, tiles: Floats, targets: Floats) -> Iterator[Sample]:
+    heads = with_heads(network)
+    for number in range(min(_MOST_SAMPLES, len(tiles))):
+        maps = heads(tiles[number : number + 1], training=False)
+        nucleus, membrane = np.moveaxis(tiles[number], -1, 0)
+        image = np.stack([membrane, nucleus / 2, nucleus], axis=-1)
+        for c, name in enumerate(("cells", "nuclei")):
+            if targets[number, ..., 4 + c].any():
+                truth = targets[number, ..., 2 * c + 1] != BACKGROUND
+                known = truth * targets[number, ..., 4 + c]
+                found = 1 - np.asarray(maps[2 * c + 1])[0, ..., BACKGROUND]
+                yield Sample(f"{number + 1}, {name}", image, known, found)

@@ -1,0 +1,119 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codexseg.errors import InputError
+from codexseg.training.pairs import find_pairs
+from codexseg.training.recipe import UnetRecipe
+from codexseg.training.unet_images import Order, UnetImages
+from tests.training.pictures import cells, light, write, write_pairs
+
+
+def recipe(**keys):
+    return UnetRecipe(preset="unet", images="images", nuclei="masks", **keys)
+
+
+def images(folder, **keys):
+    made = recipe(**keys)
+    return UnetImages(made.find(folder), made)
+
+
+@pytest.mark.parametrize(
+    ("shape", "height", "shown"),
+    [
+        ((520, 696), 256, (256, 336)),  # 342.6: the nearest multiple of 16
+        ((256, 256), 256, (256, 256)),
+        ((100, 1000), 256, (256, 2560)),
+        ((256, 3), 256, (256, 16)),
+        ((100, 90), None, (96, 96)),
+    ],
+)
+def test_height_is_256_and_width_the_nearest_multiple_of_16(tmp_path, shape, height, shown):
+    write_pairs(tmp_path, 2, shape)
+    made = images(tmp_path, height=height)
+    assert made.shapes == [shown] * 2
+    x, y = made.batch([0, 1])
+    assert x.shape == y.shape == (2, *shown, 1)
+
+
+def test_images_are_0_to_1_and_masks_binary(tmp_path):
+    write_pairs(tmp_path)
+    x, y = images(tmp_path).batch([0, 2])
+    assert x.dtype == y.dtype == np.float32
+    assert x.min() == 0
+    assert 0.9 < x.max() <= 1
+    assert set(np.unique(y)) == {0, 1}
+    assert ((x > 0.5) == (y > 0)).mean() > 0.97
+    assert images(tmp_path).labels(0).max() > 10  # objects are still told apart
+
+
+def test_channels_of_an_input_are_merged_by_their_maximum(tmp_path):
+    labels = cells()
+    left, right = labels * (np.arange(128) < 64), labels * (np.arange(128) >= 64)
+    stack = np.stack([light(labels), light(left), light(right)])
+    write(tmp_path / "images" / "a.tif", stack)
+    write(tmp_path / "masks" / "a.tif", labels)
+    made = images(
+        tmp_path, inputs={"nucleus": 0, "wholecell": [1, 2]}, height=96, widths=(4, 8)
+    )
+    x, y = made.batch([0])
+    assert x.shape == (1, 96, 128, 2)
+    assert ((x[..., 1:] > 0.5) == (y > 0)).mean() > 0.97
+    with pytest.raises(InputError, match=r"a\.tif has 3 channels.*channel 4"):
+        images(tmp_path, inputs={"nucleus": 4})
+
+
+def test_flips_turn_image_and_mask_alike(tmp_path):
+    write_pairs(tmp_path)
+    made = images(tmp_path, flips=True)
+    plain = made.batch([0])[0]
+    turned = [made.batch([0], np.random.default_rng(seed)) for seed in range(8)]
+    for x, y in turned:
+        assert ((x > 0.5) == (y > 0)).mean() > 0.97
+    assert any(not np.array_equal(x, plain) for x, _ in turned)
+
+
+def test_pixel_size_follows_the_height(tmp_path, caplog):
+    write_pairs(tmp_path, 3, (128, 96))
+    assert images(tmp_path).mpp is None
+    assert images(tmp_path, mpp=0.5).mpp == 0.25
+    write(tmp_path / "images" / "b.png", light(cells(0, (512, 96))))
+    write(tmp_path / "masks" / "b.png", cells(0, (512, 96)))
+    (tmp_path / "masks" / "b.png").rename(tmp_path / "masks" / "b_masks.png")
+    assert images(tmp_path, mpp=0.5).mpp == 0.25
+    assert "different heights" in caplog.text
+
+
+@given(
+    st.lists(st.sampled_from([(16, 16), (16, 32), (32, 32)]), min_size=1, max_size=20),
+    st.integers(1, 4),
+    st.one_of(st.none(), st.integers(0, 9)),
+)
+def test_every_image_is_shown_once_an_epoch_in_batches_of_one_shape(shapes, size, seed):
+    order = Order(shapes, size, seed)
+    for epoch in (0, 3):
+        batches = [order.batch(epoch * len(order) + i) for i in range(len(order))]
+        assert sorted(n for batch in batches for n in batch) == list(range(len(shapes)))
+        for batch in batches:
+            assert 1 <= len(batch) <= size
+            assert len({shapes[n] for n in batch}) == 1
+    again = Order(shapes, size, seed)
+    assert again.batch(len(order)) == order.batch(len(order))
+
+
+def test_epochs_differ():
+    order = Order([(16, 16)] * 9, 1, 0)
+    epochs = [[order.batch(9 * e + i) for i in range(9)] for e in range(2)]
+    assert epochs[0] != epochs[1]
+
+
+def test_pairs_of_the_recipe_are_split_by_its_seed(tmp_path):
+    write_pairs(tmp_path, 10, (16, 16))
+    learnt, held = recipe().open(tmp_path)
+    assert len(learnt) == 8
+    assert len(held) == 2
+    assert recipe(split=0).open(tmp_path)[1] == []
+    given = recipe(validation={"images": "images", "nuclei": "masks"}).open(tmp_path)
+    assert [len(part) for part in given] == [10, 10]
+    assert find_pairs(tmp_path / "images", {"nuclei": tmp_path / "masks"}) == given[0]

@@ -1,0 +1,322 @@
+"""What needs keras: the networks, the loop, the way from a recipe to a backend."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from codexseg.backends.base import ChannelStatistics, Slide
+from codexseg.backends.constants import constants_of
+from codexseg.backends.unet import Unet
+from codexseg.backends.unet_spec import read_spec
+from codexseg.backends.weights import EMBEDDED, resolve
+from codexseg.config import SegmentationConfig
+from codexseg.core.grid import Window
+from codexseg.core.quality import channel_levels
+from codexseg.errors import BackendUnavailable, ConfigError, InputError
+from tests.runs import ROOT
+from tests.training.pictures import cells, light, write_pairs
+
+NEEDED = ("keras", "tensorflow", "tf2onnx", "onnx", "matplotlib")
+MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+pytestmark = [
+    pytest.mark.skipif(bool(MISSING), reason=f"training needs {', '.join(MISSING)}"),
+    pytest.mark.filterwarnings("default"),  # those of TensorFlow and tf2onnx
+]
+needs_embedded = pytest.mark.skipif(
+    not EMBEDDED.exists(), reason="the package ships no network yet"
+)
+
+UNET = """\
+preset: unet
+images: images
+nuclei: masks
+widths: [4, 8]
+height: 32
+epochs: {epochs}
+learning_rate: 0.01
+{more}
+"""
+
+
+def write_recipe(folder, text):
+    path = folder / "my.yaml"
+    path.write_text(text)
+    return path
+
+
+def made(folder, text):
+    from codexseg.training.make import make
+    from codexseg.training.recipe import load_recipe
+
+    return make(load_recipe(write_recipe(folder, text)), folder, folder / "out")
+
+
+def rows(folder):
+    lines = (folder / "out" / "log.csv").read_text().splitlines()
+    return [dict(zip(lines[0].split(","), r.split(","), strict=True)) for r in lines[1:]]
+
+
+def test_the_unet_is_that_of_the_seeds():
+    from codexseg.training.unet_network import build_unet
+
+    network = build_unet(3, 2, (4, 8, 16, 32, 64))
+    kernels = [w.shape for w in network.trainable_variables if len(w.shape) == 4]
+    assert [k[3] for k in kernels] == [
+        *(4, 4, 8, 8, 16, 16, 32, 32, 64, 64),
+        *(32, 32, 16, 16, 8, 8, 4, 4, 2),
+    ]
+    assert kernels[0] == (3, 3, 3, 4)
+    assert kernels[10] == (3, 3, 64 + 32, 32)
+    assert kernels[-1] == (1, 1, 4, 2)
+    assert network(np.zeros((1, 48, 32, 3))).shape == (1, 48, 32, 2)
+
+
+def test_the_losses_are_cross_entropy_and_half_of_1_less_dice():
+    from codexseg.training.unet_network import unet_loss
+
+    truth = np.array([[[[1.0], [1.0], [0.0], [0.0]]]], np.float32)
+    logits = np.array([[[[2.0], [-1.0], [0.5], [-3.0]]]], np.float32)
+    p = 1 / (1 + np.exp(-logits))
+    bce = -(truth * np.log(p) + (1 - truth) * np.log(1 - p)).mean()
+    dice = (2 * (truth * p).sum() + 1) / (truth.sum() + p.sum() + 1)
+    assert float(unet_loss("bce")(truth, logits)) == pytest.approx(bce, rel=1e-5)
+    both = bce + 0.5 * (1 - dice)
+    assert float(unet_loss("bce_dice")(truth, logits)) == pytest.approx(both, rel=1e-5)
+
+
+def test_iou_and_dice_are_pooled_over_batches_and_weighted():
+    from codexseg.training.scores import Overlap
+
+    def parts(truth, maps):
+        return truth[..., 0], maps[..., 0], truth[..., 1]
+
+    iou, dice = Overlap("iou", parts), Overlap("dice", parts)
+    for metric in (iou, dice):
+        assert float(metric.result()) == 0
+        metric.update_state(np.array([[1, 1], [1, 1], [0, 1]]), np.array([[1], [0], [1]]))
+        metric.update_state(np.array([[1, 1], [1, 0]]), np.array([[1], [0]]))
+    assert float(iou.result()) == pytest.approx(2 / 4)
+    assert float(dice.result()) == pytest.approx(4 / 6)
+
+
+def test_nothing_is_learnt_from_a_compartment_that_is_not_given():
+    from codexseg.training.network import loss
+
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(0, 1, (1, 4, 4, 6)).astype(np.float32)
+    truth[..., 1], truth[..., 3] = 1, 2
+    maps, other = rng.normal(0, 1, (2, 1, 4, 4, 8)).astype(np.float32)
+    for compartment, weights in ((0, (0, 1)), (1, (1, 0))):
+        truth[..., 4:] = weights
+        changed = maps.copy()
+        changed[..., 4 * compartment : 4 * compartment + 4] = other[
+            ..., 4 * compartment : 4 * compartment + 4
+        ]
+        assert float(loss(truth, maps)) == float(loss(truth, changed))
+        assert float(loss(truth, maps)) != float(loss(truth, other))
+
+
+@needs_embedded
+def test_a_network_that_starts_from_an_onnx_file_has_its_maps(tmp_path):
+    import onnxruntime
+
+    from codexseg.backends.constants import MESMER
+    from codexseg.training.batches import batch
+    from codexseg.training.examples import Synthetic
+    from codexseg.training.export import export_onnx
+    from codexseg.training.network import build, with_heads
+    from codexseg.training.start import load_start
+
+    def tiles(number):
+        return batch([Synthetic()], [1.0], 1, 5, number)
+
+    network = build()
+    load_start(network, EMBEDDED, tiles)
+    session = onnxruntime.InferenceSession(str(EMBEDDED))
+    seen = tiles(77)[0]
+    theirs = session.run([f"semantic_{i}" for i in range(4)], {"input_0": seen})
+    for one, other in zip(with_heads(network)(seen), theirs, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5)
+    export_onnx(network, tmp_path / "again.onnx", MESMER, {})
+    again = onnxruntime.InferenceSession(str(tmp_path / "again.onnx"))
+    found = again.run([f"semantic_{i}" for i in range(4)], {"input_0": seen})
+    for one, other in zip(found, theirs, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5)
+    # While it trains the statistics are those of a batch: hardly another network.
+    four = np.concatenate([tiles(i)[0] for i in range(4)])
+    used, learning = (
+        np.asarray(network(four, training=training)) for training in (False, True)
+    )
+    foreground = [maps[..., [3, 7]] < maps[..., [2, 6]] for maps in (learning, used)]
+    assert (foreground[0] == foreground[1]).mean() > 0.9
+
+
+@needs_embedded
+def test_weights_that_do_not_fit_are_refused(tmp_path):
+    from codexseg.training.network import build
+    from codexseg.training.start import load_start, start_path
+    from tests.mesmer import TOY
+
+    def tiles(number):
+        del number
+        return np.zeros((1, 256, 256, 2), np.float32), None
+
+    with pytest.raises(ConfigError, match=r"channels seem to be \[32, 64, 96, 128\]"):
+        load_start(build((16, 32)), EMBEDDED, tiles)
+    with pytest.raises((ConfigError, InputError), match=r"toy\.onnx"):
+        load_start(build(), TOY, tiles)
+    assert start_path("embedded", tmp_path) == EMBEDDED
+    with pytest.raises(InputError, match=r"no\.onnx"):
+        start_path("no.onnx", tmp_path)
+
+
+def test_a_package_without_a_network_says_so(tmp_path, monkeypatch):
+    from codexseg.training import start
+
+    monkeypatch.setattr(start, "EMBEDDED", tmp_path / "none.onnx")
+    with pytest.raises(BackendUnavailable, match="ships no network"):
+        start.start_path("embedded", tmp_path)
+
+
+@needs_embedded
+def test_fine_tuning_from_pairs_gives_a_network_for_the_backend_panoptic(tmp_path):
+    write_pairs(tmp_path, 4, (256, 256))
+    more = "steps: 2\nsteps_per_epoch: 1\ntiles: 1\nlearning_rate: 0.0001"
+    source = "{kind: pairs, images: images, nuclei: masks, mpp: 0.5}"
+    path = made(
+        tmp_path, f"sources: [{source}]\nsplit: 0.25\nstart: embedded\npatience: 2\n{more}"
+    )
+    assert [row["epoch"] for row in rows(tmp_path)] == ["0", "1"]
+    assert {"val_iou", "val_dice", "val_loss", "iou", "dice"} <= set(rows(tmp_path)[0])
+    cell, nucleus = constants_of(resolve(path))
+    assert cell == constants_of(resolve(EMBEDDED))[0]  # nobody has drawn cells
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert set(scores) == {"nucleus"}
+    assert scores["nucleus"]["h"] == nucleus.h
+    for name in ("curves.png", "samples.png", "network.keras"):
+        assert (tmp_path / "out" / name).stat().st_size > 1000
+    assert not list((tmp_path / "out").glob("checkpoint*"))
+
+
+def test_a_unet_is_trained_and_segments(tmp_path):
+    write_pairs(tmp_path, 12)
+    path = made(tmp_path, UNET.format(epochs=12, more="loss: bce_dice\nmpp: 0.5"))
+    assert len(rows(tmp_path)) == 12
+    assert float(rows(tmp_path)[-1]["val_iou"]) > 0.8
+    _, spec = read_spec(path)
+    assert spec.inputs == ("nucleus",)
+    assert spec.outputs == ("nuclei",)
+    assert spec.mpp == 1.5
+    assert set(spec.objects) == {"nuclei"}
+    image = light(cells(99, (192, 200), 30))
+    pair = np.stack([image, 0 * image])
+    levels = ChannelStatistics(*channel_levels(image))
+    config = SegmentationConfig(backend="unet", model_path=path, compartment="nuclear")
+    backend = Unet(config, Slide(image.shape, 0.5, levels))
+    found = backend.predict(pair[None], [Window(0, 0, *image.shape)])[0, 1]
+    truth = image > 90
+    assert (truth & (found > 0)).sum() / (truth | (found > 0)).sum() > 0.6
+    assert 10 < found.max() < 50
+
+
+def test_training_ends_early_and_takes_the_best_weights(tmp_path):
+    import keras
+
+    from codexseg.training.history import History
+    from codexseg.training.recipe import load_recipe
+    from codexseg.training.unet_images import UnetImages
+
+    write_pairs(tmp_path)
+    text = UNET.format(epochs=30, more="patience: 2").replace("0.01", "0.5")
+    made(tmp_path, text)  # so fast that it overshoots
+    history = History(tmp_path / "out" / "log.csv", 99)
+    assert len(history.rows) < 30
+    assert history.rows[-1]["epoch"] == history.best()["epoch"] + 2
+    recipe = load_recipe(tmp_path / "my.yaml")
+    _, held = recipe.open(tmp_path)
+    image, mask = UnetImages(held, recipe).batch([0])
+    network = keras.saving.load_model(tmp_path / "out" / "network.keras", compile=False)
+    loss = keras.losses.binary_crossentropy(mask, network(image), from_logits=True)
+    assert float(np.mean(loss)) == pytest.approx(history.best()["val_loss"], rel=1e-3)
+
+
+def test_a_killed_training_goes_on_and_is_as_long(tmp_path):
+    write_pairs(tmp_path)
+    recipe = write_recipe(tmp_path, UNET.format(epochs=40, more="patience: 40"))
+    words = [
+        "-m",
+        "codexseg",
+        "train",
+        recipe,
+        "--data",
+        tmp_path,
+        "--out",
+        tmp_path / "out",
+    ]
+    command = [sys.executable, *map(str, words)]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE) as process:
+        log, end = tmp_path / "out" / "log.csv", time.monotonic() + 120
+        while time.monotonic() < end and process.poll() is None:
+            if log.exists() and len(rows(tmp_path)) >= 3:
+                break
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert (tmp_path / "out" / "checkpoint.weights.h5").exists()
+    before = rows(tmp_path)
+    assert 3 <= len(before) < 40
+    done = subprocess.run(
+        command, env=env, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert [int(row["epoch"]) for row in rows(tmp_path)] == list(range(40))
+    assert rows(tmp_path)[: len(before) - 1] == before[:-1]
+    assert "network.onnx (segmentation.backend: unet)" in done.stdout
+    assert "it/s" not in done.stderr  # quiet: no terminal
+    read_spec(tmp_path / "out" / "network.onnx")
+
+
+def test_a_training_that_goes_on_makes_the_batches_that_are_left(tmp_path):
+    import keras
+
+    from codexseg.training.loop import Batches, fit
+
+    seen, asked = [], []
+
+    def make(number):
+        seen.append(number)
+        return np.full((1, 1), number, np.float32), np.zeros((1, 1), np.float32)
+
+    def network():
+        made = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+        made.compile(keras.optimizers.SGD(1e-6), loss="mse")
+        return made
+
+    for epochs in (2, 5):
+        fit(network(), Batches(3, make), None, tmp_path, epochs=epochs, patience=None)
+        asked.append(set(seen))
+        seen.clear()
+    # keras looks at the first two before it starts, to learn their types
+    assert asked[0] == set(range(6))
+    assert asked[1] - {0, 1} == set(range(6, 15))
+
+
+def test_a_loss_that_is_no_number_is_an_error(tmp_path):
+    import keras
+
+    from codexseg.training.loop import Batches, fit
+
+    network = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    network.compile(loss="mse")
+    bad = Batches(1, lambda _: (np.full((1, 1), np.nan, np.float32), np.zeros((1, 1))))
+    with pytest.raises(InputError, match="diverged"):
+        fit(network, bad, None, tmp_path, epochs=2, patience=None)
+    assert not (tmp_path / "checkpoint.weights.h5").exists()
