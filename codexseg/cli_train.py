@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from codexseg.cli_words import clear_errors, say
-from codexseg.errors import BackendUnavailable
 
 
 def train(
@@ -30,29 +29,12 @@ def train(
     backend: unet, as the preset is called. Beside it lie log.csv, curves.png, samples.png.
     """
     with clear_errors():
-        from codexseg.training.recipe import load_recipe
+        from codexseg.training.make import make
+        from codexseg.training.recipe_file import load_recipe
 
         read = load_recipe(recipe)
-        _need_keras()
-        from codexseg.training.make import make
 
         logging.getLogger("codexseg").setLevel(logging.INFO)
         folder = out or recipe.parent / f"{recipe.stem}_network"
         path = make(read, data, folder.absolute())
     say(f"The network: {path} (segmentation.backend: {read.preset})")
-
-
-def _need_keras() -> None:
-    """Say what to install, before any image is read."""
-    from importlib.util import find_spec
-
-    missing = [
-        name
-        for name in ("keras", "tf2onnx", "onnx", "matplotlib")
-        if find_spec(name) is None
-    ]
-    if missing:
-        raise BackendUnavailable(
-            f"training needs {', '.join(missing)}, which is not installed: "
-            f"pip install 'codexseg[train]'."
-        )

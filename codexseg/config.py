@@ -20,6 +20,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 SMALLEST_PATCH_PX = 64
+OWN_WEIGHTS = {"embedded", "watershed"}
+"""Backends that take no `segmentation.model_path`."""
 
 Statistic = Literal[
     "mean", "median", "std", "max", "min", "total", "p5", "p25", "p75", "p95"
@@ -37,6 +39,26 @@ def _name(value: Any) -> Any:
     if not isinstance(value, str) or not value.strip():
         raise PydanticCustomError("name_type", "expected a name, as text")
     return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _diameter(value: Any) -> Any:
+    if value is None or value == "auto" or (_is_number(value) and 1 <= value <= 200):
+        return value
+    raise PydanticCustomError("diameter", "expected 1 to 200 um, 'auto' or null")
+
+
+def _percentiles(value: Any) -> Any:
+    if value is None:
+        return None
+    are_two = isinstance(value, list | tuple) and len(value) == 2
+    if are_two and all(map(_is_number, value)) and 0 <= value[0] < value[1] <= 100:
+        return value
+    expected = "expected two numbers from 0 to 100, the lower one first, like [1, 99]"
+    raise PydanticCustomError("percentiles", "{expected}", {"expected": expected})
 
 
 def _listed(value: Any) -> Any:
@@ -87,6 +109,8 @@ PatchSize = Annotated[Whole, AfterValidator(_patch_size)]
 Name = Annotated[str, BeforeValidator(_name)]
 Names = Annotated[tuple[Name, ...], BeforeValidator(_listed)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_no_empty_path)]
+Diameter = Annotated[float | Literal["auto"] | None, BeforeValidator(_diameter)]
+Percentiles = Annotated[tuple[float, float] | None, BeforeValidator(_percentiles)]
 Direction = Annotated[Literal["vertical", "horizontal"], BeforeValidator(_direction)]
 Statistics = Annotated[
     tuple[Statistic, ...], BeforeValidator(_listed), AfterValidator(_ordered)
@@ -130,6 +154,15 @@ class DataConfig(Section):
 class ChannelsConfig(Section):
     """Which channels are segmented."""
 
+    mode: Literal["names", "auto", "L", "RGB"] = Field(
+        default="names", description="by name, or as a grey or a colour picture"
+    )
+    cell: Literal["red", "green", "blue", "grey"] = Field(
+        default="green", description="colour that shows cells, of a picture"
+    )
+    nucleus: Literal["red", "green", "blue", "grey"] = Field(
+        default="blue", description="colour that shows nuclei, of a picture"
+    )
     nuclear_channel: Name = Field(default="DAPI", description="name of the nuclear channel")
     wholecell_channel: Names = Field(
         default=(),
@@ -200,7 +233,7 @@ class SegmentationConfig(Section):
     """What turns pixels into labels, and how."""
 
     backend: Name = Field(
-        default="watershed", description="a registered backend, or 'module:Class'"
+        default="embedded", description="a registered backend, or 'module:Class'"
     )
     model_path: OptionalPath = Field(
         default=None,
@@ -211,6 +244,12 @@ class SegmentationConfig(Section):
     )
     normalization: Literal["slide", "patch"] = Field(
         default="slide", description="whose grey level statistics scale a patch"
+    )
+    percentiles: Percentiles = Field(
+        default=None, description="percentiles of grey levels that become 0 and 1"
+    )
+    diameter: Diameter = Field(
+        default=None, description="diameter of a typical cell, um; auto: from the image"
     )
     batch_memory_gb: Real = Field(
         default=0.5, gt=0, description="memory for the patches of one batch, GB"
@@ -229,7 +268,8 @@ class SegmentationConfig(Section):
         default=WatershedConfig(), description="settings of the watershed backend"
     )
     options: Annotated[dict[str, Any], BeforeValidator(_mapping)] = Field(
-        default_factory=dict, description="settings that go to a backend of a third party"
+        default_factory=dict,
+        description="settings of cellpose, stardist or a third party's, as they are",
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from codexseg.config import Config, dotted_keys, field_of
+from codexseg.config import OWN_WEIGHTS, Config, dotted_keys, field_of
 from codexseg.config_legacy import Found, take_legacy
 from codexseg.config_yaml import INIT, Document, Keys, dotted, read, shown
 from codexseg.errors import ConfigError
@@ -101,10 +101,12 @@ def parse(text: str, path: Path | str, *, require_image: bool = True) -> LoadedC
         )
     if config is None or document.problems:
         raise ConfigError(_message(document))
-    if config.segmentation.model_path and config.segmentation.backend == "watershed":
+    backend = config.segmentation.backend
+    if config.segmentation.model_path and backend in OWN_WEIGHTS:
         notes.append(
-            "segmentation.model_path is for backends with weights; the backend "
-            "'watershed' does not use it."
+            f"segmentation.model_path is for backends that take weights, and "
+            f"{backend!r} takes none: name the one that they are for, "
+            f"segmentation.backend: mesmer for instance."
         )
     return LoadedConfig(_anchored(config, Path(path)), tuple(notes))
 
@@ -193,7 +195,7 @@ def _suggestion(keys: Keys) -> str:
 
     def likeness(candidate: tuple[str, ...]) -> float:
         near = SequenceMatcher(None, last, candidate[-1]).ratio()
-        return near + 0.1 * (candidate[0] == section)
+        return near + 0.15 * (candidate[0] == section)
 
     best = max(known, key=likeness)
     if likeness(best) >= 0.75:

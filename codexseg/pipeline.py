@@ -2,16 +2,17 @@
 
 import logging
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from codexseg.backends.base import Backend
-from codexseg.backends.registry import BUILT_IN
+from codexseg.backends.registry import WITHOUT_OPTIONS
 from codexseg.config import Config
 from codexseg.config_file import load as load_config
 from codexseg.errors import (
@@ -22,12 +23,13 @@ from codexseg.errors import (
 )
 from codexseg.execute import executor
 from codexseg.files import replacing
-from codexseg.io.images import open_image, resolve_mpp
-from codexseg.io.panel import resolve_channel
+from codexseg.io.images import open_image
 from codexseg.run import Row, Run, is_foreign
 from codexseg.stages.base import Source
 from codexseg.stages.chain import Chain, Status, find_own_backend, open_chain
+from codexseg.stages.channels import check_channels, with_channels_by_name
 from codexseg.stages.pixels import backend_facts, make_backend
+from codexseg.stages.scale import assumption, is_mpp_assumed, known_mpp
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +64,8 @@ class Result:
         Patches whose backend raised: their cores are holes in every output.
     not_proven : list of int
         Patches with objects larger than their window could grow: they may be cut.
+    scale : dict or None
+        With `segmentation.diameter`: at what scale the backend saw the slide.
     """
 
     path: Path
@@ -69,6 +73,7 @@ class Result:
     cells: int | None = None
     failed_patches: list[int] = field(default_factory=list)
     not_proven: list[int] = field(default_factory=list)
+    scale: Row | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,18 @@ class Pipeline:
         """The run directory."""
         return Run(self.out)
 
+    @cached_property
+    def settings(self) -> Config:
+        """The configuration with its channels by name, as the slide calls them."""
+        data = self.config.data
+        if self.config.channels.mode == "names" or data.file_name is None:
+            return self.config
+        if not data.file_name.exists() and self.run.exists():
+            names = open_chain(self.run).source.channel_names
+        else:
+            names = open_image(data.file_name, data.antibodies_file).channel_names
+        return with_channels_by_name(self.config, names)
+
     def plan(self) -> list[Status]:
         """Say what :meth:`execute` would find done, stale (and why) or missing.
 
@@ -181,12 +198,8 @@ class Pipeline:
         if data.file_name is None:
             raise ConfigError("data.file_name is missing, expected the path of the slide.")
         slide = open_image(data.file_name, data.antibodies_file)
-        mpp = resolve_mpp(
-            None if self.trusts_config_mpp and data.image_mpp else slide.mpp,
-            data.image_mpp,
-            data.file_name,
-        )
-        self._check_channels(slide.channel_names)
+        check_channels(self.config, slide.channel_names)
+        mpp = known_mpp(self.config, slide, trusts_config=self.trusts_config_mpp)
         return {
             "path": str(data.file_name),
             "panel": None if data.antibodies_file is None else str(data.antibodies_file),
@@ -199,24 +212,7 @@ class Pipeline:
 
     def _backend(self, shape: tuple[int, int], mpp: float) -> Backend:
         find_own_backend(self.config, self.config_path)
-        return make_backend(self.config, shape, mpp)
-
-    def _check_channels(self, present: Sequence[str]) -> None:
-        """Look every configured channel up, and name all that are not there at once."""
-        wanted = [("channels.nuclear_channel", self.config.channels.nuclear_channel)]
-        for key, names in (
-            ("channels.wholecell_channel", self.config.channels.wholecell_channel),
-            ("profile.channels", self.config.profile.channels or ()),
-        ):
-            wanted += [(key, name) for name in names]
-        problems = []
-        for key, name in wanted:
-            try:
-                resolve_channel(name, tuple(present))
-            except InputError as error:
-                problems.append(f"{key}: {error}")
-        if problems:
-            raise InputError("\n".join(problems))
+        return make_backend(self.settings, shape, mpp)
 
     def doubts(self, source: Source) -> Iterator[str]:
         """Yield a sentence on what is allowed and probably not meant."""
@@ -226,11 +222,13 @@ class Pipeline:
                 f"the pixel size is {source.mpp:g} um/px, expected {low} to {high}: is it "
                 f"right? It decides the size of the cells that are looked for."
             )
+        if is_mpp_assumed(self.config, open_image(source.path, source.panel)):
+            yield assumption(source.path)
         segmentation = self.config.segmentation
-        if segmentation.backend in BUILT_IN and segmentation.options:
+        if segmentation.backend in WITHOUT_OPTIONS and segmentation.options:
             yield (
-                f"segmentation.options is for backends of third parties; the backend "
-                f"{segmentation.backend!r} does not use it."
+                f"segmentation.options is for cellpose, stardist and backends of third "
+                f"parties; the backend {segmentation.backend!r} does not use it."
             )
         if segmentation.backend == "deepcell" and segmentation.normalization == "slide":
             yield (
@@ -279,7 +277,7 @@ class Pipeline:
         return result
 
     def _chain(self, source: Source) -> Chain:
-        return Chain(self.run, self.config, source)
+        return Chain(self.run, self.settings, source)
 
     def _make_directory(self, source: Source) -> None:
         """Make the run directory, or check that it is this slide's."""
@@ -336,7 +334,7 @@ class Pipeline:
                 "channel_names": list(source.channel_names),
                 "mpp": source.mpp,
             },
-            "config": self.config.model_dump(mode="json"),
+            "config": self.settings.model_dump(mode="json"),
             "config_path": None if self.config_path is None else str(self.config_path),
             "versions": {name: _version(name) for name in _PACKAGES},
             "python": platform.python_version(),
@@ -362,12 +360,14 @@ class Pipeline:
             known.get("stitch", {}).get("cells"),
             list(known.get("segment", {}).get("failed", [])),
             list(known.get("segment", {}).get("not_proven", [])),
+            known.get("segment", {}).get("scale"),
         )
 
     def _finish(self, result: Result) -> None:
         manifest = self.run.read_manifest()
         manifest["last_finished"] = datetime.now(UTC).isoformat(timespec="seconds")
         manifest["cells"] = result.cells
+        manifest["scale"] = result.scale
         manifest["failed_patches"] = result.failed_patches
         self.run.write_manifest(manifest)
 

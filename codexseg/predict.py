@@ -8,13 +8,29 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from codexseg.config import OWN_WEIGHTS
 from codexseg.errors import ConfigError, InputError, RunStateError
 from codexseg.pipeline import Pipeline, Result
 from codexseg.run import Run
 from codexseg.segment import as_config
+from codexseg.stages.channels import COLOURS, GREY
 
 SUFFIXES = (".ome.tiff", ".ome.tif", ".ome.btf", ".ome.zarr", ".qptiff", ".tiff", ".tif")
 """What is left out of an image's name where outputs are called after it."""
+
+OPTIONS = {
+    "channels.nuclear_channel": "--nucleus",
+    "channels.wholecell_channel": "--wholecell",
+    "channels.nucleus": "--nucleus",
+    "channels.cell": "--wholecell",
+    "channels.mode": "--mode",
+    "data.image_mpp": "--mpp",
+    "data.antibodies_file": "--panel",
+    "segmentation.backend": "--backend",
+    "segmentation.model_path": "--model",
+    "segmentation.diameter": "--diameter",
+}
+"""Which option of the command stands for a key of the configuration."""
 
 MARKER = ".predict"
 """The file that says of a folder that predict made it, and may remove it."""
@@ -96,8 +112,13 @@ class Prediction:
         """
         self.pipeline.source()  # what is wrong is said before anything is made
         self._check_targets(overwrite=overwrite)
-        with _claimed(self.scratch):
-            result = self.pipeline.execute(workers=workers, until="export")
+        with _claimed(self.scratch) as is_new:
+            try:
+                result = self.pipeline.execute(workers=workers, until="export")
+            except InputError:  # of pixels, which are looked at last
+                if is_new:
+                    shutil.rmtree(self.scratch)
+                raise
             run = self.pipeline.out
             backend = _words(self.pipeline.run.read_manifest().get("backend", {}))
             for source, target in (
@@ -130,26 +151,31 @@ class Prediction:
 def prepare(
     image: str | Path,
     *,
-    nucleus: str,
+    nucleus: str | None = None,
     wholecell: Sequence[str] = (),
     out: str | Path,
+    mode: str | None = None,
     backend: str | None = None,
     model_path: str | Path | None = None,
     mpp: float | None = None,
     panel: str | Path | None = None,
+    diameter: float | str | None = None,
 ) -> Prediction:
     """Say what is to be done with one image.
 
     Parameters
     ----------
     image : path
-        OME-TIFF, qptiff, TIFF or OME-Zarr.
-    nucleus : str
-        Name of the nuclear channel.
+        OME-TIFF, qptiff, TIFF or OME-Zarr; png, jpg or bmp.
+    nucleus : str, optional
+        Name of the nuclear channel; of a picture the colour that shows nuclei.
     wholecell : sequence of str
-        Names of the whole-cell markers.
+        Names of the whole-cell markers; of a picture the colour that shows cells.
     out : path
         Folder of the outputs; made where it is missing.
+    mode : {"names", "auto", "L", "RGB"}, optional
+        What the channels are, as `channels.mode`; by default "names" where `nucleus` is
+        given, else "auto".
     backend : str, optional
         The default backend where not given.
     model_path : path, optional
@@ -158,6 +184,8 @@ def prepare(
         Micrometres per pixel; where not given, the image says it.
     panel : path, optional
         Table of channel names.
+    diameter : float or "auto", optional
+        Diameter of a typical cell, um; "auto": found from the image.
 
     Raises
     ------
@@ -166,12 +194,16 @@ def prepare(
     """
     path, folder = Path(image).absolute(), Path(out).absolute()
     if not path.exists():
-        raise InputError(f"there is no image {path}, expected an OME-TIFF, qptiff or zarr.")
+        raise InputError(
+            f"there is no image {path}, expected an OME-TIFF, a qptiff, an OME-Zarr, or a "
+            f"picture."
+        )
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file, expected a folder; choose another --out.")
     segmentation = {
         "backend": backend,
         "model_path": None if model_path is None else str(Path(model_path).absolute()),
+        "diameter": _number(diameter),
     }
     settings = as_config(
         {
@@ -180,21 +212,53 @@ def prepare(
                 "image_mpp": mpp,
                 "antibodies_file": None if panel is None else str(Path(panel).absolute()),
             },
-            "channels": {"nuclear_channel": nucleus, "wholecell_channel": list(wholecell)},
+            "channels": _channels(mode, nucleus, wholecell),
             "segmentation": {k: v for k, v in segmentation.items() if v is not None}
             | {"save_segmentation_pickle": False},
             "export": {"ome_tiff": True, "csv": True, "h5ad": False},
         }
     )
-    if model_path is not None and settings.segmentation.backend == "watershed":
+    backend_name = settings.segmentation.backend
+    if model_path is not None and backend_name in OWN_WEIGHTS:
         raise ConfigError(
-            f"--model {model_path} is given, and the backend is watershed, which has no "
-            f"weights: add --backend mesmer or --backend panoptic, or leave --model away."
+            f"--model {model_path} is given, and the backend is {backend_name}, which "
+            f"takes none: add the backend that these weights are for, --backend mesmer or "
+            f"--backend panoptic for instance, or leave --model away."
         )
     name = stem(path)
     # below the scratch folder: what is not of the run has a place beside it
     run = folder / f".{name}_predict" / "run"
     return Prediction(Pipeline(settings, run, trusts_config_mpp=True), folder, name)
+
+
+def _channels(
+    mode: str | None, nucleus: str | None, wholecell: Sequence[str]
+) -> dict[str, Any]:
+    """Return the section of the configuration that the options stand for."""
+    mode = mode or ("auto" if nucleus is None else "names")
+    keys: dict[str, Any] = {"mode": mode}
+    if mode in ("names", "auto"):
+        named = {"nuclear_channel": nucleus, "wholecell_channel": list(wholecell) or None}
+        keys |= {key: value for key, value in named.items() if value is not None}
+    if mode != "names":
+        colours = (*COLOURS, GREY)
+        if len(wholecell) > 1 and mode != "auto":
+            raise ConfigError(
+                f"--wholecell {','.join(wholecell)}: expected one colour with "
+                f"--mode {mode}."
+            )
+        for key, colour in (("nucleus", nucleus), ("cell", next(iter(wholecell), None))):
+            if colour is not None and (mode != "auto" or colour in colours):
+                keys[key] = colour
+    return keys
+
+
+def _number(text: float | str | None) -> float | str | None:
+    """Return the number that a text is, else the text."""
+    try:
+        return text if text is None else float(text)
+    except ValueError:
+        return text
 
 
 def stem(image: Path) -> str:
@@ -216,8 +280,8 @@ def _words(backend: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def _claimed(folder: Path) -> Iterator[None]:
-    """Hold a scratch folder for this process; make it where it is missing.
+def _claimed(folder: Path) -> Iterator[bool]:
+    """Hold a scratch folder for this process; make it where it is missing, and say so.
 
     Raises
     ------
@@ -226,7 +290,8 @@ def _claimed(folder: Path) -> Iterator[None]:
     InputError
         If it cannot be made.
     """
-    if not folder.exists():
+    is_new = not folder.exists()
+    if is_new:
         try:
             _make(folder)
         except OSError as error:
@@ -240,7 +305,7 @@ def _claimed(folder: Path) -> Iterator[None]:
             f"and removes it when it is done: choose another --out, or move it away."
         )
     with Run(folder).locked():
-        yield
+        yield is_new
 
 
 def _make(folder: Path) -> None:

@@ -3,26 +3,28 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import ValidationError
 
 from codexseg.backends.base import (
-    ChannelStatistics,
-    Slide,
     bytes_per_px,
     check_labels,
 )
-from codexseg.backends.registry import create
 from codexseg.config import Config, SegmentationConfig
 from codexseg.config_file import load
 from codexseg.config_yaml import dotted, shown
 from codexseg.core.grid import Window
 from codexseg.core.labels import Labels, as_labels, label_boundaries
-from codexseg.core.quality import LevelTally
 from codexseg.errors import ConfigError, InputError
+from codexseg.stages.arrays import (
+    Patches,
+    pixel_size,
+    scaled_backend,
+    slide_of_patches,
+)
 from codexseg.stages.segment import choose_compartment
 
 if TYPE_CHECKING:
@@ -80,6 +82,7 @@ def segment(
     config: AnyConfig,
     *,
     image_mpp: float | None = None,
+    diameter: float | Literal["auto"] | None = None,
 ) -> list[Segmented]:
     """Segment patches: arrays in, label images out; no slide and no run is needed.
 
@@ -95,6 +98,9 @@ def segment(
         Backends that survey a slide (mesmer, panoptic) and deepcell take each alone.
     image_mpp : float, optional
         Micrometres per pixel; instead of `data.image_mpp`.
+    diameter : float or "auto", optional
+        Diameter of a typical cell, um; instead of `segmentation.diameter`. "auto" finds
+        it on some of the patches; a pixel size that is not given is then taken for 0.5.
 
     Returns
     -------
@@ -112,16 +118,13 @@ def segment(
     settings = as_config(config)
     if image_mpp is not None:
         settings = as_config({"data": {"image_mpp": image_mpp}}, settings)
-    if settings.data.image_mpp is None:
-        raise ConfigError(
-            "data.image_mpp is missing, and arrays do not say their pixel size: give "
-            "micrometres per pixel, segment(patches, config, image_mpp=0.5) for instance."
-        )
-    patches = _Patches(valid_patches)
+    if diameter is not None:
+        settings = as_config({"segmentation": {"diameter": diameter}}, settings)
+    mpp = pixel_size(settings)
+    patches = Patches(valid_patches, settings.segmentation)
     if len(patches) == 0:
         return []
-    slide = _slide(patches, settings.data.image_mpp)
-    backend = create(settings.segmentation, slide)
+    backend = scaled_backend(settings.segmentation, slide_of_patches(patches, mpp), patches)
     found: list[Segmented] = []
     y0 = 0
     budget_px = settings.segmentation.batch_memory_gb * 2**30 / bytes_per_px(backend)
@@ -249,78 +252,10 @@ def _explain(error: ValidationError) -> str:
     return "\n".join(["the configuration is not valid:", *lines])
 
 
-# -- patches, and what they tell of the slide that there is not ---------------------------
+# -- batches ------------------------------------------------------------------------------
 
 
-class _Patches:
-    """The patches of a user, checked and brought to a backend's dtypes one at a time."""
-
-    def __init__(self, patches: Any) -> None:
-        if isinstance(patches, np.ndarray) and patches.ndim != 4:
-            raise InputError(
-                f"the patches have shape {patches.shape}, expected (n, y, x, 2): channel 0 "
-                f"nucleus, channel 1 whole cell. Use patches[None] for a single one."
-            )
-        self._patches = patches
-
-    def __len__(self) -> int:
-        return len(self._patches)
-
-    def __iter__(self) -> Iterator[Pixels]:
-        dtype: np.dtype[Any] | None = None
-        for number in range(len(self)):
-            patch = _grey_levels(np.asarray(self._patches[number]), f"patch {number}")
-            if dtype is not None and patch.dtype != dtype:
-                raise InputError(
-                    f"patch {number} has grey levels of dtype {patch.dtype}, the patches "
-                    f"before it {dtype}, expected one dtype: convert them."
-                )
-            dtype = patch.dtype
-            yield patch
-
-
-def _grey_levels(patch: Pixels, name: str) -> Pixels:
-    """Check a patch (y, x, 2), and bring it to uint8, uint16 or float32."""
-    if patch.ndim != 3 or patch.shape[2] != 2 or patch.size == 0:
-        raise InputError(
-            f"{name} has shape {patch.shape}, expected (y, x, 2): channel 0 nucleus, "
-            f"channel 1 whole cell (zeros where there is none)."
-        )
-    if patch.dtype in (np.uint8, np.uint16):
-        return patch
-    if patch.dtype.kind not in "iuf":
-        raise InputError(f"{name} has dtype {patch.dtype}, expected grey levels.")
-    lowest, highest = patch.min(), patch.max()
-    is_float = patch.dtype.kind == "f"
-    if not (lowest >= 0 and (np.isfinite(highest) if is_float else highest <= 65535)):
-        raise InputError(
-            f"{name} holds grey levels from {lowest} to {highest}, expected finite ones of "
-            f"at least 0, and integers up to 65535: clip them, or convert larger "
-            f"integers with .astype(numpy.float32)."
-        )
-    return patch.astype(np.float32 if is_float else np.uint16, copy=False)
-
-
-def _slide(patches: _Patches, mpp: float) -> Slide:
-    """Take the patches, one below the other, for the slide."""
-    nucleus, wholecell = LevelTally(), LevelTally()
-    height = width = 0
-    for patch in patches:
-        nucleus.add(patch[..., 0])
-        wholecell.add(patch[..., 1])
-        height, width = height + patch.shape[0], max(width, patch.shape[1])
-    second = ChannelStatistics(*wholecell.levels())
-    has_wholecell = second.maximum > 0
-    return Slide(
-        (height, width),
-        mpp,
-        ChannelStatistics(*nucleus.levels()),
-        second if has_wholecell else None,
-        has_wholecell,
-    )
-
-
-def _batches(patches: _Patches, budget_px: float) -> Iterator[Pixels]:
+def _batches(patches: Patches, budget_px: float) -> Iterator[Pixels]:
     """Yield (n, 2, y, x): patches of one shape that fit the memory budget, in order."""
     batch: list[Pixels] = []
     for patch in patches:

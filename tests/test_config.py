@@ -284,6 +284,17 @@ overlap: 0.3
         ("profile: {channels: []}", "got [], expected at least one name"),
         ("segmentation: {batch_memory_gb: 0}", "got 0, expected greater than 0"),
         ("segmentation: {options: [a]}", "got ['a'], expected a section"),
+        ("segmentation: {diameter: 0}", "got 0, expected 1 to 200 um, 'auto' or null (dia"),
+        ("segmentation: {diameter: wide}", "got 'wide', expected 1 to 200 um, 'auto' or"),
+        (
+            "segmentation: {diameter: true}",
+            "got true, expected 1 to 200 um, 'auto' or null",
+        ),
+        ("segmentation: {percentiles: 99}", "got 99, expected two numbers from 0 to 100"),
+        ("segmentation: {percentiles: [99, 1]}", "got [99, 1], expected two numbers from"),
+        ("segmentation: {percentiles: [1, 101]}", "the lower one first, like [1, 99] (per"),
+        ("channels: {mode: rgb}", "expected 'names', 'auto', 'L' or 'RGB'"),
+        ("channels: {nucleus: DAPI}", "expected 'red', 'green', 'blue' or 'grey' (colour"),
         ("stitch: {min_remaining: 0}", "got 0, expected greater than 0"),
         ("execution: {workers: 1.5}", "got 1.5, expected a whole number of at least 1"),
         ("execution: {workers: true}", "got true, expected a whole number of at least 1"),
@@ -319,6 +330,7 @@ def test_an_error_says_value_expectation_and_remedy(text: str, words: str) -> No
         ("data: {filename: a}", "did you mean data.file_name?"),
         ("patchng: {overlap: 1}", "patchng: no such key; did you mean patching?"),
         ("execution: {worker: 1}", "did you mean execution.workers?"),
+        ("segmentation: {diamter: auto}", "did you mean segmentation.diameter?"),
         ("repair: {zzz: 1}", "no such key; keys of repair: matching, min_overlap"),
         ("zzz: 1", "no such key; sections: data, channels, patching"),
         ("1: 1", "1: no such key; sections:"),
@@ -431,7 +443,7 @@ def test_one_note_says_what_replaces_the_ignored_keys() -> None:
     numbers = [int(line.split()[1][:-1]) for line in ignored.splitlines()[1:]]
     assert numbers == sorted(numbers)
     assert "relative to the folder of the YAML" in relative
-    assert "'watershed' does not use it" in weights
+    assert "'embedded' takes none: name the one that they are for" in weights
 
 
 def test_the_weights_note_is_only_for_a_backend_without_weights() -> None:

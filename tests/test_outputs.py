@@ -218,7 +218,8 @@ def test_compartments(tmp_path, keys, has_nuclei, has_cytoplasm, wholecell):
     config.write_text(
         "data: {file_name: slide.ome.tif}\n"
         f"channels: {{nuclear_channel: DAPI, wholecell_channel: {wholecell}}}\n"
-        f"patching: {{patch_height: 150, patch_width: 200}}\nsegmentation: {{{keys}}}\n"
+        "patching: {patch_height: 150, patch_width: 200}\n"
+        f"segmentation: {{backend: watershed, {keys}}}\n"
     )
     result = execute(config, tmp_path / "run")
     cells = pd.read_csv(tmp_path / "run" / "cells.csv")

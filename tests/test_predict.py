@@ -47,8 +47,8 @@ def test_predict_writes_labels_and_a_table(image, backend, tmp_path):
     words = ["--nucleus", "DAPI", "--wholecell", "CD44, PanCK", *backend, "--out", out]
     done = codexseg("predict", image, *words)
     assert done.returncode == 0, done.stderr
-    used = f"panoptic, weights toy ({TOY})" if backend else "watershed"
-    assert f"\nBackend: {used}\n" in f"\n{done.stdout}"
+    used = f"panoptic, weights toy ({TOY})" if backend else "embedded, weights embedded"
+    assert f"\nBackend: {used}" in f"\n{done.stdout}"
     assert sorted(p.name for p in out.iterdir()) == [
         "a_cells.csv",
         "a_cells.tif",
@@ -137,7 +137,7 @@ def test_keys_without_an_option_are_said_to_be_of_a_configuration(capsys):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("backend", [None, "watershed"])
+@pytest.mark.parametrize("backend", [None, "embedded", "watershed"])
 def test_weights_for_a_backend_that_has_none_are_refused(image, backend, tmp_path):
     options = {"nucleus": "DAPI", "out": tmp_path, "backend": backend}
     with pytest.raises(ConfigError, match="--backend mesmer or --backend panoptic"):
@@ -231,7 +231,7 @@ def test_a_folder_that_cannot_be_written_is_wrong_input(image, tmp_path):
 
 def test_the_help_says_the_defaults_and_that_it_goes_on():
     text = " ".join(codexseg("predict", "--help").stdout.split())
-    for words in ("Processes; default: 1", "watershed (default)", "plain TIFF", "goes on"):
+    for words in ("Processes; default: 1", "embedded (default)", "plain TIFF", "goes on"):
         assert words in text
 
 
@@ -256,3 +256,22 @@ def test_an_output_that_is_a_folder_is_said_before_the_work(image, tmp_path):
     done = codexseg("predict", image, "--nucleus", "DAPI", "--out", tmp_path / "out")
     assert done.returncode == 2
     assert "is a folder" in done.stderr
+
+
+def test_pixels_that_cannot_be_leave_nothing_behind(tmp_path):
+    pixels = np.full((2, 100, 100), 7.0, np.float32)
+    pixels[0, 50, 50] = np.nan
+    image = write_ome_tiff(tmp_path / "nan.ome.tif", pixels, ("DAPI", "CD44"), 0.5)
+    done = codexseg("predict", image, "--nucleus", "DAPI", "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert "NaN" in done.stderr
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("mpp", ["1e-9", "50", "1e9"])
+def test_a_pixel_size_that_no_microscope_has_is_wrong_input(image, mpp, tmp_path):
+    words = ["--nucleus", "DAPI", "--mpp", mpp, "--out", tmp_path / "out"]
+    done = codexseg("predict", image, *words)
+    assert done.returncode == 2
+    assert "expected 0.01 to 20" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -14,7 +14,7 @@ HEAVY = ("numpy", "scipy", "pandas", "zarr", "pydantic", "yaml", "numba", "skima
 SPECIFIED = {
     "segment": {
         "run_cell_segmentation": "(codex_patches, config=None)",
-        "segment": "(valid_patches, config, *, image_mpp=None)",
+        "segment": "(valid_patches, config, *, image_mpp=None, diameter=None)",
         "separate_masks": "(predictions)",
         "get_boundary": "(masks)",
     },

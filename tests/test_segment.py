@@ -145,12 +145,13 @@ def test_watershed_finds_the_same_in_floats_and_integers(normalization):
 def test_patch_normalization_takes_each_patch_alone():
     patches = patches_of(2)
     patches[1] = patches[1] // 8
-    config = {"segmentation": {"normalization": "patch"}}
+    config = {"segmentation": {"backend": "watershed", "normalization": "patch"}}
     together = segment(patches, config, image_mpp=0.5)
     for number in range(2):
         alone = segment(patches[number : number + 1], config, image_mpp=0.5)[0]
         np.testing.assert_array_equal(together[number]["cell"], alone["cell"])
-    dim = segment(patches, {}, image_mpp=0.5)[1]["cell"]
+    by_slide = {"segmentation": {"backend": "watershed"}}
+    dim = segment(patches, by_slide, image_mpp=0.5)[1]["cell"]
     assert not np.array_equal(dim, together[1]["cell"])
 
 

@@ -22,6 +22,8 @@ BYTES_PER_PX = 64
 """What a backend may need for a pixel, images and labels included: a careful guess."""
 
 
+ENLARGEMENTS = 1 / 64, 16.0
+"""How much smaller or larger than it is a slide is shown to a model, at most."""
 CELL_UM, NUCLEUS_UM = 10.0, 7.0
 """Diameter of typical cells and nuclei that these networks were trained on."""
 
@@ -222,6 +224,32 @@ def context_px(backend: Backend) -> int:
 def needs_nucleus(backend: Backend) -> bool:
     """Whether a backend finds nothing where no nuclei are shown."""
     return bool(getattr(backend, "needs_nucleus", "nucleus" in backend.channels))
+
+
+def enlargement(slide: Slide, mpp: float) -> float:
+    """Return how many px of a model's image a px of the slide makes.
+
+    Parameters
+    ----------
+    slide : Slide
+        `mpp` is that at which it is shown.
+    mpp : float
+        What the model was made for.
+
+    Raises
+    ------
+    InputError
+        If the image would become too large or too small to hold cells.
+    """
+    factor = slide.mpp / mpp
+    low, high = ENLARGEMENTS
+    if not low <= factor <= high:
+        raise InputError(
+            f"the slide is to be shown {factor:.3g} times as large ({slide.mpp:.3g} um per "
+            f"px in place of {mpp:g}), expected {low:.2g} to {high:g}: correct the pixel "
+            f"size (data.image_mpp), or segmentation.diameter."
+        )
+    return factor
 
 
 def diameter_um(backend: Backend) -> float:

@@ -25,6 +25,7 @@ from codexseg.backends.base import (
     Slide,
     SlideView,
     Survey,
+    enlargement,
 )
 from codexseg.backends.constants import Constants, constants_of
 from codexseg.backends.contract import NETWORK_MPP
@@ -83,7 +84,7 @@ class Panoptic:
         self._batch = Batch(config.batch_memory_gb)
         if config.compartment == "nuclear":
             self.diameter_um = NUCLEUS_UM
-        per_px = slide.mpp / NETWORK_MPP
+        per_px = enlargement(slide, NETWORK_MPP)
         self.context_px = ceil(CONTEXT_PX / per_px)
         self.halo_px = ceil((CONTEXT_PX + LARGEST_PX) / per_px)
         self.surveys: Sequence[Survey] = ()

@@ -26,6 +26,7 @@ from codexseg.backends.base import (
     Slide,
     SlideView,
     Survey,
+    enlargement,
 )
 from codexseg.backends.panoptic import InMemory
 from codexseg.backends.panoptic_image import SAME_MPP, Image
@@ -87,7 +88,7 @@ class Tiled(ABC):
             ("nucleus", "wholecell") if slide.has_wholecell else ("nucleus",)
         )
         self.paired = self.expansion_px is not None or len(self.planes) == 1
-        per_px = 1.0 if self.mpp is None else slide.mpp / self.mpp
+        per_px = 1.0 if self.mpp is None else enlargement(slide, self.mpp)
         self.diameter_um = CELL_UM
         if config.compartment == "nuclear":
             self.diameter_um = NUCLEUS_UM

@@ -18,6 +18,7 @@ from codexseg.backends.base import (
     Slide,
     SlideView,
     Survey,
+    enlargement,
 )
 from codexseg.backends.panoptic import COMPARTMENTS, InMemory, flood
 from codexseg.backends.panoptic_image import MAPS, SAME_MPP, Image
@@ -74,7 +75,7 @@ class Unet:
         self._batch = Batch(config.batch_memory_gb)
         self.channels: tuple[str, ...] = self._spec.inputs
         self.mpp: float | None = self._spec.mpp
-        per_px = slide.mpp / (self.mpp or slide.mpp)
+        per_px = enlargement(slide, self.mpp or slide.mpp)
         self.context_px = ceil(CONTEXT_PX / per_px)
         self.halo_px = ceil((CONTEXT_PX + LARGEST_PX) / per_px)
         self.surveys: Sequence[Survey] = ()

@@ -48,6 +48,9 @@ class Watershed:
         self.context_px = ceil(context_um(self._options) / slide.mpp) + 2
         options = self._options
         largest = LARGEST_CELL * options.nucleus_diameter_um + 2 * options.expansion_um
+        self.diameter_um = options.nucleus_diameter_um
+        if getattr(config, "compartment", "both") != "nuclear":
+            self.diameter_um += 2 * options.expansion_um
         self.halo_px = self.context_px + 2 * ceil(largest / slide.mpp)
 
     def fingerprint(self) -> str:

@@ -1,8 +1,8 @@
 """The door for slides: every format becomes one lazy (c, y, x) image.
 
 `open_image` decides by content which reader opens a path; readers live in
-`codexseg.io.tiff` and `codexseg.io.zarr_image`. What comes out is a `SlideImage`: small,
-immutable, safe to share between threads, pickled as its path.
+`codexseg.io.tiff`, `codexseg.io.zarr_image` and `codexseg.io.pictures`. What comes out is
+a `SlideImage`: small, immutable, safe to share between threads, pickled as its path.
 """
 
 import hashlib
@@ -68,13 +68,14 @@ class SlideImage(ABC):
     panel_file : Path or None
         The file that names the channels, where it is not the slide itself.
     format : str
-        "OME-TIFF", "qptiff", "TIFF" or "OME-Zarr".
+        "OME-TIFF", "qptiff", "TIFF", "OME-Zarr", "PNG", "JPEG" or "BMP".
     shape : (int, int, int)
         Channels, height and width in px of the full resolution.
     dtype : np.dtype
         uint8, uint16 or float32, in native byte order.
     channel_names : tuple of str
-        One name per channel; duplicates are possible.
+        One name per channel; duplicates are possible. Of a picture: red, green and
+        blue, or grey.
     mpp : float or None
         Micrometres per pixel, where the file says so.
     levels : tuple of (int, int)
@@ -169,15 +170,16 @@ def open_image(path: str | Path, panel_file: str | Path | None = None) -> SlideI
     Parameters
     ----------
     path : str or Path
-        OME-TIFF, qptiff, multi-page TIFF, or the folder of an OME-Zarr image.
+        OME-TIFF, qptiff, multi-page TIFF, the folder of an OME-Zarr image, or a
+        picture: png, jpg, bmp, or a TIFF in colours.
     panel_file : str or Path, optional
         Channel names, see `codexseg.io.panel.read_panel`; they win over the file's.
 
     Raises
     ------
     InputError
-        If the path is missing, no image that is read here, truncated, a photograph, a
-        3-D stack, of another dtype, or if names and channels differ in number.
+        If the path is missing, no image that is read here, truncated, a 3-D stack, of
+        another dtype, or if names and channels differ in number.
     """
     path = Path(path).absolute()
     panel = None if panel_file is None else Path(panel_file).absolute()
@@ -199,10 +201,15 @@ def _open(path: Path, panel: Path | None, *stamps: tuple[int, ...] | None) -> Sl
         return open_zarr(path, panel)
     with path.open("rb") as file:
         start = file.read(4)
+    from codexseg.io.pictures import is_picture, open_picture
+
+    if is_picture(start):
+        return open_picture(path, panel)
     if start not in _TIFF_MAGIC:
         raise InputError(
-            f"{path} is no TIFF ({f'starts with {start!r}' if start else 'is empty'}): "
-            f"expected an OME-TIFF, a qptiff, a TIFF, or an OME-Zarr folder."
+            f"{path} is no TIFF ({f'starts with {start!r}' if start else 'is empty'}) and "
+            f"no picture: expected an OME-TIFF, a qptiff, a TIFF, an OME-Zarr folder, or a "
+            f"png, jpg or bmp."
         )
     from codexseg.io.tiff import open_tiff
 
@@ -316,7 +323,8 @@ def resolve_mpp(from_file: float | None, from_config: float | None, path: Path) 
     if from_file is None and from_config is None:
         raise InputError(
             f"{path} does not say its pixel size: give it in micrometres per pixel, as "
-            f"data.image_mpp in the config (0.5 at 20x, as a rule)."
+            f"data.image_mpp in the config (0.5 at 20x, as a rule), or have the scale "
+            f"found from the size of the cells, with segmentation.diameter: auto."
         )
     if from_file is None or from_config is None:
         return float(from_config if from_file is None else from_file)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The TIFF family: OME-TIFF, qptiff, ImageJ and plain multi-page TIFF.
+"""The TIFF family: OME-TIFF, qptiff, ImageJ, plain multi-page TIFF, and colour pictures.
 
 tifffile reads the directory once; windows are then read tile by tile (or strip by strip)
 from the file, or from a memory map where the pixels lie uncompressed in one run. The file
@@ -32,7 +32,9 @@ from codexseg.io.images import (
 MAX_SEGMENT_BYTES: Final = 2**29
 _CHANNEL_AXES: Final = "CSIQ"
 _GREY: Final = (1, 3)  # MINISBLACK; PALETTE as ImageJ writes it: grey values and colours
+_COLOUR: Final = (2, 6)  # RGB; YCBCR, which a jpeg's decoder turns into RGB
 _WHITE_IS_ZERO: Final = 0
+_ALPHA: Final = (1, 2)  # extra samples that say how transparent a pixel is
 
 
 @dataclass(frozen=True)
@@ -136,16 +138,19 @@ def open_tiff(path: Path, panel_file: Path | None) -> TiffImage:
         _check_chain(tif, path)
         series = _main_series(tif, path)
         page = series.keyframe
-        _check_colours(series, page, path)
+        colours, alpha = _colours(series, page, path)
         planes: list[list[_Plane]] = []
         shapes: list[tuple[int, int]] = []
         for level in series.levels:
             level_planes, shape = _planes(tif, level, path)
+            level_planes = level_planes[: len(level_planes) - alpha]
             if not shapes or len(level_planes) == len(planes[0]):  # else no pyramid level
                 planes.append(level_planes)
                 shapes.append(shape)
         _check_complete(planes[0], path)
         kind, names, mpp = _metadata(tif, series, shapes[0], len(planes[0]), path)
+        if colours and (names is None or len(names) != len(tiff_metadata.COLOURS)):
+            names = tiff_metadata.COLOURS
         info = SlideInfo(
             path=path,
             format=kind,
@@ -230,21 +235,29 @@ def _main_series(tif: Any, path: Path) -> Any:
     return series
 
 
-def _check_colours(series: Any, page: Any, path: Path) -> None:
-    """Refuse photographs, and pixels that are no intensities."""
+def _colours(series: Any, page: Any, path: Path) -> tuple[bool, int]:
+    """Say whether the channels are red, green and blue, and count what comes after them.
+
+    Raises
+    ------
+    InputError
+        If the pixels are no intensities.
+    """
     photometric = int(page.photometric)
     if photometric == _WHITE_IS_ZERO:
         raise InputError(
             f"{path} stores white as zero: invert it, and export it with black as zero."
         )
-    samples = page.samplesperpixel
-    colours = samples in (3, 4) and page.dtype == np.uint8 and page.planarconfig == 1
-    if photometric not in _GREY or (colours and series.shape[-1] == samples):
+    samples, extra = page.samplesperpixel, tuple(map(int, page.extrasamples))
+    if photometric in _COLOUR and samples in (3, 4) and series.size % samples == 0:
+        return True, samples - 3
+    if photometric not in _GREY:
         raise InputError(
-            f"{path} is a colour photograph ({page.photometric.name}, {samples} samples "
-            f"per pixel): expected intensities, one page per marker. If these are markers, "
-            f"export them as separate greyscale channels."
+            f"{path} has pixels of {page.photometric.name} with {samples} samples, "
+            f"expected grey levels, one page per marker, or a picture in red, green and "
+            f"blue: export it so."
         )
+    return False, 1 if samples == 2 and len(extra) == 1 and extra[0] in _ALPHA else 0
 
 
 def _planes(

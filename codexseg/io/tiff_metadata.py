@@ -11,6 +11,8 @@ from codexseg.io.units import square_pixels, to_micrometres
 
 Names = tuple[str | None, ...]
 
+COLOURS: Names = ("red", "green", "blue")
+
 # What a resolution tag must lie in to be a microscope's: 72 dpi is 353 um.
 _PLAUSIBLE_MPP: Final = (0.05, 20.0)
 

@@ -16,6 +16,16 @@ NOT_IN_KEYS = {
 }
 """Keys of the config that change no result of the stage that reads their section."""
 
+YOUNGER: dict[str, Row] = {
+    "channels": {"mode": "names", "cell": None, "nucleus": None},
+    "segmentation": {"diameter": None, "percentiles": None},
+}
+"""Keys of the config that earlier versions did not have, and what stands for their way.
+
+Where one of them is so (cell and nucleus: where the first, mode, is), it is not in the key:
+what an earlier version has done stays done.
+"""
+
 IN_FINGERPRINT = {"model_path", "watershed", "options"}
 """Keys of a section that do not matter to backends whose fingerprint names the weights."""
 
@@ -26,4 +36,8 @@ def section_in_key(config: Config, name: str) -> Row:
     if name == "segmentation" and config.segmentation.backend in BY_WEIGHTS:
         left_out = left_out | IN_FINGERPRINT
     values = config.section(name).dump()
+    younger = YOUNGER.get(name, {})
+    if name == "channels" and values["mode"] == younger["mode"]:
+        left_out = left_out | set(younger)
+    left_out = left_out | {key for key, was in younger.items() if values[key] == was}
     return {key: value for key, value in values.items() if key not in left_out}

@@ -28,14 +28,12 @@ from codexseg.errors import InputError
 from codexseg.files import replacing
 from codexseg.run import Row, Tables
 from codexseg.stages.base import Context, Job, Source, Stage
-from codexseg.stages.pixels import SegmentationChannels, slide_of
+from codexseg.stages.pixels import MERGED, SegmentationChannels, slide_of
 
 STRIP_PX = 2048
 """Side of the squares in which the slide is read; a multiple of the blocks' side."""
 OVERVIEW_PX = 2048
 """Longest side that the overview may have."""
-MERGED = -1
-"""Number of the channel that is the maximum of several whole-cell markers."""
 
 _MAPS = ("level", "noise", "peak", "overview")
 _COLUMNS = ("min", "median", "p95", "p999", "max", "mean", "std")

@@ -40,9 +40,10 @@ from codexseg.stages.pixels import (
     backend_of,
     grid_of,
     loaded,
-    slide_of,
+    pixels_of,
     valid_patches,
 )
+from codexseg.stages.scale import find_scale
 from codexseg.stages.surveys import drop_surveys, survey_slide, view_of
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ def segment(context: Context) -> Row:
     if job.run.create_patches(len(grid), grid.outer_shape, keep=bool(rows)):
         job.run.forget("segment")  # rows would speak of labels that are gone
         rows = {}
+    scale = find_scale(context)
     valid, figures = valid_patches(job), Row()
     done = [patch for patch in valid if _is_done(job, patch, rows.get(patch))]
     if len(done) < len(valid):
@@ -83,6 +85,7 @@ def segment(context: Context) -> Row:
     if not failed:
         drop_surveys(job.run)
     return {
+        **scale,
         **figures,
         "patches": len(rows),
         "written": ["patches.zarr"],
@@ -159,12 +162,11 @@ def _label(backend: SurveyingBackend, window: Window, view: SlideView) -> Labels
 
 def _predict_batch(job: Job, backend: Backend, windows: Sequence[Window]) -> Labels:
     """Read windows of one shape into a memory-mapped file and have them segmented."""
-    found, slide = loaded(job), slide_of(job)
     scratch = job.run.work_path(job.stage, job.key)
     with TemporaryDirectory(dir=scratch, prefix="batch-") as folder:
         patches: NDArray[Any] | None = None
         for i, window in enumerate(windows):
-            pixels = found.channels.read(slide, window)
+            pixels = pixels_of(job, window)
             if patches is None:
                 shape = (len(windows), *pixels.shape)
                 patches = map_npy(Path(folder) / "patches.npy", pixels.dtype, shape)

@@ -17,7 +17,7 @@ from codexseg.core.quality import has_signal
 from codexseg.run import Row, Run, Tables, digest
 from codexseg.stages.base import Context, Job
 from codexseg.stages.keys import section_in_key
-from codexseg.stages.pixels import backend_of, loaded, slide_of
+from codexseg.stages.pixels import backend_of, diameter_of, loaded, pixels_of
 
 SURVEY = "survey"
 """What the work folders of surveys begin with."""
@@ -31,15 +31,15 @@ class View:
         self._job, self._loaded = job, loaded(job)
         self._concluded: dict[str, Tables] = {}
         self.shape = job.source.shape[1:]
-        nucleus, wholecell = self._loaded.nucleus, self._loaded.wholecell
+        both = self._loaded.shown
         self.bounds = (
-            min(nucleus.minimum, wholecell.minimum if wholecell else 0.0),
-            max(nucleus.maximum, wholecell.maximum if wholecell else 0.0),
+            min(found.minimum if found else 0.0 for found in both),
+            max(found.maximum if found else 0.0 for found in both),
         )
 
     def read(self, window: Window) -> Pixels:
         """Read (2, y, x): nucleus, whole cell."""
-        return self._loaded.channels.read(slide_of(self._job), window)
+        return pixels_of(self._job, window)
 
     def has_signal(self, window: Window) -> bool:
         """Whether any block under the window holds signal."""
@@ -61,11 +61,13 @@ class View:
 
 def _survey_job(job: Job) -> Job:
     """Return the job of the surveys: its key knows the slide and the backend only."""
-    depends_on = {
+    depends_on: Row = {
         "load": job.keys["load"],
         "backend": backend_of(job).fingerprint(),
         "config": section_in_key(job.config, "segmentation"),
     }
+    if job.config.segmentation.diameter is not None:
+        depends_on["diameter_um"] = diameter_of(job)
     return replace(job, stage=SURVEY, keys={**job.keys, SURVEY: digest(depends_on)})
 
 

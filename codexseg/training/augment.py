@@ -3,6 +3,7 @@
 Each step draws its numbers from one generator, so an image is a function of its seed.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,48 @@ from codexseg.training.examples import Example, Labels, Rng
 
 Pixels = NDArray[np.float32]
 
-SCALES = (0.5, 1.45)
-LARGEST_PX = 384
-"""Side of an image that is shown whole to the contrast (CLAHE), then cut into tiles."""
+
+@dataclass(frozen=True)
+class Strength:
+    """How far images are changed.
+
+    Attributes
+    ----------
+    scales : (float, float)
+        Their least and greatest enlargement.
+    largest_px : int
+        Side of an image that is shown whole to the contrast (CLAHE), then cut into tiles.
+    tiles : int
+        Cut from an image that has room for several.
+    gammas, blurs_px : (float, float)
+        Least and greatest exponent of grey levels, sigma of blur.
+    uneven, blurred : float
+        Share of channels under uneven light, out of focus.
+    shot, noise : float
+        Greatest noise that grows with the signal, that does not.
+    """
+
+    scales: tuple[float, float]
+    largest_px: int
+    tiles: int
+    gammas: tuple[float, float]
+    uneven: float
+    blurred: float
+    blurs_px: tuple[float, float]
+    shot: float
+    noise: float
+
+
+STRENGTHS = {
+    "strong": Strength((0.5, 1.45), 384, 2, (0.65, 1.5), 0.35, 0.4, (0.3, 1.7), 0.06, 0.03),
+    "mild": Strength((0.62, 1.3), 512, 3, (0.75, 1.35), 0.25, 0.3, (0.3, 1.2), 0.04, 0.02),
+}
 _WITHOUT_MEMBRANE = 0.1
 _WITHOUT_CLAHE = 0.05
 
 
 def augmented(
-    example: Example, rng: Rng, least_px: int
+    example: Example, rng: Rng, least_px: int, how: Strength = STRENGTHS["strong"]
 ) -> tuple[Pixels, Labels | None, Labels | None]:
     """Return an image as the network sees it, (2, y, x) from 0 to 1, cells and nuclei.
 
@@ -35,18 +69,20 @@ def augmented(
     rng : Generator
         All that is random.
     least_px : int
-        The image has sides of at least this and at most 384 px.
+        The image has sides of at least this.
+    how : Strength
+        How far it is changed.
     """
-    example = _resized(_turned(example, rng), rng, least_px)
+    example = _resized(_turned(example, rng), rng, least_px, how)
     nucleus, membrane = example.nucleus, _membrane(example, rng)
     pixels = np.stack([nucleus, membrane])
     has_membrane = bool(membrane.any())
     for channel in pixels[: 1 + has_membrane]:
-        channel[:] = _exposed(channel, rng)
+        channel[:] = _exposed(channel, rng, how)
     if has_membrane:
         _bleed(pixels, rng)
     for channel in pixels[: 1 + has_membrane]:
-        channel[:] = _taken(channel, rng)
+        channel[:] = _taken(channel, rng, how)
     if rng.random() < _WITHOUT_CLAHE:
         shown = np.stack([_unit(channel) for channel in pixels])
     else:
@@ -64,12 +100,12 @@ def _turned(example: Example, rng: Rng) -> Example:
     return _each(example, turn, turn)
 
 
-def _resized(example: Example, rng: Rng, least_px: int) -> Example:
+def _resized(example: Example, rng: Rng, least_px: int, how: Strength) -> Example:
     """Cut out a part, and bring it to another size, a little squeezed."""
     size = np.array(example.nucleus.shape)
-    scale = np.exp(rng.uniform(*np.log(SCALES)) + rng.normal(0, 0.05, 2))
+    scale = np.exp(rng.uniform(*np.log(how.scales)) + rng.normal(0, 0.05, 2))
     scale = np.maximum(scale, least_px / size)
-    target = np.minimum((size * scale).astype(int), LARGEST_PX)
+    target = np.minimum((size * scale).astype(int), how.largest_px)
     part = np.minimum(np.ceil(target / scale).astype(int), size)
     corner = [
         int(rng.integers(0, whole - cut + 1)) for whole, cut in zip(size, part, strict=True)
@@ -132,13 +168,13 @@ def _membrane(example: Example, rng: Rng) -> Pixels:
     return merged
 
 
-def _exposed(channel: Pixels, rng: Rng) -> Pixels:
+def _exposed(channel: Pixels, rng: Rng, how: Strength) -> Pixels:
     """Other curves, other light, out of focus."""
-    channel = np.clip(channel, 0, None) ** np.float32(rng.uniform(0.65, 1.5))
-    if rng.random() < 0.35:
+    channel = np.clip(channel, 0, None) ** np.float32(rng.uniform(*how.gammas))
+    if rng.random() < how.uneven:
         channel = channel * _field(channel.shape, rng, rng.uniform(0.1, 0.5))
-    if rng.random() < 0.4:
-        channel = ndimage.gaussian_filter(channel, rng.uniform(0.3, 1.7))
+    if rng.random() < how.blurred:
+        channel = ndimage.gaussian_filter(channel, rng.uniform(*how.blurs_px))
     return channel.astype(np.float32)
 
 
@@ -158,7 +194,7 @@ def _bleed(pixels: Pixels, rng: Rng) -> None:
         pixels[0] += np.float32(rng.uniform(0.03, 0.25)) * membrane
 
 
-def _taken(channel: Pixels, rng: Rng) -> Pixels:
+def _taken(channel: Pixels, rng: Rng, how: Strength) -> Pixels:
     """Add what comes with glass, antibodies and camera: glow, specks, offset, noise."""
     if rng.random() < 0.25:
         glow = _field(channel.shape, rng, 0.7)
@@ -170,8 +206,8 @@ def _taken(channel: Pixels, rng: Rng) -> Pixels:
         specks = ndimage.gaussian_filter(specks, rng.uniform(0.7, 2.5))
         channel = channel + specks * np.float32(rng.uniform(1, 5) / specks.max())
     noise = rng.standard_normal(channel.shape, np.float32)
-    shot = np.sqrt(np.clip(channel, 0, None)) * np.float32(rng.uniform(0, 0.06))
-    channel = channel + noise * (shot + np.float32(rng.uniform(0, 0.03)))
+    shot = np.sqrt(np.clip(channel, 0, None)) * np.float32(rng.uniform(0, how.shot))
+    channel = channel + noise * (shot + np.float32(rng.uniform(0, how.noise)))
     taken: Pixels = np.clip(channel + np.float32(rng.uniform(0, 0.12)), 0, None)
     return taken
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codexseg.backends.contract import TILE_PX
-from codexseg.training.augment import augmented
+from codexseg.training.augment import STRENGTHS, Strength, augmented
 from codexseg.training.examples import Labels, Rng, Source, choose
 from codexseg.training.targets import BACKGROUND, classes, inner_distance
 
@@ -14,13 +14,17 @@ Floats = NDArray[np.float32]
 
 TARGETS = 6
 """Maps that a target has, see :func:`codexseg.training.network.loss`."""
-_TILES_PER_IMAGE = 2
 _ROOM = 1.2
 """An image this much larger than a tile gives two that differ."""
 
 
 def batch(
-    sources: Sequence[Source], weights: Sequence[float], size: int, seed: int, number: int
+    sources: Sequence[Source],
+    weights: Sequence[float],
+    size: int,
+    seed: int,
+    number: int,
+    how: Strength = STRENGTHS["strong"],
 ) -> tuple[Floats, Floats]:
     """Make a batch.
 
@@ -32,6 +36,8 @@ def batch(
         Tiles.
     seed, number : int
         The same two give the same batch.
+    how : Strength
+        How far images are changed.
 
     Returns
     -------
@@ -46,9 +52,9 @@ def batch(
     at = 0
     while at < size:
         example = choose(sources, weights, rng)
-        pixels, cells, nuclei = augmented(example, rng, TILE_PX)
+        pixels, cells, nuclei = augmented(example, rng, TILE_PX, how)
         maps = targets_of(cells, nuclei, pixels.shape[1:])
-        tiles_here = _TILES_PER_IMAGE if min(pixels.shape[1:]) > _ROOM * TILE_PX else 1
+        tiles_here = how.tiles if min(pixels.shape[1:]) > _ROOM * TILE_PX else 1
         for _ in range(min(tiles_here, size - at)):
             place = _place(pixels.shape[1:], rng)
             tiles[at] = np.moveaxis(pixels[:, *place], 0, -1)

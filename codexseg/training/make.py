@@ -1,13 +1,15 @@
 """From a recipe to a network that runs: train, export, choose constants, export."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from codexseg.backends.constants import MESMER, constants_of
 from codexseg.backends.weights import LICENCE, resolve
-from codexseg.errors import RunStateError
+from codexseg.errors import BackendUnavailable, RunStateError
 from codexseg.files import write_atomic
 from codexseg.training.choose import choose
-from codexseg.training.recipe import AnyRecipe, Recipe, parse_recipe
+from codexseg.training.recipe import AnyRecipe, Recipe
+from codexseg.training.recipe_file import parse_recipe
 
 NETWORK, RECIPE = "network.onnx", "recipe.json"
 
@@ -34,6 +36,8 @@ def make(recipe: AnyRecipe, data: Path, out: Path) -> Path:
     ------
     InputError
         If images and labels cannot be used; nothing was written.
+    BackendUnavailable
+        If keras or what it needs is not installed.
     RunStateError
         If `out` holds a training of another recipe.
     """
@@ -41,6 +45,7 @@ def make(recipe: AnyRecipe, data: Path, out: Path) -> Path:
     if isinstance(recipe, Recipe):
         return _make_panoptic(recipe, data, out)
     learnt, held = recipe.open(data)
+    _need_keras()
     _take(recipe, out)
 
     from codexseg.training.train_unet import train_and_export
@@ -50,6 +55,7 @@ def make(recipe: AnyRecipe, data: Path, out: Path) -> Path:
 
 def _make_panoptic(recipe: Recipe, data: Path, out: Path) -> Path:
     sources, held = recipe.open_all(data)
+    _need_keras()
 
     import keras
 
@@ -72,6 +78,18 @@ def _make_panoptic(recipe: Recipe, data: Path, out: Path) -> Path:
         constants = choose(path, held, constants, out, recipe.scales)
         export_onnx(network, path, constants, said)
     return path
+
+
+def _need_keras() -> None:
+    """Say what to install, once recipe and images are known to be right."""
+    needed = ("keras", "tf2onnx", "onnx", "matplotlib")
+    missing = [name for name in needed if find_spec(name) is None]
+    if missing:
+        raise BackendUnavailable(
+            f"recipe and images are in order, and training needs what is not installed "
+            f"({', '.join(missing)}): pip install 'codexseg[train]' (in a clone: pip "
+            f"install -c constraints.txt '.[train]')."
+        )
 
 
 def _check(recipe: AnyRecipe, out: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from codexseg.backends.contract import NETWORK_MPP
 from codexseg.core.labels import Labels
 from codexseg.errors import InputError
-from codexseg.training.augment import LARGEST_PX, SCALES
+from codexseg.training.augment import STRENGTHS
 from codexseg.training.examples import Example, Rng, scaled
 from codexseg.training.pairs import Pair, split
 from codexseg.training.sizes import nearest, resized
@@ -22,7 +22,7 @@ KEPT_BYTES = 2**29
 """Images that were read are kept in memory up to this many bytes."""
 _SAME_MPP = 0.01
 _TRIES = 4
-_WINDOW_PX = int(LARGEST_PX / SCALES[0])
+_WINDOW_PX = max(int(how.largest_px / how.scales[0]) for how in STRENGTHS.values())
 
 Kept = TypeVar("Kept")
 

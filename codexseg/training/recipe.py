@@ -4,20 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
-    Discriminator,
     Field,
     NonNegativeInt,
-    Tag,
-    TypeAdapter,
-    ValidationError,
     model_validator,
 )
 
-from codexseg.errors import CodexsegError, ConfigError, InputError
+from codexseg.errors import CodexsegError, InputError
 from codexseg.training import pairs
 from codexseg.training.examples import Crops, Nuclei, Pair, Source, Synthetic
 from codexseg.training.pair_examples import Pairs
@@ -151,6 +146,8 @@ class Recipe(_Strict):
         Of the weights and of all that is drawn.
     channels : tuple of int
         Of the network's levels, from half the resolution on.
+    augmentation : "strong" or "mild"
+        How far images are changed before they are shown, see `augment.STRENGTHS`.
     start : "embedded", Path or None
         The weights to begin with: those of the network that ships in the package, or of
         an ONNX file that ``codexseg train`` made; None: none.
@@ -179,6 +176,7 @@ class Recipe(_Strict):
     learning_rate: float = Field(default=1e-3, gt=0)
     seed: int = Field(default=0, ge=0)
     channels: tuple[int, ...] = Field(default=(32, 64, 96, 128), min_length=2)
+    augmentation: Literal["strong", "mild"] = "strong"
     start: Literal["embedded"] | Path | None = None
     patience: int | None = Field(default=None, ge=1)
     sources: tuple[AnySource, ...] = Field(min_length=1)
@@ -337,18 +335,6 @@ class UnetRecipe(PairFiles):
 AnyRecipe = Recipe | UnetRecipe
 
 
-def _preset(said: Any) -> str:
-    return str(said.get("preset", "panoptic")) if isinstance(said, dict) else "panoptic"
-
-
-_RECIPE: TypeAdapter[AnyRecipe] = TypeAdapter(
-    Annotated[
-        Annotated[Recipe, Tag("panoptic")] | Annotated[UnetRecipe, Tag("unet")],
-        Discriminator(_preset),
-    ]
-)
-
-
 def _opened(source: Any, data: Path) -> Any:
     try:
         return source.open(data)
@@ -360,33 +346,3 @@ def _opened(source: Any, data: Path) -> Any:
             f"{data} ({type(error).__name__}: {error}); correct the path, or name "
             f"the folder of the data with --data."
         ) from error
-
-
-def load_recipe(path: Path) -> AnyRecipe:
-    """Read and check the YAML file of a training.
-
-    Raises
-    ------
-    ConfigError
-        If it cannot be read or is wrong; the message holds all its errors.
-    """
-    try:
-        said = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
-    try:
-        return _RECIPE.validate_python(said)
-    except ValidationError as error:
-        lines = [
-            f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}, got {e['input']!r}"
-            for e in error.errors()
-        ]
-        raise ConfigError(f"{path}:\n" + "\n".join(lines)) from error
-
-
-def parse_recipe(text: str) -> AnyRecipe | None:
-    """Read a recipe that a training wrote down, JSON; None if it is not one."""
-    try:
-        return _RECIPE.validate_json(text)
-    except ValidationError:
-        return None

@@ -12,6 +12,7 @@ from keras import ops
 from codexseg.backends.contract import TILE_PX
 from codexseg.core.contrast import preprocess
 from codexseg.core.intensity import merge_channels
+from codexseg.training.augment import STRENGTHS
 from codexseg.training.batches import TARGETS, Floats, batch, targets_of
 from codexseg.training.examples import Example, Source
 from codexseg.training.figures import Sample, draw_samples
@@ -59,7 +60,8 @@ def train(
     """
 
     def made(number: int) -> tuple[Floats, Floats]:
-        return batch(sources, recipe.weights, recipe.tiles, recipe.seed, number)
+        how = STRENGTHS[recipe.augmentation]
+        return batch(sources, recipe.weights, recipe.tiles, recipe.seed, number, how)
 
     keras.utils.set_random_seed(recipe.seed)
     out.mkdir(parents=True, exist_ok=True)

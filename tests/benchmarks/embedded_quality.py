@@ -1,6 +1,8 @@
 """F1 of a network on images that it has not learnt from; one JSON line.
 
-``python -m tests.benchmarks.embedded_quality --model NET.onnx [--overlays DIR]``
+``python -m tests.benchmarks.embedded_quality [--model NET.onnx] [--overlays DIR]``
+
+Of the network that ships, or of another one.
 
 expert1 and expert2: F1 at IoU 0.5 on data/codex_tile (nucleus + membrane), beside those of
 Mesmer 0.9.0 (its published masks) and of InstanSeg 0.1.1 (as data/README.md has them).
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 
 from codexseg.backends.base import Slide
 from codexseg.backends.panoptic import Panoptic
+from codexseg.backends.weights import EMBEDDED
 from codexseg.config import SegmentationConfig
 from codexseg.core.grid import Window
 from tests.benchmarks.common import shared
@@ -74,7 +77,7 @@ def dsb() -> tuple[Image, Image]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--model", type=Path, default=EMBEDDED)
     parser.add_argument("--overlays", type=Path)
     options = parser.parse_args()
     figures: dict[str, float] = {}

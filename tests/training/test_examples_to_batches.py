@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from codexseg.training.augment import LARGEST_PX, augmented
+from codexseg.training.augment import STRENGTHS, augmented
 from codexseg.training.batches import batch
 from codexseg.training.examples import Crops, Example, Nuclei, Pair, Synthetic, choose
 from codexseg.training.targets import (
@@ -68,7 +68,7 @@ def test_an_image_is_a_function_of_its_seed_and_fits_the_network(seed):
     assert pixels.dtype == np.float32
     assert pixels.shape == (2, *cells.shape) == (2, *nuclei.shape)
     assert min(cells.shape) >= 256
-    assert max(cells.shape) <= LARGEST_PX
+    assert max(cells.shape) <= STRENGTHS["strong"].largest_px
     assert pixels.min() >= 0
     assert pixels.max() <= 1
     assert np.isfinite(pixels).all()

@@ -5,7 +5,7 @@ import pytest
 
 from codexseg.errors import ConfigError, InputError, RunStateError
 from codexseg.training.make import _check, make
-from codexseg.training.recipe import load_recipe
+from codexseg.training.recipe_file import load_recipe
 from tests.runs import ROOT, codexseg
 from tests.training.pictures import write_pairs
 

@@ -53,7 +53,7 @@ def write_recipe(folder, text):
 
 def made(folder, text):
     from codexseg.training.make import make
-    from codexseg.training.recipe import load_recipe
+    from codexseg.training.recipe_file import load_recipe
 
     return make(load_recipe(write_recipe(folder, text)), folder, folder / "out")
 
@@ -230,7 +230,7 @@ def test_training_ends_early_and_takes_the_best_weights(tmp_path):
     import keras
 
     from codexseg.training.history import History
-    from codexseg.training.recipe import load_recipe
+    from codexseg.training.recipe_file import load_recipe
     from codexseg.training.unet_images import UnetImages
 
     write_pairs(tmp_path)

@@ -1,0 +1,211 @@
+"""Patches that a user holds as arrays: checked, and taken together for a slide."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from math import isqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codexseg.backends.base import Backend, ChannelStatistics, Slide, diameter_um
+from codexseg.backends.registry import create
+from codexseg.config import Config, SegmentationConfig
+from codexseg.core.grid import Window
+from codexseg.core.intensity import N_BINS, histogram
+from codexseg.core.quality import LevelTally
+from codexseg.core.scale import GreyScale
+from codexseg.errors import ConfigError, InputError
+from codexseg.stages.pixels import own_greys, rescaled
+from codexseg.stages.scale import (
+    ASSUMED_MPP,
+    MOST,
+    MOST_PX,
+    agreed_diameter,
+    assumption,
+    diameters_um,
+)
+
+log = logging.getLogger(__name__)
+
+Pixels = NDArray[Any]
+
+
+class Patches:
+    """The patches of a user, checked and brought to a backend's dtypes one at a time.
+
+    Scaled by percentiles, too, where the configuration says so.
+    """
+
+    def __init__(self, patches: Any, segmentation: SegmentationConfig) -> None:
+        if isinstance(patches, np.ndarray) and patches.ndim != 4:
+            raise InputError(
+                f"the patches have shape {patches.shape}, expected (n, y, x, 2): channel 0 "
+                f"nucleus, channel 1 whole cell. Use patches[None] for a single one."
+            )
+        self._patches = patches
+        self._greys: tuple[GreyScale, GreyScale] | None = None
+        self._percentiles = segmentation.percentiles
+        if segmentation.percentiles is not None and segmentation.normalization == "slide":
+            self._greys = self._all_greys(segmentation.percentiles)
+
+    def __len__(self) -> int:
+        return len(self._patches)
+
+    def __iter__(self) -> Iterator[Pixels]:
+        for patch in self._checked():
+            yield self._scaled(patch)
+
+    def some(self, most: int, most_px: int) -> Iterator[Pixels]:
+        """Yield (2, y, x): the middle of at most so many patches, evenly spread."""
+        step, side = max(1, len(self) // most), isqrt(most_px // min(most, len(self)))
+        for patch in islice(self, 0, most * step, step):
+            y, x = (max(0, (n - side) // 2) for n in patch.shape[:2])
+            middle = patch[y : y + side, x : x + side]
+            yield np.ascontiguousarray(np.moveaxis(middle, -1, 0))
+
+    def _scaled(self, patch: Pixels) -> Pixels:
+        if self._percentiles is None:
+            return patch
+        pixels = np.moveaxis(patch, -1, 0)
+        greys = self._greys or own_greys(pixels, self._percentiles)
+        return np.moveaxis(rescaled(pixels, greys), 0, -1)
+
+    def _all_greys(
+        self, percentiles: tuple[float, float]
+    ) -> tuple[GreyScale, GreyScale] | None:
+        """Return what percentiles of all patches together make 0 and 1."""
+        counts = np.zeros((2, N_BINS), np.int64)
+        dtype = np.dtype(np.uint8)
+        for patch in self._checked():
+            dtype = patch.dtype
+            for channel in range(2):
+                counts[channel] += histogram(patch[..., channel])
+        nucleus, wholecell = (GreyScale.of(c, percentiles, dtype) for c in counts)
+        return nucleus, wholecell
+
+    def _checked(self) -> Iterator[Pixels]:
+        dtype: np.dtype[Any] | None = None
+        for number in range(len(self)):
+            patch = _grey_levels(np.asarray(self._patches[number]), f"patch {number}")
+            if dtype is not None and patch.dtype != dtype:
+                raise InputError(
+                    f"patch {number} has grey levels of dtype {patch.dtype}, the patches "
+                    f"before it {dtype}, expected one dtype: convert them."
+                )
+            dtype = patch.dtype
+            yield patch
+
+
+def _grey_levels(patch: Pixels, name: str) -> Pixels:
+    """Check a patch (y, x, 2), and bring it to uint8, uint16 or float32."""
+    if patch.ndim != 3 or patch.shape[2] != 2 or patch.size == 0:
+        raise InputError(
+            f"{name} has shape {patch.shape}, expected (y, x, 2): channel 0 nucleus, "
+            f"channel 1 whole cell (zeros where there is none)."
+        )
+    if patch.dtype in (np.uint8, np.uint16):
+        return patch
+    if patch.dtype.kind not in "iuf":
+        raise InputError(f"{name} has dtype {patch.dtype}, expected grey levels.")
+    lowest, highest = patch.min(), patch.max()
+    is_float = patch.dtype.kind == "f"
+    if not (lowest >= 0 and (np.isfinite(highest) if is_float else highest <= 65535)):
+        raise InputError(
+            f"{name} holds grey levels from {lowest} to {highest}, expected finite ones of "
+            f"at least 0, and integers up to 65535: clip them, or convert larger "
+            f"integers with .astype(numpy.float32)."
+        )
+    return patch.astype(np.float32 if is_float else np.uint16, copy=False)
+
+
+def slide_of_patches(patches: Patches, mpp: float) -> Slide:
+    """Take the patches, one below the other, for the slide."""
+    nucleus, wholecell = LevelTally(), LevelTally()
+    height = width = 0
+    for patch in patches:
+        nucleus.add(patch[..., 0])
+        wholecell.add(patch[..., 1])
+        height, width = height + patch.shape[0], max(width, patch.shape[1])
+    second = ChannelStatistics(*wholecell.levels())
+    has_wholecell = second.maximum > 0
+    return Slide(
+        (height, width),
+        mpp,
+        ChannelStatistics(*nucleus.levels()),
+        second if has_wholecell else None,
+        has_wholecell,
+    )
+
+
+# -- the scale at which a backend sees the patches ----------------------------------------
+
+
+def pixel_size(settings: Config) -> float:
+    """Return the pixel size of arrays, um: they do not say it.
+
+    Raises
+    ------
+    ConfigError
+        If nobody says it; diameter `auto` can do without.
+    """
+    if settings.data.image_mpp is not None:
+        return settings.data.image_mpp
+    if settings.segmentation.diameter == "auto":
+        log.warning("%s", assumption("arrays"))
+        return ASSUMED_MPP
+    raise ConfigError(
+        "data.image_mpp is missing, and arrays do not say their pixel size: give "
+        "micrometres per pixel, segment(patches, config, image_mpp=0.5) for instance."
+    )
+
+
+def scaled_backend(
+    segmentation: SegmentationConfig, slide: Slide, patches: Patches
+) -> Backend:
+    """Make the backend for the scale that the configuration asks for.
+
+    Parameters
+    ----------
+    segmentation : SegmentationConfig
+        With diameter "auto" the cells of some patches are measured.
+    slide : Slide
+        At its real pixel size.
+    patches : Patches
+        What is to be segmented.
+
+    Raises
+    ------
+    ConfigError
+        If `diameter` is set, and the backend does not know the size of its cells.
+    """
+    backend, wanted = create(segmentation, slide), segmentation.diameter
+    if wanted is None:
+        return backend
+    typical = diameter_um(backend)
+
+    def made_for(diameter: float) -> Backend:
+        return create(segmentation, replace(slide, mpp=slide.mpp * typical / diameter))
+
+    if wanted != "auto":
+        return made_for(wanted)
+    looked_at = list(patches.some(MOST, MOST_PX))
+
+    def measure(diameter: float, number: int) -> list[NDArray[np.float64]]:
+        backend = made_for(diameter)
+        return [
+            diameters_um(
+                backend,
+                pixels,
+                Window(0, 0, *pixels.shape[1:]),
+                slide.mpp,
+                (segmentation.compartment, None),
+                is_first=number == 0,
+            )
+            for pixels in looked_at
+        ]
+
+    found, _ = agreed_diameter(measure, typical, slide.mpp)
+    return made_for(found or typical)

@@ -1,0 +1,83 @@
+"""The YAML file of a training, read and checked before anything is loaded."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from codexseg.errors import ConfigError
+from codexseg.training.recipe import AnyRecipe, Recipe, UnetRecipe
+
+PRESETS = ("panoptic", "unet")
+
+
+def _preset(said: Any) -> str:
+    return str(said.get("preset", "panoptic")) if isinstance(said, dict) else "panoptic"
+
+
+_RECIPE: TypeAdapter[AnyRecipe] = TypeAdapter(
+    Annotated[
+        Annotated[Recipe, Tag("panoptic")] | Annotated[UnetRecipe, Tag("unet")],
+        Discriminator(_preset),
+    ]
+)
+
+
+def load_recipe(path: Path) -> AnyRecipe:
+    """Read and check the YAML file of a training.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be read or is wrong; the message holds all its errors.
+    """
+    try:
+        said = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"there is no {path}: name the YAML file of a recipe.") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
+    if not isinstance(said, dict):
+        raise ConfigError(
+            f"{path} holds no recipe, expected lines of 'key: value': see "
+            f"config/train_embedded.yaml and config/train_unet.yaml."
+        )
+    if _preset(said) not in PRESETS:
+        raise ConfigError(
+            f"{path}: preset is {said['preset']!r}, expected one of {', '.join(PRESETS)}."
+        )
+    try:
+        return _RECIPE.validate_python(said)
+    except ValidationError as error:
+        found = error.errors()
+        inner = [e["loc"] for e in found]
+        lines = [
+            _line(e)
+            for e in found
+            # what holds a wrong item is not wrong itself
+            if not any(
+                len(loc) > len(e["loc"]) and loc[: len(e["loc"])] == e["loc"]
+                for loc in inner
+            )
+            or e["type"] == "value_error"
+        ]
+        raise ConfigError("\n".join([f"{path} is no recipe:", *lines])) from error
+
+
+def _line(error: ErrorDetails) -> str:
+    """Say what is wrong with a key, in a line."""
+    place = [str(part) for part in error["loc"][1:]]
+    words = error["msg"].removeprefix("Value error, ")
+    if not place or isinstance(error["input"], dict):
+        return f"  {'.'.join(place)}{': ' if place else ''}{words}"
+    return f"  {'.'.join(place)}: {words}, got {error['input']!r}"
+
+
+def parse_recipe(text: str) -> AnyRecipe | None:
+    """Read a recipe that a training wrote down, JSON; None if it is not one."""
+    try:
+        return _RECIPE.validate_json(text)
+    except ValidationError:
+        return None

@@ -1,0 +1,595 @@
+"""Scale, channels of pictures, and percentiles: from a configuration to the cells."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from codexseg.backends.base import Slide
+from codexseg.backends.registry import create
+from codexseg.config import ChannelsConfig, Config, SegmentationConfig
+from codexseg.core.metrics import count_matches, object_pairs
+from codexseg.core.overlaps import overlaps
+from codexseg.core.scale import SizeModel
+from codexseg.errors import ConfigError, InputError
+from codexseg.pipeline import Pipeline
+from codexseg.predict import prepare
+from codexseg.run import Run
+from codexseg.segment import segment
+from codexseg.stages import scale as scaling
+from codexseg.stages.channels import by_name, check_channels, has_nuclei
+from codexseg.stages.keys import section_in_key
+from tests.images import write_ome_tiff
+from tests.mesmer import TOY, blobs
+from tests.runs import codexseg, execute, labels, outputs
+from tests.tissue import Local, tissue
+
+OLD = Path(__file__).parent / "data" / "runs" / "0.1.0.zip"
+WATERSHED = "backend: watershed"
+
+
+def drawn(diameter, shape=(512, 512), seed=0):
+    """Draw nuclei of a diameter, px, with rings, on a lattice; return their number, too."""
+    rng = np.random.default_rng(seed)
+    image = rng.normal(200, 10, (2, *shape))
+    step, n = 2.0 * diameter, 0
+    for cy in np.arange(step, shape[0] - step / 2, step):
+        for cx in np.arange(step, shape[1] - step / 2, step):
+            dy, dx = rng.uniform(-diameter / 5, diameter / 5, 2)
+            y0, x0 = max(0, int(cy - step)), max(0, int(cx - step))
+            y, x = np.mgrid[
+                y0 : min(shape[0], int(cy + step)), x0 : min(shape[1], int(cx + step))
+            ]
+            distance = np.hypot(y - cy - dy, x - cx - dx) / (diameter / 2)
+            image[0, y, x] += 4000 / (1 + np.exp((distance - 1) * 8))
+            image[1, y, x] += 2000 * np.exp(-(((distance - 1.3) * 5) ** 2))
+            n += 1
+    return image.clip(0, 65535).astype(np.uint16), n
+
+
+def write(folder, image, mpp=0.5, segmentation=WATERSHED, channels="", **patching):
+    names = ("DAPI", "CD45", "C")[: len(image)]
+    write_ome_tiff(folder / "slide.ome.tif", image, names, mpp)
+    keys = {"patch_height": 200, "patch_width": 240} | patching
+    path = folder / "my.yaml"
+    path.write_text(
+        "data: {file_name: slide.ome.tif}\n"
+        f"channels: {{{channels or 'nuclear_channel: DAPI, wholecell_channel: [CD45]'}}}\n"
+        f"patching: {{{', '.join(f'{k}: {v}' for k, v in keys.items())}}}\n"
+        f"segmentation: {{{segmentation}}}\nreport: {{overlays: 0}}\n"
+    )
+    return path
+
+
+def manifest(out):
+    return json.loads((out / "manifest.json").read_text())
+
+
+# --- the diameter of cells ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong", [0.5, 2.0])
+def test_a_wrong_pixel_size_is_made_good(tmp_path, wrong):
+    # nuclei of 8 um at 0.5 um per px, and a file that says otherwise
+    image, n = drawn(16)
+    config = write(tmp_path, image, mpp=0.5 * wrong)
+    nominal = execute(config, tmp_path / "nominal", until="stitch").cells
+    config = write(tmp_path, image, 0.5 * wrong, f"{WATERSHED}, diameter: auto")
+    result = execute(config, tmp_path / "auto")
+    assert abs(result.cells - n) <= 0.05 * n
+    if wrong > 1:  # half as large, cells that do not touch are found as well
+        assert abs(nominal - n) > 2 * abs(result.cells - n)
+    shown = manifest(tmp_path / "auto")["scale"]
+    assert shown == result.scale
+    assert shown["mpp"] == 0.5 * wrong
+    assert shown["mpp_shown"] == pytest.approx(0.5, rel=0.25)
+    assert shown["diameter_um"] == pytest.approx(11 * wrong, rel=0.25)
+    assert shown["cells"] > 50
+    assert "scale" in (tmp_path / "auto" / "run.log").read_text()
+
+
+def test_the_outputs_keep_the_real_pixel_size(tmp_path):
+    import pandas as pd
+
+    image, _ = drawn(16)
+    config = write(tmp_path, image, 1.0, f"{WATERSHED}, diameter: 22.0")
+    result = execute(config, tmp_path / "run", until="export")
+    assert result.scale["source"] == "given"
+    assert result.scale["mpp_shown"] == 0.5
+    cells = pd.read_csv(tmp_path / "run" / "cells.csv")
+    assert (cells["cell_area_um2"] / cells["cell_area_px"]).to_numpy() == pytest.approx(1.0)
+    half = write(tmp_path, image, 0.5, WATERSHED)
+    execute(half, tmp_path / "half", until="stitch")
+    assert np.array_equal(labels(tmp_path / "run"), labels(tmp_path / "half"))
+
+
+def test_a_diameter_as_made_for_changes_no_cell(tmp_path):
+    image, _ = drawn(16, (300, 300))
+    execute(write(tmp_path, image), tmp_path / "without", until="stitch")
+    config = write(tmp_path, image, 0.5, f"{WATERSHED}, diameter: 11")
+    execute(config, tmp_path / "with", until="stitch")
+    assert np.array_equal(labels(tmp_path / "without"), labels(tmp_path / "with"))
+
+
+@pytest.mark.parametrize("options", [{"workers": 2}, {}])
+def test_patches_and_workers_do_not_show_in_what_is_estimated(tmp_path, options):
+    image, _ = drawn(13, (400, 420))
+    auto = f"{WATERSHED}, diameter: auto"
+    config = write(tmp_path, image, 0.7, auto)
+    first = execute(config, tmp_path / "first", until="export")
+    if not options:
+        text = config.read_text().replace("200", "128").replace("240", "300")
+        config.write_text(text)
+    second = execute(config, tmp_path / "b", until="export", **options)
+    assert first.scale == second.scale
+    assert np.array_equal(labels(tmp_path / "first"), labels(tmp_path / "b"))
+    if options:
+        assert outputs(tmp_path / "first") == outputs(tmp_path / "b")
+
+
+def test_stopped_after_the_estimate_it_is_not_made_again(tmp_path, monkeypatch):
+    image, _ = drawn(13, (300, 320))
+    config = write(tmp_path, image, 0.7, f"{WATERSHED}, diameter: auto")
+    whole = execute(config, tmp_path / "whole")
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("codexseg.stages.segment.survey_slide", stop)
+        with pytest.raises(KeyboardInterrupt):
+            execute(config, tmp_path / "again")
+    with monkeypatch.context() as patched:
+        patched.setattr("codexseg.stages.scale.agreed_diameter", stop)
+        result = execute(config, tmp_path / "again")
+    assert result.scale == whole.scale
+    assert outputs(tmp_path / "again") == outputs(tmp_path / "whole")
+    # nothing to do: what the manifest says stays
+    execute(config, tmp_path / "again")
+    assert manifest(tmp_path / "again")["scale"] == whole.scale
+
+
+def test_stopped_within_the_estimate_it_goes_on(tmp_path, monkeypatch):
+    image, _ = drawn(13, (500, 520))
+    config = write(tmp_path, image, 1.0, f"{WATERSHED}, diameter: auto")
+    whole = execute(config, tmp_path / "whole", until="segment")
+    measured, real = [], scaling.diameters_um
+
+    def once(*args, **options):
+        measured.append(args)
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **options)
+
+    monkeypatch.setattr(scaling, "diameters_um", once)
+    with pytest.raises(KeyboardInterrupt):
+        execute(config, tmp_path / "again")
+    assert execute(config, tmp_path / "again", until="segment").scale == whole.scale
+    work = tmp_path / "again" / "work"
+    n_windows = len(list(work.glob("scale.first-*/0*.json")))
+    n_passes = sum(len(list(work.glob(f"scale.{name}-*"))) for name in scaling.PASSES)
+    assert n_passes >= 2
+    assert len(measured) == n_passes * n_windows + 1 > 4
+
+
+@pytest.mark.parametrize("true", [3.0, 5.0, 10.0, 20.0, 40.0])
+def test_passes_go_on_until_they_agree(true, caplog):
+    asked = []
+
+    def half_right(diameter, number):
+        """Cells of another size than expected are found at a size between."""
+        asked.append(diameter)
+        assert number == len(asked) - 1
+        return [np.full(100, np.sqrt(diameter * true))]
+
+    found, cells = scaling.agreed_diameter(half_right, 10.0, 0.1)
+    assert found == pytest.approx(true, rel=0.1)
+    assert cells == 100
+    assert 2 <= len(asked) <= len(scaling.PASSES)
+    assert ("in doubt" in caplog.text) == (true in (3.0, 40.0))
+
+
+def test_without_cells_the_pixel_size_counts_and_a_warning_says_so(tmp_path, caplog):
+    rng = np.random.default_rng(0)
+    image = rng.normal(300, 10, (2, 300, 300)).astype(np.uint16)
+    config = write(tmp_path, image, 0.5, f"{WATERSHED}, diameter: auto")
+    result = execute(config, tmp_path / "run")
+    assert result.cells == 0
+    assert result.scale["mpp_shown"] == result.scale["mpp"] == 0.5
+    assert result.scale["source"].startswith("not found")
+    assert "no cells are found" in caplog.text
+
+
+def test_a_pixel_size_that_nobody_says_is_assumed(tmp_path, caplog):
+    image, n = drawn(14, (300, 300))
+    config = write(tmp_path, image, None, f"{WATERSHED}, diameter: auto")
+    result = execute(config, tmp_path / "run")
+    assert abs(result.cells - n) <= 0.1 * n
+    assert "0.5 um per px is assumed" in caplog.text
+    assert result.scale["mpp"] == 0.5
+    with pytest.raises(InputError, match="diameter: auto"):
+        execute(write(tmp_path, image, None), tmp_path / "other")
+    with pytest.raises(InputError, match="pixel size"):
+        execute(write(tmp_path, image, None, f"{WATERSHED}, diameter: 9"), tmp_path / "o")
+
+
+@pytest.mark.parametrize("diameter", ["auto", 12])
+def test_a_backend_that_does_not_say_its_size_is_refused(tmp_path, diameter):
+    image, _ = drawn(14, (200, 200))
+    config = write(
+        tmp_path, image, 0.5, f"backend: 'tests.tissue:Local', diameter: {diameter}"
+    )
+    done = codexseg("run", config)
+    assert done.returncode == 2
+    assert "the backend 'local' does not say for cells of what size" in done.stderr
+    assert not (tmp_path / "my_codexseg").exists()
+
+
+class Styled(Local):
+    """Has a style vector that says how large cells are, once too small."""
+
+    diameter_um = 10.0
+    size_model = SizeModel(np.array([1.0]), np.array([0.0]), 0.0, 10.0)
+    styles = 0
+    seen: tuple[float, ...] = ()
+
+    def style(self, patches):
+        type(self).styles += len(patches)
+        return np.full((len(patches), 1), np.log(0.8))
+
+    def predict(self, patches, windows):
+        type(self).seen += (self.slide.mpp,)
+        return super().predict(patches, windows)
+
+
+def test_a_style_vector_is_the_first_of_the_two_passes(tmp_path):
+    image, _ = drawn(12, (300, 300))
+    config = write(
+        tmp_path, image, 0.5, "backend: 'tests.test_scale:Styled', diameter: auto"
+    )
+    Styled.styles, Styled.seen = 0, ()
+    result = execute(config, tmp_path / "run")
+    assert Styled.styles == 1
+    # the second pass sees cells of 8 um as if they were of 10, the run what that found
+    shown = result.scale["mpp_shown"]
+    assert sorted(set(Styled.seen)) == pytest.approx([0.5 * 10 / 8, shown], abs=1e-5)
+    assert result.scale["diameter_um"] == pytest.approx(7.9, abs=0.5)
+
+
+@pytest.mark.parametrize("compartment", ["both", "nuclear"])
+def test_built_in_backends_say_their_size(compartment):
+    config = SegmentationConfig(backend="watershed", compartment=compartment)
+    backend = create(config, Slide((99, 99), 0.5))
+    assert backend.diameter_um == {"both": 11, "nuclear": 8}[compartment]
+
+
+def test_arrays_are_scaled_too(caplog):
+    image, n = drawn(32, (512, 512))
+    patches = np.moveaxis(image, 0, -1)[None]
+    settings = {"segmentation": {"backend": "watershed"}}
+    (nominal,) = segment(patches, settings, image_mpp=0.5)
+    (given,) = segment(patches, settings, image_mpp=0.5, diameter=22)
+    (right,) = segment(patches, settings, image_mpp=0.25)
+    assert np.array_equal(given["cell"], right["cell"])
+    (auto,) = segment(patches, settings, diameter="auto")
+    assert "0.5 um per px is assumed" in caplog.text
+    found = [len(np.unique(r["cell"])) - 1 for r in (nominal, given, auto)]
+    assert abs(found[1] - n) <= 2 >= abs(found[2] - n)
+    with pytest.raises(ConfigError, match="does not say for cells of what size"):
+        segment(
+            patches, {"segmentation": {"backend": "tests.tissue:Local"}}, image_mpp=0.5,
+            diameter="auto",
+        )  # fmt: skip
+
+
+# --- channels of pictures -----------------------------------------------------------------
+
+RGB = ("red", "green", "blue")
+
+
+@pytest.mark.parametrize(
+    ("keys", "names", "nucleus", "wholecell"),
+    [
+        ({"mode": "RGB"}, RGB, "blue", ("green",)),
+        ({"mode": "RGB", "nucleus": "red", "cell": "blue"}, RGB, "red", ("blue",)),
+        ({"mode": "auto"}, RGB, "blue", ("green",)),
+        ({"mode": "auto"}, ("Channel 0", "Channel 1", "Channel 2"), "Channel 2",
+         ("Channel 1",)),
+        ({"mode": "auto", "nucleus": "grey"}, ("grey",), "grey", ()),
+        ({"mode": "L", "nucleus": "grey"}, ("x",), "x", ()),
+        ({"mode": "L", "nucleus": "grey", "cell": "grey"}, ("x",), "x", ("x",)),
+        ({"mode": "auto", "wholecell_channel": ("CD3",)}, ("CD3", "DAPI"), "DAPI",
+         ("CD3",)),
+        ({"mode": "auto"}, ("DAPI",), "DAPI", ()),
+        ({"mode": "auto"}, ("A", "B", "C"), "DAPI", ()),
+    ],
+)  # fmt: skip
+def test_modes_name_channels(keys, names, nucleus, wholecell):
+    found = by_name(ChannelsConfig(**keys), names)
+    assert (found.nuclear_channel, found.wholecell_channel) == (nucleus, wholecell)
+    assert found.mode == "names"
+    assert by_name(found, names) == found
+
+
+def test_a_grey_picture_has_no_nuclei_unless_it_is_told_so():
+    found = by_name(ChannelsConfig(mode="auto"), ("grey",))
+    assert (found.mode, found.wholecell_channel) == ("L", ("grey",))
+    assert not has_nuclei(found)
+    assert by_name(found, ("grey",)) == found
+    assert has_nuclei(by_name(ChannelsConfig(mode="L", nucleus="grey"), ("grey",)))
+
+
+@pytest.mark.parametrize(
+    ("keys", "names", "words"),
+    [
+        ({"mode": "L"}, RGB, "has 3 (red, green, blue): set it to RGB, or to auto"),
+        ({"mode": "RGB"}, ("grey",), "has 1 (grey): set it to L, or to auto"),
+        ({"mode": "RGB"}, ("A",) * 9, "has 9 (A, A, A, A, ...): set it to names"),
+        ({"mode": "RGB", "cell": "grey"}, RGB, "channels.cell is grey"),
+        ({}, RGB, "set channels.mode to RGB, or to auto"),
+        ({}, ("grey",), "set channels.mode to L, or to auto"),
+    ],
+)
+def test_what_a_picture_has_not_is_said(keys, names, words):
+    config = Config(channels=ChannelsConfig(**keys))
+    with pytest.raises((InputError, ConfigError)) as caught:
+        check_channels(config, names)
+    assert words in str(caught.value)
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """Nuclei in blue, rings in green, nothing in red; and as channels by name."""
+    image, n = drawn(16, (300, 300))
+    eight = (image / 32).clip(0, 255).astype(np.uint8)
+    rgb = np.stack([np.zeros_like(eight[0]), eight[1], eight[0]], axis=-1)
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    write_ome_tiff(tmp_path / "a.ome.tif", np.moveaxis(rgb, -1, 0), RGB, 0.5)
+    Image.fromarray(eight[0]).save(tmp_path / "grey.png")
+    return n
+
+
+def predict(folder, image, *words):
+    words = ("--backend", "watershed", "--out", folder / "out", "--overwrite", *words)
+    return codexseg("predict", folder / image, *words)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mode": "RGB"},
+        {"mode": "auto"},
+        {"nucleus": "blue", "wholecell": ["green"]},
+        {"mode": "RGB", "nucleus": "blue", "wholecell": ["green"]},
+        {"mode": "auto", "nucleus": "blue", "wholecell": ["green"]},
+    ],
+)
+def test_a_colour_picture_is_segmented_by_the_rule(tmp_path, options):
+    # without a picture: what is asked of the configuration is the same
+    (tmp_path / "a.png").touch()
+    config = prepare(tmp_path / "a.png", out=tmp_path, **options).pipeline.config
+    found = by_name(config.channels, RGB)
+    assert (found.nuclear_channel, found.wholecell_channel) == ("blue", ("green",))
+
+
+def test_a_colour_picture_and_a_slide_of_its_channels_are_the_same(tmp_path, picture):
+    import pandas as pd
+
+    done = predict(tmp_path, "a.png", "--mpp", "0.5", "--mode", "RGB")
+    assert done.returncode == 0, done.stderr
+    found = tifffile.imread(tmp_path / "out" / "a_cells.tif")
+    assert found.max() == picture
+    columns = pd.read_csv(tmp_path / "out" / "a_cells.csv").columns
+    assert {f"{colour}_cell_mean" for colour in RGB} <= set(columns)
+    slide = prepare(
+        tmp_path / "a.ome.tif", nucleus="blue", wholecell=["green"], out=tmp_path / "out",
+        backend="watershed",
+    )  # fmt: skip
+    slide.execute(overwrite=True)
+    assert np.array_equal(found, tifffile.imread(tmp_path / "out" / "a_cells.tif"))
+
+
+def test_a_picture_without_pixel_size(tmp_path, picture):
+    done = predict(tmp_path, "a.png")
+    assert done.returncode == 2
+    assert "--diameter is segmentation.diameter" in done.stderr
+    done = predict(tmp_path, "a.png", "--diameter", "auto")
+    assert done.returncode == 0, done.stderr
+    assert "0.5 um per px is assumed" in done.stderr
+    assert tifffile.imread(tmp_path / "out" / "a_cells.tif").max() == picture
+    with pytest.raises(ConfigError, match="expected 1 to 200 um, 'auto' or null"):
+        prepare(tmp_path / "a.png", out=tmp_path, diameter="large")
+
+
+def test_a_grey_picture_has_no_nuclei_and_one_error_says_what_to_do(tmp_path, picture):
+    done = predict(tmp_path, "grey.png", "--mpp", "0.5")
+    assert done.returncode == 2
+    assert "set channels.nucleus to grey" in done.stderr
+    assert "--nucleus is channels.nucleus" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+    options = {"mode": "L", "nucleus": "grey", "mpp": 0.5, "backend": "watershed"}
+    prepare(tmp_path / "grey.png", out=tmp_path / "out", **options).execute()
+    assert tifffile.imread(tmp_path / "out" / "grey_cells.tif").max() == picture
+
+
+class Cells(Local):
+    """Finds cells where the whole-cell channel is bright, and needs no nuclei."""
+
+    needs_nucleus = False
+    channels = ("nucleus", "wholecell")
+
+    def one(self, pixels, window):
+        assert not pixels[0].any()
+        assert self.slide.nucleus is None
+        assert not self.slide.has_nucleus
+        found = super().one(pixels[::-1] * np.uint16(32), window)
+        found[1] = 0
+        return found
+
+
+def test_a_backend_that_needs_no_nuclei_gets_none(tmp_path, picture):
+    config = tmp_path / "grey.yaml"
+    config.write_text(
+        "data: {file_name: grey.png, image_mpp: 0.5}\nchannels: {mode: L}\n"
+        "segmentation: {backend: 'tests.test_scale:Cells', compartment: whole-cell}\n"
+        "patching: {patch_height: 120, patch_width: 120}\nreport: {overlays: 0}\n"
+    )
+    result = execute(config, tmp_path / "run", until="export")
+    assert result.cells == picture
+    assert [s.state for s in Pipeline.from_yaml(config, tmp_path / "run").status()] == [
+        *["done"] * 8, "missing",
+    ]  # fmt: skip
+
+
+def test_a_run_of_a_picture_is_understood_when_the_picture_is_gone(tmp_path, picture):
+    config = tmp_path / "p.yaml"
+    config.write_text(
+        "data: {file_name: a.png, image_mpp: 0.5}\nchannels: {mode: auto}\n"
+        "segmentation: {backend: watershed}\nreport: {overlays: 0}\n"
+    )
+    execute(config, tmp_path / "run", until="flag")
+    assert manifest(tmp_path / "run")["config"]["channels"]["nuclear_channel"] == "blue"
+    (tmp_path / "a.png").unlink()
+    done = codexseg("status", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[1] for line in done.stdout.splitlines()] == [
+        *["done"] * 3, *["missing"] * 6,
+    ]  # fmt: skip
+
+
+# --- percentiles --------------------------------------------------------------------------
+
+
+class Fixed(Local):
+    """Takes for cells what is above 0.6, and notes the statistics that it is told."""
+
+    told: ClassVar = {}
+
+    def one(self, pixels, window):
+        assert pixels.dtype == np.float32
+        assert pixels.min() >= 0
+        Fixed.told[self.slide.nucleus] = self.slide.wholecell
+        return super().one(pixels * np.float32(1000 / 0.6), window)
+
+
+FIXED = "backend: 'tests.test_scale:Fixed', percentiles: [1, 99]"
+
+
+def test_percentiles_make_gain_and_offset_of_no_account(tmp_path):
+    image = tissue(empty=0)[:2]
+    found = []
+    for number, other in enumerate((image, image * np.uint16(3) + np.uint16(500))):
+        Fixed.told.clear()
+        execute(write(tmp_path, other, 0.5, FIXED), tmp_path / f"{number}", until="stitch")
+        (told,) = Fixed.told.items()
+        found.append((labels(tmp_path / f"{number}"), told))
+    (one, told), (two, told_too) = found
+    assert one.max() > 20
+    assert np.array_equal(one, two)
+    for statistics, others in zip(told, told_too, strict=True):
+        assert vars(statistics) == pytest.approx(vars(others), rel=1e-3)
+        assert statistics.minimum == 0
+        assert 0.8 < statistics.p999 <= statistics.maximum < 20
+
+
+def test_percentiles_of_the_slide_do_not_show_the_patches(tmp_path):
+    image = tissue()[:2]
+    execute(write(tmp_path, image, 0.5, FIXED), tmp_path / "one", until="stitch")
+    config = write(tmp_path, image, 0.5, FIXED, split_mode="full_image")
+    execute(config, tmp_path / "two", until="stitch")
+    assert labels(tmp_path / "one").max() > 20
+    assert np.array_equal(labels(tmp_path / "one"), labels(tmp_path / "two"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "normalization"),
+    [
+        ("wholecell_channel: [CD45]", "slide"),
+        ("wholecell_channel: [CD45, C]", "slide"),
+        ("wholecell_channel: [CD45, C], wholecell_merge: scaled", "slide"),
+        ("wholecell_channel: []", "slide"),
+        ("wholecell_channel: [CD45]", "patch"),
+    ],
+)
+def test_the_watershed_finds_the_same_with_and_without(tmp_path, keys, normalization):
+    image = tissue((300, 330), empty=0)
+    common = f"{WATERSHED}, normalization: {normalization}"
+    found = []
+    for number, more in enumerate(("", ", percentiles: [1, 99]")):
+        config = write(tmp_path, image, 0.5, common + more, keys)
+        execute(config, tmp_path / f"{number}", until="stitch")
+        found.append(labels(tmp_path / f"{number}"))
+    assert found[0].max() > 20
+    assert count_matches(object_pairs(overlaps(*found)), 0.7).f1 > 0.9
+
+
+def test_a_network_that_surveys_the_slide_sees_it_scaled(tmp_path):
+    image = blobs((300, 340))
+    keys = f"backend: panoptic, model_path: {TOY}, percentiles: [1, 99], diameter: 8"
+    found = []
+    for side in (130, 400):
+        config = write(tmp_path, image, 0.5, keys, patch_height=side, patch_width=side)
+        result = execute(config, tmp_path / f"{side}", until="stitch")
+        found.append(labels(tmp_path / f"{side}"))
+    assert result.scale["mpp_shown"] == 0.625
+    assert found[0].max() > 20
+    assert np.array_equal(*found)
+
+
+def test_a_flat_channel_stays_as_it_is(tmp_path):
+    image = np.full((2, 200, 200), 7, np.uint16)
+    image[0, 50:60, 50:60] = 5000  # less than a hundredth
+    config = write(tmp_path, image, 0.5, f"{WATERSHED}, percentiles: [1, 99]")
+    assert execute(config, tmp_path / "run", until="stitch").cells == 1
+
+
+def test_arrays_are_scaled_by_percentiles_too():
+    image = tissue(empty=0)[:2]
+    patches = np.moveaxis(image, 0, -1)[None]
+    settings = {
+        "data": {"image_mpp": 0.5},
+        "segmentation": {"backend": "tests.test_scale:Fixed", "percentiles": [1, 99]},
+    }
+    for normalization in ("slide", "patch"):
+        settings["segmentation"]["normalization"] = normalization
+        (one,) = segment(patches, settings)
+        (two,) = segment(patches * np.uint16(3) + np.uint16(500), settings)
+        assert one["cell"].max() > 20
+        assert np.array_equal(one["cell"], two["cell"])
+
+
+# --- runs of before -----------------------------------------------------------------------
+
+
+def test_keys_that_are_at_their_default_leave_finished_stages_alone(tmp_path):
+    with zipfile.ZipFile(OLD) as archive:
+        archive.extractall(tmp_path)
+    run = Run(tmp_path)
+    config = Config.model_validate(run.read_manifest()["config"])
+    for stage in ("load", "segment"):
+        was = run.marker(stage)["depends_on"]["config"]
+        assert {name: section_in_key(config, name) for name in was} == was
+
+
+@pytest.mark.parametrize(
+    ("section", "keys"),
+    [
+        ("channels", {"mode": "L"}),
+        ("segmentation", {"diameter": "auto"}),
+        ("segmentation", {"diameter": 9.0}),
+        ("segmentation", {"percentiles": [1, 99]}),
+    ],
+)
+def test_keys_that_matter_are_in_the_key_of_their_stage(section, keys):
+    default = section_in_key(Config(), section)
+    changed = section_in_key(Config.model_validate({section: keys}), section)
+    assert default == {k: v for k, v in changed.items() if k in default}
+    assert {k: changed[k] for k in keys} == keys
+    unused = Config.model_validate({"channels": {"cell": "red", "nucleus": "grey"}})
+    assert section_in_key(unused, "channels") == section_in_key(Config(), "channels")
