@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from codexseg.cli_compare import CompareCommand, compare
 from codexseg.cli_evaluate import EvaluateCommand, evaluate
 from codexseg.cli_models import models_app
 from codexseg.cli_signals import Terminated, listen
@@ -392,6 +393,7 @@ def config_check(
 
 app.command()(train)
 app.command(cls=EvaluateCommand)(evaluate)
+app.command(cls=CompareCommand)(compare)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from codexseg.cli_words import clear_errors, say
+from codexseg.cli_words import clear_errors, say, table
+from codexseg.cli_words import spread as _spread
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from codexseg.evaluate import Evaluation, Scores
 
@@ -117,26 +118,6 @@ def evaluate(
             say(f"Errors: {overlay} (matched green, missed blue, gained red)")
 
 
-def _spread(args: "Sequence[str]", option: str) -> list[str]:
-    """Repeat an option before each of the numbers that follow it."""
-    spread: list[str] = []
-    inside = False
-    for word in args:
-        inside = word == option or (inside and _is_number(word))
-        if inside and word != option and spread[-1] != option:
-            spread.append(option)
-        spread.append(word)
-    return spread
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True
-
-
 def _report(evaluation: "Evaluation", *, errors: bool, pixel: bool, by_image: bool) -> None:
     pooled, count = evaluation.pooled, len(evaluation.images)
     many = f"{count} images" if count > 1 else "1 image"
@@ -148,7 +129,7 @@ def _report(evaluation: "Evaluation", *, errors: bool, pixel: bool, by_image: bo
             f"Counted are pairs of objects, one to one, that share at least the given part "
             f"of their pixels (IoU){f'; {how}' if count > 1 else ''}."
         )
-        _table(_match_rows(evaluation, by_image=by_image))
+        table(_match_rows(evaluation, by_image=by_image))
     else:
         say(f"{many} of probabilities; foreground from 0.5 on.")
     if errors and pooled.errors is not None:
@@ -180,7 +161,7 @@ def _errors(pooled: "Scores") -> None:
     row = {name: str(getattr(found, name)) for name in names}
     for name, title in list(_COLUMNS.items())[:3]:
         row[title] = f"{getattr(found, name):.4f}"
-    _table([row])
+    table([row])
     say(
         f"Splits made {found.gained_from_split} objects too many, merges "
         f"{found.missed_from_merge} too few; {found.true_in_catastrophe} true and "
@@ -195,12 +176,4 @@ def _pixels(pooled: "Scores") -> None:
     row = {title: f"{getattr(pooled.pixels, n):.4f}" for n, title in titles.items()}
     if pooled.auroc is not None:
         row["AuROC"] = f"{pooled.auroc:.4f}"
-    _table([row])
-
-
-def _table(rows: "Sequence[Mapping[str, str]]") -> None:
-    """Say rows under their titles, right-aligned."""
-    widths = {title: max(len(title), *(len(r[title]) for r in rows)) for title in rows[0]}
-    say("  ".join(title.rjust(width) for title, width in widths.items()))
-    for row in rows:
-        say("  ".join(row[title].rjust(width) for title, width in widths.items()))
+    table([row])

@@ -1,7 +1,7 @@
 """How the commands speak to the user, and how they end when the input is wrong."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import typer
@@ -33,6 +33,52 @@ def clear_errors(options: Mapping[str, str] | None = None) -> Iterator[None]:
 def say(text: str = "", *, error: bool = False) -> None:
     """Write a line to the terminal, or to its error stream."""
     typer.echo(text, err=error)
+
+
+def table(rows: Sequence[Mapping[str, str]]) -> None:
+    """Say rows under their titles, right-aligned."""
+    widths = {title: max(len(title), *(len(r[title]) for r in rows)) for title in rows[0]}
+    say("  ".join(title.rjust(width) for title, width in widths.items()))
+    for row in rows:
+        say("  ".join(row[title].rjust(width) for title, width in widths.items()))
+
+
+def is_number(word: str) -> bool:
+    """Whether a word of the command line is a number."""
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def is_no_option(word: str) -> bool:
+    """Whether a word of the command line is a value and not the name of an option."""
+    return not word.startswith("-")
+
+
+def spread(
+    args: Sequence[str], option: str, belongs: Callable[[str], bool] = is_number
+) -> list[str]:
+    """Repeat an option before each of the words that follow it.
+
+    Parameters
+    ----------
+    args : sequence of str
+        The command line.
+    option : str
+        Such as ``--iou``; ``--iou 0.5 0.75`` becomes ``--iou 0.5 --iou 0.75``.
+    belongs : callable
+        Which words are values of it; the first that is not ends them.
+    """
+    found: list[str] = []
+    inside = False
+    for word in args:
+        inside = word == option or (inside and belongs(word))
+        if inside and word != option and found[-1] != option:
+            found.append(option)
+        found.append(word)
+    return found
 
 
 def _in_options(message: str, options: Mapping[str, str]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from codexseg.core.free_quality import FRACTIONS, OTHERS
 from codexseg.core.overlay import round_length
 from codexseg.errors import RunStateError
 from codexseg.files import write_atomic
@@ -20,6 +21,7 @@ from codexseg.stages.metadata import cells_of, counts_of
 from codexseg.stages.pictures import COLOURS, overview, pictures
 from codexseg.stages.pixels import grid_of, loaded
 from codexseg.stages.profile import measured_channels
+from codexseg.stages.quality import QUALITY, write_quality
 from codexseg.stages.repair import REASONS
 from codexseg.stages.segment import COMPARTMENTS
 from codexseg.stages.surveys import SURVEY
@@ -30,11 +32,16 @@ MOST_ROWS = 500
 """Patches that the table lists."""
 MOST_NAMED = 50
 """Failed patches that are named one by one."""
+LEAST_CELLS = 50
+"""Of a patch, for its figures to say something of the range over patches."""
+LEAST_PATCHES = 5
+"""Of such patches, for a range to be given."""
 BARS = 30
 """Bars of a histogram, about."""
 
 ALWAYS = (
     "segmentation.ome.zarr",
+    "quality.csv",
     "channel_stats.csv",
     "timings.csv",
     "config.yaml",
@@ -45,7 +52,7 @@ ALWAYS = (
 
 
 def report(context: Context) -> Row:
-    """Write report.html: one file, without scripts, that needs nothing beside it."""
+    """Write quality.csv and report.html: one file, without scripts, complete in itself."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     job = context.job
@@ -57,10 +64,13 @@ def report(context: Context) -> Row:
         lstrip_blocks=True,
     )
     environment.filters["n"] = lambda value: f"{value:,}"
+    *qualities, whole = write_quality(context)
     shown = list(pictures(job))
     page = environment.get_template("report.html.j2").render(
         **_facts(job),
-        patches=_patches(job),
+        patches=_patches(job, qualities),
+        quality=whole,
+        ranges=_ranges(qualities),
         most_rows=MOST_ROWS,
         overview=overview(job),
         pictures=shown,
@@ -70,7 +80,7 @@ def report(context: Context) -> Row:
         colours=COLOURS,
     )
     write_atomic(job.run.path / REPORT, page)
-    return {"pictures": len(shown), "written": ["report.html"]}
+    return {"pictures": len(shown), "written": [REPORT, QUALITY]}
 
 
 # -- facts ---------------------------------------------------------------------------------
@@ -101,6 +111,7 @@ def _facts(job: Job) -> Row:
         "started": manifest.get("last_started", ""),
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "load": _summary(job, "load"),
+        "scale": _summary(job, "segment").get("scale"),
         "repair": _summary(job, "repair"),
         "unmatched": _unmatched(job),
         "n_cells": len(cells_of(job)["cell_id"]),
@@ -147,7 +158,7 @@ def _unmatched(job: Job) -> dict[str, dict[str, int]]:
     return found
 
 
-def _patches(job: Job) -> list[Row]:
+def _patches(job: Job, qualities: list[Row]) -> list[Row]:
     """Return a row for each of the first patches."""
     grid, segmented = grid_of(job), job.rows("segment")
     rows = []
@@ -163,20 +174,39 @@ def _patches(job: Job) -> list[Row]:
                 "fraction": pairs / total if total else None,
                 "status": found.get("status", "skipped"),
                 "note": found.get("note", ""),
+                "quality": qualities[number],
             }
         )
     return rows
 
 
+def _ranges(qualities: list[Row]) -> dict[str, tuple[float, float]]:
+    """Return what eight in ten patches lie between, of those with cells enough to judge."""
+    held = [row for row in qualities if row["cells"] >= LEAST_CELLS]
+    found = {}
+    for name in (*FRACTIONS, *OTHERS):
+        values = [row[name] for row in held if not np.isnan(row[name])]
+        if len(values) >= LEAST_PATCHES:
+            low, high = np.percentile(values, (10, 90)).tolist()
+            found[name] = low, high
+    return found
+
+
 def _times(job: Job) -> list[tuple[str, float, float]]:
-    """Return wall and CPU seconds of the stages, as they were last done.
+    """Return wall and CPU seconds of the stages before this one."""
+    times = stage_times(job.run.timings_path)
+    return [(name, *times[name]) for name in job.keys if name in times and name != "report"]
+
+
+def stage_times(path: Path) -> dict[str, tuple[float, float]]:
+    """Read wall and CPU seconds of the stages, as they were last done, from timings.csv.
 
     The driver's line ends a stage. Where it did the patches itself, its CPU time holds
     theirs; where workers did them, theirs comes on top.
     """
     times: dict[str, tuple[float, float]] = {}
     patches: dict[str, float] = {}
-    for part, patch, wall, cpu in _time_lines(job.run.timings_path):
+    for part, patch, wall, cpu in _time_lines(path):
         name = part.partition(".")[0]
         stage = "segment" if name == SURVEY else name
         if patch == "driver":
@@ -184,7 +214,7 @@ def _times(job: Job) -> list[tuple[str, float, float]]:
             times[stage] = wall, cpu if cpu >= others else cpu + others
         else:
             patches[stage] = patches.get(stage, 0.0) + cpu
-    return [(name, *times[name]) for name in job.keys if name in times and name != "report"]
+    return times
 
 
 def _time_lines(path: Path) -> Iterator[tuple[str, str, float, float]]:

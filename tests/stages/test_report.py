@@ -1,5 +1,7 @@
 import base64
+import copy
 import io
+import json
 import re
 from html.parser import HTMLParser
 
@@ -9,9 +11,11 @@ import pytest
 from PIL import Image
 from scipy import ndimage as ndi
 
-from codexseg.stages import pictures, report, segment
+from codexseg.core.intensity import block_mean
+from codexseg.core.quality import Blocks, channel_levels, estimate_background
+from codexseg.stages import pictures, quality, report, segment
 from tests.images import write_ome_tiff
-from tests.runs import execute
+from tests.runs import execute, labels
 from tests.tissue import NAMES, Local, segment_locally, tissue, write_slide
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -152,6 +156,111 @@ def test_page_tells_the_numbers_of_the_tables(usual):
     assert page.boxes("bad") == page.boxes("warn") == []
 
 
+def qualities(run):
+    return pd.read_csv(run / "quality.csv", dtype={"patch_id": str}, index_col="patch_id")
+
+
+def test_quality_is_what_labels_and_light_say(usual):
+    page, result = usual
+    table, metadata = (
+        qualities(result.path),
+        pd.read_csv(result.path / "patches_metadata.csv"),
+    )
+    assert len(table) == len(metadata) + 1
+    patches, slide = table.iloc[:-1], table.loc["slide"]
+    for name in ("cells", "nuclei"):
+        assert patches[name].tolist() == metadata[f"n_{name}"].tolist()
+        assert patches[name].sum() == slide[name]
+    assert slide.pairs < slide.cells != slide.nuclei > slide.pairs
+    assert slide.cells_matched == pytest.approx(slide.pairs / slide.cells, rel=1e-5)
+    assert slide.nuclei_matched == pytest.approx(slide.pairs / slide.nuclei, rel=1e-5)
+
+    image, cells = tissue(empty=230), labels(result.path, "cell_original")
+    foreground = np.zeros(cells.shape, bool)
+    for channel in image[:2]:
+        _, _, level, noise, p999 = channel_levels(channel)
+        blocks = Blocks(*(np.full((9, 9), v, np.float32) for v in (level, noise / 4, 0)))
+        limit = estimate_background(blocks, p999, integer=True).threshold
+        squares = block_mean(channel, 4) > limit
+        foreground |= np.kron(squares, np.ones((4, 4), bool))[:420, :460]
+    covered = (foreground & (cells > 0)).sum()
+    assert slide.foreground_fraction == pytest.approx(foreground.mean(), rel=1e-5)
+    assert slide.foreground_covered == pytest.approx(covered / foreground.sum(), rel=1e-5)
+    assert slide.cells_on_foreground == pytest.approx(covered / (cells > 0).sum(), rel=1e-5)
+    areas = np.bincount(cells.ravel())[1:]
+    assert slide.size_cv == pytest.approx(areas.std() / areas.mean(), rel=1e-5)
+
+    assert "Quality without a reference" in page.text
+    assert f"Signal covered by cells {100 * slide.foreground_covered:.0f} %" in page.text
+    assert f"Spread of cell sizes {slide.size_cv:.2f}" in page.text
+
+
+def test_quality_of_the_slide_does_not_depend_on_patches(tmp_path):
+    config, rows = write(tmp_path, extra="report: {overlays: 0}\n"), []
+    text = config.read_text()
+    for name, (height, width) in {"a": (77, 461), "b": (150, 90)}.items():
+        changed = text.replace("patch_height: 150", f"patch_height: {height}")
+        config.write_text(changed.replace("patch_width: 160", f"patch_width: {width}"))
+        run = execute(config, tmp_path / name).path
+        rows.append((run / "quality.csv").read_text().splitlines()[-1])
+    assert rows[0] == rows[1]
+
+
+def test_quality_goes_on_where_it_was_stopped(usual, monkeypatch):
+    _, result = usual
+    config, path = result.path.parent / "my.yaml", result.path / "quality.csv"
+    before = path.read_bytes()
+    path.unlink()
+    looked = []
+
+    def stops(job, window):
+        looked.append(window)
+        if len(looked) == 4:
+            raise KeyboardInterrupt
+        return judge(job, window)
+
+    judge = quality._look
+    monkeypatch.setattr(quality, "_look", stops)
+    with pytest.raises(KeyboardInterrupt):
+        execute(config, result.path)
+    assert not path.exists()
+    execute(config, result.path)
+    assert path.read_bytes() == before
+    assert len(looked) == len(set(looked)) + 1
+
+
+def test_a_report_of_an_earlier_version_stays_done(usual):
+    _, result = usual
+    config, marker = result.path.parent / "my.yaml", result.path / "stages" / "report.json"
+    record = json.loads(marker.read_text())
+    assert record["summary"]["written"] == ["report.html", "quality.csv"]
+    old, kept = copy.deepcopy(record), (result.path / "quality.csv").read_bytes()
+    old["summary"]["written"] = ["report.html"]
+    old["files"] = {"report.html": record["files"]["report.html"]}
+    marker.write_text(json.dumps(old))
+    (result.path / "quality.csv").unlink()
+    states = [stage.state for stage in execute(config, result.path).stages]
+    assert states == ["done"] * 9
+    assert not (result.path / "quality.csv").exists()
+    execute(config, result.path, force="report")
+    assert (result.path / "quality.csv").read_bytes() == kept
+
+
+def test_the_diameter_that_was_found_is_told(usual):
+    _, result = usual
+    config, marker = result.path.parent / "my.yaml", result.path / "stages" / "segment.json"
+    record = json.loads(marker.read_text())
+    record["summary"]["scale"] = {
+        "diameter_um": 7.25,
+        "factor": 1.4,
+        "source": "two passes",
+    }
+    marker.write_text(json.dumps(record))
+    execute(config, result.path, force="report")
+    words = "Cell diameter 7.2 \u00b5m, two passes; the image was looked at 1.40 times"
+    assert words in Page(result.path / "report.html").text
+
+
 def test_every_patch_stage_and_file_is_listed_and_explained(usual):
     page, result = usual
     metadata = pd.read_csv(result.path / "patches_metadata.csv")
@@ -211,6 +320,9 @@ def test_failed_patches_are_named_with_their_place_and_reason(tmp_path):
     red = np.asarray(page.decoded()[0], int)[:, :, 0].max()
     assert red > 200
     assert page.source.count('<rect class="failed"') == len(result.failed_patches)
+    table = qualities(result.path)
+    failed = table.index.isin([str(patch) for patch in result.failed_patches])
+    assert table.foreground_fraction.isna().tolist() == failed.tolist()
 
 
 def test_a_slide_without_signal_is_said_so(tmp_path):
@@ -227,6 +339,7 @@ def test_a_backend_that_finds_nothing_is_said_so(tmp_path):
     (box,) = page.boxes("bad")
     assert "No cells were found" in box
     assert "<h2>Sizes</h2>" not in page.source
+    assert "<h2>Quality without a reference</h2>" not in page.source
 
 
 def test_objects_that_may_be_cut_are_told(tmp_path, monkeypatch):
