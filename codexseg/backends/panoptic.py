@@ -135,9 +135,7 @@ class Panoptic:
         labels = np.zeros(patches.shape, np.uint32)
         every = self._surveys(patches.shape[2:])
         for patch, found in zip(patches, labels, strict=True):
-            view = InMemory(patch)
-            for survey in every:
-                view.keep(survey)
+            view = InMemory(patch, every)
             whole = Window(0, 0, *patch.shape[1:])
             found[:] = self._label(whole, view, "heap")  # as deepcell: nothing to join
         return labels
@@ -266,14 +264,18 @@ class InMemory:
     ----------
     pixels : (2, y, x) uint8, uint16 or float32
         Nucleus, whole cell.
+    surveys : sequence of Survey
+        Are done at once.
     """
 
-    def __init__(self, pixels: Pixels) -> None:
+    def __init__(self, pixels: Pixels, surveys: Sequence[Survey] = ()) -> None:
         self._pixels = pixels
         self._found: dict[tuple[str, int], Arrays] = {}
         self._concluded: dict[str, Arrays] = {}
         self.shape = cast("tuple[int, int]", pixels.shape[1:])
         self.bounds = float(pixels.min()), float(pixels.max())
+        for survey in surveys:
+            self.keep(survey)
 
     def keep(self, survey: Survey) -> None:
         """Do a survey, and keep what it finds."""

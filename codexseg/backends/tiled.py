@@ -148,9 +148,7 @@ class Tiled(ABC):
         labels = np.zeros(patches.shape, np.uint32)
         every = self._surveys(patches.shape[2:])
         for patch, found in zip(patches, labels, strict=True):
-            view = InMemory(patch)
-            for survey in every:
-                view.keep(survey)
+            view = InMemory(patch, every)
             found[:] = self.label(Window(0, 0, *patch.shape[1:]), view)
         return labels
 

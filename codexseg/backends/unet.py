@@ -151,8 +151,8 @@ class Unet:
                 levels = self._slide_limits()
             else:
                 levels = self._patch_limits(patch)
-            view = InMemory(patch)
-            view.keep(self._survey(view.shape, lambda levels=levels: levels))
+            survey = self._survey(patch.shape[1:], lambda levels=levels: levels)
+            view = InMemory(patch, (survey,))
             found[:] = self.label(Window(0, 0, *view.shape), view)
         return labels
 

@@ -123,10 +123,10 @@ def _maps(path: Path, image: Pixels, mpp: float) -> Pixels:
     """Have the backend make the four maps of an image, at its own scale."""
     markers: list[Any] = [scaled(marker) for marker in image[1:]]
     merged = merge_channels(markers) if markers else np.zeros_like(image[0])
-    view = InMemory(np.stack([image[0], merged]))
+    both = np.stack([image[0], merged])
     config = SegmentationConfig(backend="panoptic", model_path=path)
-    for survey in Panoptic(config, Slide(view.shape, mpp)).surveys:
-        view.keep(survey)
+    network = Panoptic(config, Slide((both.shape[1], both.shape[2]), mpp))
+    view = InMemory(both, network.surveys)
     shown = Image.of(view.shape, mpp)
     maps = shown.maps(Window(0, 0, *shown.shape), MAPS, view)
     if maps is None:
