@@ -28,12 +28,16 @@ class Constants:
         Sigma of that smoothing, px of the network's image.
     min_area : int
         Objects of fewer pixels of the network's image are dropped.
+    growth_px : float
+        How far objects then grow, px of the network's image, up to each other: the
+        interior leaves out the boundary, which is theirs.
     """
 
     h: float
     interior_threshold: float = 0.2
     smoothing_px: float = 2.0
     min_area: int = 15
+    growth_px: float = 0.0
 
 
 MESMER = Constants(h=0.075), Constants(h=0.1)
@@ -72,19 +76,21 @@ def to_json(cell: Constants, nucleus: Constants) -> str:
 
 def _checked(said: dict[str, float]) -> Constants:
     names = {field.name for field in fields(Constants)}
-    if set(said) != names:
+    if set(said) | {"growth_px"} != names:  # files of before know no growth
         raise ValueError(f"got {sorted(said)}, expected {sorted(names)}")
     made = Constants(
         float(said["h"]),
         float(said["interior_threshold"]),
         float(said["smoothing_px"]),
         int(said["min_area"]),
+        float(said.get("growth_px", 0.0)),
     )
     if not (
         0 < made.h < 1
         and 0 < made.interior_threshold < 1
         and 0 <= made.smoothing_px <= 8
         and made.min_area >= 1
+        and 0 <= made.growth_px <= 8
     ):
         raise ValueError(f"out of range: {made}")
     return made

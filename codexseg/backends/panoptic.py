@@ -9,7 +9,6 @@ memory; an image that does is a slide of its own.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
 from math import ceil
 from typing import Any, ClassVar, Literal, cast
 
@@ -36,6 +35,7 @@ from codexseg.backends.weights import EMBEDDED, Weights, resolve
 from codexseg.core.deep_watershed import deep_watershed
 from codexseg.core.flooding import Ties
 from codexseg.core.grid import Window
+from codexseg.core.watershed import grow_labels
 from codexseg.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -201,8 +201,18 @@ def flood(
     growth = CONTEXT_PX
     while (maps := image.maps(seen, names, slide)) is not None:
         cut = _cut_edges(seen, image.shape)
-        labels, doubtful = deep_watershed(*maps, **asdict(constants), ties=ties, cut=cut)
+        labels, doubtful = deep_watershed(
+            *maps,
+            h=constants.h,
+            interior_threshold=constants.interior_threshold,
+            smoothing_px=constants.smoothing_px,
+            min_area=constants.min_area,
+            ties=ties,
+            cut=cut,
+        )
         del maps
+        if constants.growth_px:
+            labels = grow_labels(labels, constants.growth_px)
         growth *= 2
         wider = seen.grow(growth, image.shape)
         inner = _without_context(window, image.shape)

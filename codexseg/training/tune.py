@@ -12,11 +12,13 @@ from codexseg.core.deep_watershed import deep_watershed
 from codexseg.core.labels import Labels
 from codexseg.core.metrics import count_matches, object_pairs
 from codexseg.core.overlaps import overlaps
+from codexseg.core.watershed import grow_labels
 from codexseg.errors import InputError
 
-PEAKS = (0.03, 0.05, 0.075, 0.1, 0.15)
-THRESHOLDS = (0.2, 0.3, 0.4, 0.5)
+PEAKS = (0.05, 0.075, 0.1, 0.15)
+THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6)
 SMOOTHINGS_PX = (0.5, 1.0, 1.5, 2.0)
+GROWTHS_PX = (0.0, 1.0, 1.5, 2.0, 2.5)
 LEAST_OBJECTS = 30
 
 
@@ -62,17 +64,23 @@ def choose_constants(
     """
     best, score = Constants(h=PEAKS[0]), -1.0
     for smoothing, threshold, h in product(SMOOTHINGS_PX, THRESHOLDS, PEAKS):
-        tried = Constants(h, threshold, smoothing)
-        scores = [f1 for image in held for f1 in _scores(image, tried, least)]
-        if not scores:
-            raise InputError(
-                f"none of the images that are held back has {least} objects or more, "
-                f"expected some to choose the constants of post-processing by: hold back "
-                f"more images."
-            )
-        found = float(np.mean(scores))
-        if found > score:
-            best, score = tried, found
+        flooded = [_flooded(image, Constants(h, threshold, smoothing)) for image in held]
+        for growth in GROWTHS_PX:
+            tried = Constants(h, threshold, smoothing, growth_px=growth)
+            scores = [
+                f1
+                for image, labels in zip(held, flooded, strict=True)
+                for f1 in _scores(image, grow_labels(labels, growth), least)
+            ]
+            if not scores:
+                raise InputError(
+                    f"none of the images that are held back has {least} objects or more, "
+                    f"expected some to choose the constants of post-processing by: hold "
+                    f"back more images."
+                )
+            found = float(np.mean(scores))
+            if found > score:
+                best, score = tried, found
     if score <= 0:
         raise InputError(
             "the network finds none of the objects that were held back, with whatever "
@@ -82,8 +90,8 @@ def choose_constants(
     return best, score
 
 
-def _scores(image: Held, constants: Constants, least: int) -> list[float]:
-    labels = deep_watershed(
+def _flooded(image: Held, constants: Constants) -> Labels:
+    return deep_watershed(
         image.distance,
         image.interior,
         h=constants.h,
@@ -91,6 +99,9 @@ def _scores(image: Held, constants: Constants, least: int) -> list[float]:
         smoothing_px=constants.smoothing_px,
         min_area=constants.min_area,
     )
+
+
+def _scores(image: Held, labels: Labels, least: int) -> list[float]:
     scores = []
     for place, truth in image.truth:
         if len(np.unique(truth)) > least:

@@ -12,7 +12,7 @@ from codexseg.backends.weights import resolve
 from codexseg.config import SegmentationConfig
 from codexseg.core.grid import Window
 from codexseg.errors import InputError
-from tests.mesmer import TOY
+from tests.mesmer import TOY, golden
 
 
 def varint(value):
@@ -76,3 +76,27 @@ def test_they_decide_what_becomes_an_object(tmp_path):
     assert plain[0].any()
     assert not chosen[0].any()
     assert np.array_equal(plain[1], chosen[1])
+
+
+def test_files_of_before_know_no_growth(tmp_path):
+    text = json.loads(to_json(*MESMER))
+    for constants in text.values():
+        del constants["growth_px"]
+    path = with_metadata(tmp_path / "net.onnx", json.dumps(text))
+    assert constants_of(resolve(path)) == MESMER
+
+
+def test_growth_takes_background_and_no_neighbours(tmp_path):
+    image, whole = golden()["image"], Window(0, 0, *golden()["image"].shape[1:])
+
+    def segment(growth):
+        cell = Constants(0.075, growth_px=growth)
+        path = with_metadata(tmp_path / f"{growth}.onnx", to_json(cell, MESMER[1]))
+        config = SegmentationConfig(backend="panoptic", model_path=path)
+        backend = Panoptic(config, Slide(whole.shape, 0.5))
+        return backend.predict(image[None], [whole])[0]
+
+    plain, grown = segment(0.0), segment(2.0)
+    assert np.array_equal(grown[0][plain[0] > 0], plain[0][plain[0] > 0])
+    assert np.count_nonzero(grown[0]) > 1.1 * np.count_nonzero(plain[0])
+    assert np.array_equal(grown[1], plain[1])

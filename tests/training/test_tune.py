@@ -24,6 +24,19 @@ def test_the_constants_are_those_of_the_best_f1():
     assert constants.interior_threshold in THRESHOLDS
 
 
+def test_growth_gives_back_what_the_interior_leaves_out():
+    labels = np.zeros((160, 160), np.uint32)
+    for i in range(64):
+        y, x = 20 * (i // 8) + 4, 20 * (i % 8) + 4
+        labels[y : y + 12, x : x + 12] = i + 1
+    interior = ndi.binary_erosion(labels > 0, np.ones((5, 5))).astype(np.float32)
+    whole = (slice(0, 160), slice(0, 160))
+    held = [Held(inner_distance(labels), interior, [(whole, labels)])]
+    constants, f1 = choose_constants(held)
+    assert f1 == 1
+    assert constants.growth_px + constants.smoothing_px > 1
+
+
 def test_a_network_that_finds_nothing_is_an_error():
     labels = np.kron(np.arange(49).reshape(7, 7), np.ones((12, 12), int)).astype(np.uint32)
     maps = np.zeros((2, 84, 84), np.float32)
