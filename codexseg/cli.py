@@ -18,6 +18,7 @@ import typer
 from codexseg.cli_compare import CompareCommand, compare
 from codexseg.cli_evaluate import EvaluateCommand, evaluate
 from codexseg.cli_models import models_app
+from codexseg.cli_options import Diameter, Mode, Mpp, Panel, Processes
 from codexseg.cli_signals import Terminated, listen
 from codexseg.cli_train import train
 from codexseg.cli_words import clear_errors, say
@@ -209,13 +210,7 @@ def predict(
     wholecell: Annotated[
         str, typer.Option(help="Names of whole-cell markers, with commas between.")
     ] = "",
-    mode: Annotated[
-        str | None,
-        typer.Option(
-            help="names (default with --nucleus), auto (default), L (a grey picture) or "
-            "RGB (cells green, nuclei blue)."
-        ),
-    ] = None,
+    mode: Mode = None,
     backend: Annotated[
         str | None,
         typer.Option(help="embedded (default), watershed, mesmer, cellpose or another."),
@@ -224,19 +219,10 @@ def predict(
         Path | None,
         typer.Option(help="Weights for --backend mesmer, panoptic or deepcell."),
     ] = None,
-    mpp: Annotated[
-        float | None, typer.Option(help="Micrometres per px; default: the image's.")
-    ] = None,
-    panel: Annotated[
-        Path | None, typer.Option(help="Table of channel names (TSV, csv or a list).")
-    ] = None,
-    diameter: Annotated[
-        str | None,
-        typer.Option(help="Diameter of a typical cell, um; auto: found from the image."),
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; default: 1.")
-    ] = None,
+    mpp: Mpp = None,
+    panel: Panel = None,
+    diameter: Diameter = None,
+    workers: Processes = None,
     *,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files of the outputs' names.")

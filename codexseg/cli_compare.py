@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from codexseg.cli_options import Diameter, Mode, Mpp, Panel, Processes
 from codexseg.cli_words import clear_errors, is_no_option, say, spread, table
 
 if TYPE_CHECKING:
@@ -70,13 +71,7 @@ def compare(
         list[str] | None,
         typer.Option(help="Names of whole-cell markers, one or several."),
     ] = None,
-    mode: Annotated[
-        str | None,
-        typer.Option(
-            help="names (default with --nucleus), auto (default), L (a grey picture) or "
-            "RGB (cells green, nuclei blue)."
-        ),
-    ] = None,
+    mode: Mode = None,
     truth: Annotated[
         Path | None,
         typer.Option(
@@ -98,19 +93,10 @@ def compare(
         list[str] | None,
         typer.Option(metavar="NAME=PATH", help="Weights of a backend, one or several."),
     ] = None,
-    mpp: Annotated[
-        float | None, typer.Option(help="Micrometres per px; default: the image's.")
-    ] = None,
-    panel: Annotated[
-        Path | None, typer.Option(help="Table of channel names (TSV, csv or a list).")
-    ] = None,
-    diameter: Annotated[
-        str | None,
-        typer.Option(help="Diameter of a typical cell, um; auto: found from the image."),
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes; default: 1.")
-    ] = None,
+    mpp: Mpp = None,
+    panel: Panel = None,
+    diameter: Diameter = None,
+    workers: Processes = None,
     *,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files of the outputs' names.")

@@ -198,7 +198,7 @@ def _segment_all(
             pipeline.source()
         except BackendUnavailable as error:
             missing[name] = str(error)
-            progress(f"{name}: unavailable: {error}")
+            progress(f"{name}: unavailable; why follows at the end")
     if len(missing) == len(pipelines):
         reasons = "\n".join(f"  {name}: {reason}" for name, reason in missing.items())
         raise BackendUnavailable(f"none of the backends can be had:\n{reasons}")
@@ -210,7 +210,7 @@ def _segment_all(
         progress(f"{name}: segmenting")
         found.append(_segment(name, pipeline, workers))
         if found[-1].reason:
-            progress(f"{name}: failed: {found[-1].reason}")
+            progress(f"{name}: failed; why follows at the end")
     return found
 
 

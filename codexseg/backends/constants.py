@@ -31,6 +31,8 @@ class Constants:
     growth_px : float
         How far objects then grow, px of the network's image, up to each other: the
         interior leaves out the boundary, which is theirs.
+    least_peak : float
+        Objects in which the inner distance stays below are dropped.
     """
 
     h: float
@@ -38,6 +40,7 @@ class Constants:
     smoothing_px: float = 2.0
     min_area: int = 15
     growth_px: float = 0.0
+    least_peak: float = 0.0
 
 
 MESMER = Constants(h=0.075), Constants(h=0.1)
@@ -76,7 +79,7 @@ def to_json(cell: Constants, nucleus: Constants) -> str:
 
 def _checked(said: dict[str, float]) -> Constants:
     names = {field.name for field in fields(Constants)}
-    if set(said) | {"growth_px"} != names:  # files of before know no growth
+    if set(said) | {"growth_px", "least_peak"} != names:  # files of before lack the last
         raise ValueError(f"got {sorted(said)}, expected {sorted(names)}")
     made = Constants(
         float(said["h"]),
@@ -84,6 +87,7 @@ def _checked(said: dict[str, float]) -> Constants:
         float(said["smoothing_px"]),
         int(said["min_area"]),
         float(said.get("growth_px", 0.0)),
+        float(said.get("least_peak", 0.0)),
     )
     if not (
         0 < made.h < 1
@@ -91,6 +95,7 @@ def _checked(said: dict[str, float]) -> Constants:
         and 0 <= made.smoothing_px <= 8
         and made.min_area >= 1
         and 0 <= made.growth_px <= 8
+        and 0 <= made.least_peak < 1
     ):
         raise ValueError(f"out of range: {made}")
     return made

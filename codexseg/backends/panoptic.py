@@ -32,7 +32,7 @@ from codexseg.backends.panoptic_image import MAPS, Image
 from codexseg.backends.panoptic_surveys import surveys
 from codexseg.backends.runtime import Batch, choose_runtime
 from codexseg.backends.weights import EMBEDDED, Weights, resolve
-from codexseg.core.deep_watershed import deep_watershed
+from codexseg.core.deep_watershed import deep_watershed, remove_faint_objects
 from codexseg.core.flooding import Ties
 from codexseg.core.grid import Window
 from codexseg.core.watershed import grow_labels
@@ -103,14 +103,7 @@ class Panoptic:
     @property
     def about(self) -> dict[str, str | bool | None]:
         """What the manifest says of the weights."""
-        weights = self._weights
-        return {
-            "weights": weights.name,
-            "weights_path": str(weights.path),
-            "weights_digest": weights.digest,
-            "weights_verified": weights.verified,
-            "licence": weights.licence,
-        }
+        return self._weights.about
 
     def fingerprint(self) -> str:
         """Name the computation and the weights; converted weights count as the same."""
@@ -210,6 +203,7 @@ def flood(
             ties=ties,
             cut=cut,
         )
+        labels = remove_faint_objects(labels, maps[0], constants.least_peak)
         del maps
         if constants.growth_px:
             labels = grow_labels(labels, constants.growth_px)

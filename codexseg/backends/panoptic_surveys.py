@@ -6,6 +6,7 @@ each survey needs those before it. All pieces lie on grids that are anchored at 
 image's corner, so nothing depends on how the slide is cut into patches.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from codexseg.backends.panoptic_image import (
     edges_name,
     levels_of,
 )
-from codexseg.backends.runtime import Batch, open_network, predict_tiles
+from codexseg.backends.runtime import Batch, Floats, Network, open_network, predict_tiles
 from codexseg.backends.weights import Weights
 from codexseg.core.contrast import (
     BLOCK_PX,
@@ -205,24 +206,36 @@ class RangeSurvey(_Pieces):
         return {"range": np.stack([every[..., 0].min(0), every[..., 1].max(0)], axis=1)}
 
 
-class NetworkSurvey:
-    """The maps of the network, summed over the tiles of a block, each predicted once."""
+class TilesSurvey(ABC):
+    """The maps of a network, summed over the tiles of a block, each predicted once.
+
+    Parameters
+    ----------
+    image : Image
+        What the network sees of the slide.
+    batch : Batch
+        How many tiles go to the network at once.
+    kept : sequence of (int, str)
+        Which of the network's maps are kept, and by which names.
+    """
 
     name = "network"
     unit = "block"
 
-    def __init__(
-        self,
-        image: Image,
-        weights: Weights,
-        runtime: str,
-        device: str,
-        batch: Batch,
-        names: Sequence[str],
-    ) -> None:
-        self._image, self._weights = image, weights
-        self._runtime, self._device, self._batch = runtime, device, batch
-        self._kept = [MAPS.index(name) for name in names]
+    def __init__(self, image: Image, batch: Batch, kept: Sequence[tuple[int, str]]) -> None:
+        self._image, self._batch, self._kept = image, batch, kept
+
+    @abstractmethod
+    def _open(self) -> Network:
+        """Load the network, once per process."""
+
+    @abstractmethod
+    def _seen(self, window: Window, slide: SlideView) -> Floats:
+        """Read what the network is given of a window: (channels, y, x)."""
+
+    def _checked(self, output: Floats) -> Floats:
+        """Return the maps of a tile if they can be used."""
+        return output
 
     def pieces(self, slide: SlideView) -> int:
         """Count the blocks of tiles."""
@@ -239,17 +252,18 @@ class NetworkSurvey:
         if not tiles:
             return Finding({}, counts)
         halved = self._batch.times_halved
-        network = open_network(self._weights, self._runtime, self._device)
-        pixels = block.pad(self._image.preprocessed(block.window, slide))
+        network = self._open()
+        pixels = block.pad(self._seen(block.window, slide))
         total = np.zeros((len(self._kept), *block.shape))
         inputs = [pixels[:, *block.place(tile)] for tile in tiles]
         outputs = predict_tiles(network, inputs, self._batch)
+        numbers = [number for number, _ in self._kept]
         for tile, output in zip(tiles, outputs, strict=True):
-            block.add(total, tile, output[self._kept])
+            block.add(total, tile, self._checked(output)[numbers])
         arrays: dict[str, NDArray[Any]] = {}
-        for number, summed in zip(self._kept, block.crop(total), strict=True):
-            arrays[MAPS[number]] = summed.astype(np.float32)
-            arrays[edges_name(MAPS[number])] = block.cut_edges(summed)
+        for (_, name), summed in zip(self._kept, block.crop(total), strict=True):
+            arrays[name] = summed.astype(np.float32)
+            arrays[edges_name(name)] = block.cut_edges(summed)
         counts["batches_halved"] = self._batch.times_halved - halved
         words = {"runtime": network.runtime, "device": network.device}
         return Finding(arrays, counts, words)
@@ -265,6 +279,28 @@ class NetworkSurvey:
         scaling = self._image.scaling
         under = scaling.source_window(block.tile_window(tile))
         return slide.has_signal(under.grow(SIGNAL_MARGIN_PX, scaling.source))
+
+
+class NetworkSurvey(TilesSurvey):
+    """The maps of a network with Mesmer's contract."""
+
+    def __init__(
+        self,
+        image: Image,
+        weights: Weights,
+        runtime: str,
+        device: str,
+        batch: Batch,
+        names: Sequence[str],
+    ) -> None:
+        super().__init__(image, batch, [(MAPS.index(name), name) for name in names])
+        self._how = weights, runtime, device
+
+    def _open(self) -> Network:
+        return open_network(*self._how)
+
+    def _seen(self, window: Window, slide: SlideView) -> Floats:
+        return self._image.preprocessed(window, slide)
 
 
 def _sparse(name: str, counts: NDArray[np.int64]) -> dict[str, NDArray[np.generic]]:

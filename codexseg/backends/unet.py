@@ -112,13 +112,7 @@ class Unet:
     @property
     def about(self) -> dict[str, str | bool | None]:
         """What the manifest says of the weights."""
-        weights = self._weights
-        return {
-            "weights": weights.name,
-            "weights_path": str(weights.path),
-            "weights_digest": weights.digest,
-            "licence": weights.licence,
-        }
+        return self._weights.about
 
     def fingerprint(self) -> str:
         """Name the computation and the weights."""

@@ -2,20 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codexseg.backends.base import Arrays, Finding, SlideView
-from codexseg.backends.panoptic_image import Image, edges_name
-from codexseg.backends.panoptic_surveys import SIGNAL_MARGIN_PX
-from codexseg.backends.runtime import Batch, predict_tiles
+from codexseg.backends.base import SlideView
+from codexseg.backends.panoptic_image import Image
+from codexseg.backends.panoptic_surveys import TilesSurvey
+from codexseg.backends.runtime import Batch
 from codexseg.backends.sessions import Session
 from codexseg.backends.unet_spec import UnetSpec, to_unit
 from codexseg.backends.weights import Weights
 from codexseg.core.grid import Window
-from codexseg.core.tiles import TILE_PX, TileBlock
+from codexseg.core.tiles import TILE_PX
 from codexseg.errors import InputError
 
 Floats = NDArray[np.float32]
@@ -57,8 +56,8 @@ def open_unet(weights: Weights, device: str = "auto") -> UnetNetwork:
     return UnetNetwork(weights, device)
 
 
-class UnetSurvey:
-    """The probabilities of a slide, summed over the tiles of a block, each predicted once.
+class UnetSurvey(TilesSurvey):
+    """The probabilities of a slide.
 
     The tiles are those of :mod:`codexseg.core.tiles`, of 256 px, the height of an image
     in training: every one is a function of the slide alone, so patches cannot show. The
@@ -82,9 +81,6 @@ class UnetSurvey:
         By which name the map of an output is kept; others are not.
     """
 
-    name = "network"
-    unit = "block"
-
     def __init__(
         self,
         image: Image,
@@ -95,46 +91,13 @@ class UnetSurvey:
         batch: Batch,
         names: dict[str, str],
     ) -> None:
-        self._image, self._weights, self._spec = image, weights, spec
-        self._limits, self._device, self._batch = limits, device, batch
-        self._kept = [(spec.outputs.index(output), name) for output, name in names.items()]
+        kept = [(spec.outputs.index(output), name) for output, name in names.items()]
+        super().__init__(image, batch, kept)
+        self._weights, self._spec = weights, spec
+        self._limits, self._device = limits, device
 
-    def pieces(self, slide: SlideView) -> int:
-        """Count the blocks of tiles."""
-        del slide
-        rows, columns = self._image.tiles.block_counts
-        return rows * columns
-
-    def visit(self, piece: int, slide: SlideView) -> Finding:
-        """Predict the tiles of a block that signal lies in or near."""
-        block = self._image.tiles.block(piece)
-        tiles = [tile for tile in block.tiles if self._has_signal(block, tile, slide)]
-        empty = len(block.tiles) - len(tiles)
-        counts = {"tiles": len(tiles), "tiles_without_signal": empty}
-        if not tiles:
-            return Finding({}, counts)
-        halved = self._batch.times_halved
-        network = open_unet(self._weights, self._device)
-        pixels = block.pad(self._seen(block.window, slide))
-        total = np.zeros((len(self._kept), *block.shape))
-        inputs = [pixels[:, *block.place(tile)] for tile in tiles]
-        outputs = predict_tiles(network, inputs, self._batch)
-        for tile, output in zip(tiles, outputs, strict=True):
-            self._check(output)
-            block.add(total, tile, output[[number for number, _ in self._kept]])
-        arrays: dict[str, NDArray[Any]] = {}
-        for (_, name), summed in zip(self._kept, block.crop(total), strict=True):
-            arrays[name] = summed.astype(np.float32)
-            arrays[edges_name(name)] = block.cut_edges(summed)
-        counts["batches_halved"] = self._batch.times_halved - halved
-        return Finding(
-            arrays, counts, {"runtime": network.runtime, "device": network.device}
-        )
-
-    def conclude(self, slide: SlideView) -> Arrays:
-        """Nothing: the maps are used as they lie."""
-        del slide
-        return {}
+    def _open(self) -> UnetNetwork:
+        return open_unet(self._weights, self._device)
 
     def _seen(self, window: Window, slide: SlideView) -> Floats:
         """Read what the network is given of a window: (inputs, y, x), 0 to 1."""
@@ -148,7 +111,7 @@ class UnetSurvey:
             ]
         )
 
-    def _check(self, output: Floats) -> None:
+    def _checked(self, output: Floats) -> Floats:
         expected = (len(self._spec.outputs), TILE_PX, TILE_PX)
         if output.shape != expected or not np.isfinite(output).all():
             raise InputError(
@@ -156,10 +119,4 @@ class UnetSurvey:
                 f"probabilities of {expected}: it is damaged or diverged in training; "
                 f"train or export it again."
             )
-
-    def _has_signal(
-        self, block: TileBlock, tile: tuple[int, int], slide: SlideView
-    ) -> bool:
-        scaling = self._image.scaling
-        under = scaling.source_window(block.tile_window(tile))
-        return slide.has_signal(under.grow(SIGNAL_MARGIN_PX, scaling.source))
+        return output

@@ -114,6 +114,17 @@ class Weights:
         return self.kind == "onnx" and self.digest != file_hash(self.path, "sha256")
 
     @property
+    def about(self) -> dict[str, str | bool | None]:
+        """What the manifest of a run says of them."""
+        return {
+            "weights": self.name,
+            "weights_path": str(self.path),
+            "weights_digest": self.digest,
+            "weights_verified": self.verified,
+            "licence": self.licence,
+        }
+
+    @property
     def known(self) -> KnownWeights | None:
         """What is known of them, None if they are not of `KNOWN`."""
         known = KNOWN.get(self.name)

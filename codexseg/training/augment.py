@@ -3,7 +3,7 @@
 Each step draws its numbers from one generator, so an image is a function of its seed.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ class Strength:
 
 STRENGTHS = {
     "strong": Strength((0.5, 1.45), 384, 2, (0.65, 1.5), 0.35, 0.4, (0.3, 1.7), 0.06, 0.03),
-    "mild": Strength((0.62, 1.3), 512, 3, (0.75, 1.35), 0.25, 0.3, (0.3, 1.2), 0.04, 0.02),
+    "mild": Strength((0.62, 1.3), 512, 2, (0.75, 1.35), 0.25, 0.3, (0.3, 1.2), 0.04, 0.02),
 }
 _WITHOUT_MEMBRANE = 0.1
 _WITHOUT_CLAHE = 0.05
@@ -148,20 +148,22 @@ def _interpolated(plane: Pixels, places: list[NDArray[np.float64]]) -> Pixels:
 
 def _each(example: Example, pixels: Any, labels: Any) -> Example:
     contiguous = np.ascontiguousarray
-    return Example(
-        contiguous(pixels(example.nucleus)),
-        contiguous(pixels(example.markers)),
-        None if example.cells is None else contiguous(labels(example.cells)),
-        None if example.nuclei is None else contiguous(labels(example.nuclei)),
+    return replace(
+        example,
+        nucleus=contiguous(pixels(example.nucleus)),
+        markers=contiguous(pixels(example.markers)),
+        cells=None if example.cells is None else contiguous(labels(example.cells)),
+        nuclei=None if example.nuclei is None else contiguous(labels(example.nuclei)),
     )
 
 
 def _membrane(example: Example, rng: Rng) -> Pixels:
     """Merge a choice of the markers, each as bright as chance will have it."""
     count = len(example.markers)
-    if count == 0 or rng.random() < _WITHOUT_MEMBRANE:
+    if count == 0 or (rng.random() < _WITHOUT_MEMBRANE and not example.together):
         return np.zeros_like(example.nucleus)
-    chosen = rng.choice(count, int(rng.integers(1, count + 1)), replace=False)
+    least = count if example.together else 1
+    chosen = rng.choice(count, int(rng.integers(least, count + 1)), replace=False)
     bright = rng.uniform(0.4, 1.6, len(chosen)).astype(np.float32)
     markers = example.markers[chosen] * bright[:, None, None]
     merged: Pixels = markers.max(axis=0) if rng.random() < 0.7 else markers.mean(axis=0)

@@ -24,7 +24,7 @@ from codexseg.errors import RunStateError
 from codexseg.files import write_atomic
 from codexseg.training.examples import Crops, scaled
 from codexseg.training.pair_examples import Pairs
-from codexseg.training.recipe import Held as Source
+from codexseg.training.recipe_sources import Held as Source
 from codexseg.training.sizes import nearest
 from codexseg.training.tune import LEAST_OBJECTS, Held, choose_constants
 

@@ -5,6 +5,7 @@ An example is an image with labels: one nuclear channel, any number of membrane 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,12 +39,16 @@ class Example:
         None where nobody has drawn the cells.
     nuclei : (y, x) uint32 or None
         None where nobody has drawn the nuclei; cells are there then.
+    together : bool
+        The labels were drawn with all markers in view, and hold for all of them together:
+        what one of them shows is not in another.
     """
 
     nucleus: NDArray[np.float32]
     markers: NDArray[np.float32]
     cells: Labels | None
     nuclei: Labels | None
+    together: bool = False
 
 
 class Source(Protocol):
@@ -65,13 +70,21 @@ class Crops:
         npz with `yx` (n, 2) upper left corners, `cells` and `nuclei` (n, y, x).
     columns : (int, int)
         Only crops whose columns lie between these are drawn.
+    channels : sequence of int, optional
+        Those of the image that the labels were drawn by, nuclei first: its markers are
+        shown together. By default all channels, of which any markers may be shown.
     """
 
-    def __init__(self, image: Path, labels: Path, columns: tuple[int, int]) -> None:
-        import tifffile
-
-        slide = tifffile.imread(image)
-        self._slide = np.stack([scaled(channel) for channel in slide])
+    def __init__(
+        self,
+        image: Path,
+        labels: Path,
+        columns: tuple[int, int],
+        channels: Sequence[int] | None = None,
+    ) -> None:
+        self._slide = _scaled_slide(image)
+        self._channels = list(range(len(self._slide)) if channels is None else channels)
+        self._together = channels is not None
         with np.load(labels) as file:
             corners, cells, nuclei = file["yx"], file["cells"], file["nuclei"]
         width = cells.shape[2]
@@ -87,23 +100,26 @@ class Crops:
     def draw(self, rng: Rng) -> Example:
         """Return one crop."""
         number = int(rng.choice(len(self._corners), p=self._shares))
-        y, x = self._corners[number]
-        cells = self._cells[number].astype(np.uint32)
-        part = self._slide[:, y : y + cells.shape[0], x : x + cells.shape[1]]
-        nuclei = self._nuclei[number].astype(np.uint32)
-        return Example(part[0], part[1:], cells, nuclei)
+        return self._example(number)
 
     def __len__(self) -> int:
         return len(self._corners)
 
     def every(self) -> Iterator[Example]:
         """Yield all crops, in their order."""
-        for (y, x), cells, nuclei in zip(
-            self._corners, self._cells, self._nuclei, strict=True
-        ):
-            part = self._slide[:, y : y + cells.shape[0], x : x + cells.shape[1]]
-            labels = cells.astype(np.uint32), nuclei.astype(np.uint32)
-            yield Example(part[0], part[1:], *labels)
+        for number in range(len(self)):
+            yield self._example(number)
+
+    def _example(self, number: int) -> Example:
+        y, x = self._corners[number]
+        cells, nuclei = (
+            labels[number].astype(np.uint32) for labels in (self._cells, self._nuclei)
+        )
+        rows, columns = (
+            slice(n, n + side) for n, side in zip((y, x), cells.shape, strict=True)
+        )
+        part = self._slide[self._channels, rows, columns]
+        return Example(part[0], part[1:], cells, nuclei, self._together)
 
     def region(
         self,
@@ -127,7 +143,8 @@ class Crops:
             (y, x), (height, width) = corner, size
             place = slice(y, y + height), slice(x, x + width)
             truth.append((place, (cells.astype(np.uint32), nuclei.astype(np.uint32))))
-        return self._slide[:, low[0] : high[0], low[1] : high[1]], truth
+        image = self._slide[self._channels, low[0] : high[0], low[1] : high[1]]
+        return image, truth
 
 
 class Nuclei:
@@ -191,6 +208,15 @@ class Synthetic:
         pixels = np.stack([scaled(channel) for channel in scene.pixels])
         nuclei = scene.nuclei
         return Example(pixels[0], pixels[_MEMBRANE], scene.cells, nuclei)
+
+
+@lru_cache(maxsize=1)
+def _scaled_slide(path: Path) -> NDArray[np.float32]:
+    """Read a TIFF (c, y, x) and scale each channel; sources of one image share it."""
+    import tifffile
+
+    slide = tifffile.imread(path)
+    return np.stack([scaled(channel) for channel in slide])
 
 
 def scaled(channel: NDArray[Any]) -> NDArray[np.float32]:

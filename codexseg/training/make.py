@@ -1,5 +1,6 @@
 """From a recipe to a network that runs: train, export, choose constants, export."""
 
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,7 +12,11 @@ from codexseg.training.choose import choose
 from codexseg.training.recipe import AnyRecipe, Recipe
 from codexseg.training.recipe_file import parse_recipe
 
+log = logging.getLogger(__name__)
+
 NETWORK, RECIPE = "network.onnx", "recipe.json"
+START = "start"
+"""A folder in that of a training: the network that it begins with, where it makes one."""
 
 
 def make(recipe: AnyRecipe, data: Path, out: Path) -> Path:
@@ -61,23 +66,36 @@ def _make_panoptic(recipe: Recipe, data: Path, out: Path) -> Path:
 
     from codexseg.training.export import export_onnx
     from codexseg.training.loop import TRAINED
-    from codexseg.training.start import start_path
     from codexseg.training.train_panoptic import train
 
-    start = None if recipe.start is None else start_path(recipe.start, data)
-    constants = MESMER if start is None else constants_of(resolve(start))
     _take(recipe, out)
+    start = _start(recipe, data, out)
+    constants = MESMER if start is None else constants_of(resolve(start))
     if (out / TRAINED).exists():
         network = keras.saving.load_model(out / TRAINED, compile=False)
     else:
         network = train(sources, held, recipe, out, start)
-    path = out / NETWORK
     said = {LICENCE: recipe.licence} if recipe.licence else {}
-    export_onnx(network, path, constants, said)
     if held:
-        constants = choose(path, held, constants, out, recipe.scales)
-        export_onnx(network, path, constants, said)
-    return path
+        part = out / f"part.{NETWORK}"
+        export_onnx(network, part, constants, said)
+        constants = choose(part, held, constants, out, recipe.scales)
+        part.unlink()
+    export_onnx(network, out / NETWORK, constants, said)
+    return out / NETWORK
+
+
+def _start(recipe: Recipe, data: Path, out: Path) -> Path | None:
+    """Return the ONNX file that the training begins with; another recipe makes it first."""
+    from codexseg.training.start import start_path
+
+    if not isinstance(recipe.start, Recipe):
+        return None if recipe.start is None else start_path(recipe.start, data)
+    made = out / START / NETWORK
+    if not made.exists():
+        log.info("first the network that this one begins with, in %s", out / START)
+        make(recipe.start, data, out / START)
+    return made
 
 
 def _need_keras() -> None:

@@ -2,134 +2,28 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    model_validator,
+from pydantic import Discriminator, Field, NonNegativeInt, Tag, model_validator
+
+from codexseg.training import pairs
+from codexseg.training.examples import Source
+from codexseg.training.pair_examples import Pairs
+from codexseg.training.recipe_sources import (
+    AnySource,
+    CropsConfig,
+    Held,
+    PairFiles,
+    PairsConfig,
+    Strict,
+    open_source,
 )
 
-from codexseg.errors import CodexsegError, InputError
-from codexseg.training import pairs
-from codexseg.training.examples import Crops, Nuclei, Pair, Source, Synthetic
-from codexseg.training.pair_examples import Pairs
-
 _SPLIT = 0.2
+EMBEDDED = "embedded"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class PairFiles(_Strict):
-    """Where images and their labels lie, see :func:`codexseg.training.pairs.find_pairs`.
-
-    Attributes
-    ----------
-    images, cells, nuclei : Path
-        A folder, a zip, or an npz (``file.npz:key``) each; cells, nuclei, or both.
-    """
-
-    images: Path
-    cells: Path | None = None
-    nuclei: Path | None = None
-
-    @model_validator(mode="after")
-    def _has_labels(self) -> "PairFiles":
-        if self.cells is None and self.nuclei is None:
-            raise ValueError("expected labels: cells, nuclei, or both")
-        return self
-
-    @property
-    def labels(self) -> dict[str, Path]:
-        """The paths of labels, by compartment."""
-        every = {"cells": self.cells, "nuclei": self.nuclei}
-        return {name: path for name, path in every.items() if path is not None}
-
-    def find(self, data: Path) -> list[pairs.Pair]:
-        """Find the pairs; paths are relative to `data`."""
-        labels = {name: data / path for name, path in self.labels.items()}
-        return pairs.find_pairs(data / self.images, labels)
-
-
-class PairsConfig(PairFiles):
-    """Images and labels of a user, see :class:`codexseg.training.pair_examples.Pairs`."""
-
-    kind: Literal["pairs"]
-    nucleus_channel: int = Field(default=0, ge=0)
-    membrane_channels: tuple[NonNegativeInt, ...] | None = None
-    mpp: float = Field(gt=0, lt=100)
-    weight: float = Field(default=1.0, gt=0)
-
-    def open(self, data: Path) -> Pairs:
-        """Open the source; paths are relative to `data`."""
-        found = self.find(data)
-        return Pairs(found, self.nucleus_channel, self.membrane_channels, self.mpp)
-
-
-class CropsConfig(_Strict):
-    """Labelled crops of one large image, see :class:`Crops`."""
-
-    kind: Literal["crops"]
-    image: Path
-    labels: Path
-    columns: tuple[int, int] = (0, 2**31)
-    weight: float = Field(default=1.0, gt=0)
-
-    def open(self, data: Path) -> Source:
-        """Open the source; paths are relative to `data`."""
-        return Crops(data / self.image, data / self.labels, self.columns)
-
-
-class NucleiConfig(_Strict):
-    """Images of nuclei alone, see :class:`Nuclei`."""
-
-    kind: Literal["nuclei"]
-    images: Path
-    share: float = Field(default=1.0, gt=0, le=1)
-    weight: float = Field(default=1.0, gt=0)
-
-    def open(self, data: Path) -> Source:
-        """Open the source; paths are relative to `data`."""
-        return Nuclei(data / self.images, self.share)
-
-
-class PairConfig(_Strict):
-    """One image with its labels, see :class:`Pair`."""
-
-    kind: Literal["pair"]
-    file: Path
-    nucleus: int = Field(default=0, ge=0)
-    weight: float = Field(default=1.0, gt=0)
-
-    def open(self, data: Path) -> Source:
-        """Open the source; paths are relative to `data`."""
-        return Pair(data / self.file, self.nucleus)
-
-
-class SyntheticConfig(_Strict):
-    """Tissue that is drawn, see :class:`Synthetic`."""
-
-    kind: Literal["synthetic"]
-    weight: float = Field(default=1.0, gt=0)
-
-    def open(self, data: Path) -> Source:
-        """Open the source."""
-        del data
-        return Synthetic()
-
-
-AnySource = Annotated[
-    CropsConfig | NucleiConfig | PairConfig | PairsConfig | SyntheticConfig,
-    Field(discriminator="kind"),
-]
-Held = Crops | Pairs
-
-
-class Recipe(_Strict):
+class Recipe(Strict):
     """How a network for cells and nuclei is trained: preset ``panoptic``.
 
     Attributes
@@ -148,9 +42,10 @@ class Recipe(_Strict):
         Of the network's levels, from half the resolution on.
     augmentation : "strong" or "mild"
         How far images are changed before they are shown, see `augment.STRENGTHS`.
-    start : "embedded", Path or None
-        The weights to begin with: those of the network that ships in the package, or of
-        an ONNX file that ``codexseg train`` made; None: none.
+    start : "embedded", Path, Recipe or None
+        The weights to begin with: those of the network that ships in the package, of an
+        ONNX file that ``codexseg train`` made, or of a network that another recipe makes
+        first; None: none.
     patience : int, optional
         Training ends when the loss of the images that are held back has not fallen for so
         many epochs; the weights of the best epoch are taken. None: all steps are done,
@@ -177,7 +72,7 @@ class Recipe(_Strict):
     seed: int = Field(default=0, ge=0)
     channels: tuple[int, ...] = Field(default=(32, 64, 96, 128), min_length=2)
     augmentation: Literal["strong", "mild"] = "strong"
-    start: Literal["embedded"] | Path | None = None
+    start: "Start | None" = None
     patience: int | None = Field(default=None, ge=1)
     sources: tuple[AnySource, ...] = Field(min_length=1)
     split: float | None = Field(default=None, gt=0, lt=1)
@@ -196,6 +91,15 @@ class Recipe(_Strict):
             raise ValueError("split holds back images of a source of kind pairs: add one")
         if self.patience and self.split is None and self.validation is None:
             raise ValueError("patience needs images that are held back: add split")
+        return self
+
+    @model_validator(mode="after")
+    def _goes_on(self) -> "Recipe":
+        if isinstance(self.start, Recipe) and self.start.channels != self.channels:
+            raise ValueError(
+                f"start makes a network of the channels {list(self.start.channels)}, "
+                f"expected the same as here"
+            )
         return self
 
     @property
@@ -224,14 +128,29 @@ class Recipe(_Strict):
         opened: list[Source] = []
         held: list[Held] = []
         for source in self.sources:
-            found = _opened(source, data)
+            found = open_source(source, data)
             if self.split is not None and isinstance(found, Pairs):
                 found, back = found.split(self.split, self.seed)
                 held.append(back)
             opened.append(found)
         if self.validation is not None:
-            held.append(_opened(self.validation, data))
+            held.append(open_source(self.validation, data))
         return opened, held
+
+
+def _kind_of_start(said: object) -> str:
+    if said == EMBEDDED:
+        return "name"
+    return "recipe" if isinstance(said, dict | Recipe) else "file"
+
+
+Start = Annotated[
+    Annotated[Literal["embedded"], Tag("name")]
+    | Annotated[Path, Tag("file")]
+    | Annotated[Recipe, Tag("recipe")],
+    Discriminator(_kind_of_start),
+]
+Recipe.model_rebuild()
 
 
 class UnetRecipe(PairFiles):
@@ -333,16 +252,3 @@ class UnetRecipe(PairFiles):
 
 
 AnyRecipe = Recipe | UnetRecipe
-
-
-def _opened(source: Any, data: Path) -> Any:
-    try:
-        return source.open(data)
-    except CodexsegError:
-        raise
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"the source {source.model_dump(mode='json')} cannot be read in "
-            f"{data} ({type(error).__name__}: {error}); correct the path, or name "
-            f"the folder of the data with --data."
-        ) from error

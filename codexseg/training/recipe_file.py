@@ -28,6 +28,8 @@ _RECIPE: TypeAdapter[AnyRecipe] = TypeAdapter(
 def load_recipe(path: Path) -> AnyRecipe:
     """Read and check the YAML file of a training.
 
+    Where `start` names another YAML file, beside this one, its recipe takes that place.
+
     Raises
     ------
     ConfigError
@@ -48,6 +50,9 @@ def load_recipe(path: Path) -> AnyRecipe:
         raise ConfigError(
             f"{path}: preset is {said['preset']!r}, expected one of {', '.join(PRESETS)}."
         )
+    start = said.get("start")
+    if isinstance(start, str) and start.endswith((".yaml", ".yml")):
+        said["start"] = load_recipe(path.parent / start)
     try:
         return _RECIPE.validate_python(said)
     except ValidationError as error:

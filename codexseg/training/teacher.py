@@ -1,6 +1,7 @@
 """Labels from a teacher: what InstanSeg makes of a large image, crop by crop.
 
-``python -m codexseg.training.teacher IMAGE MODEL.pt --out labels.npz [--channels 0 3]``
+``python -m codexseg.training.teacher IMAGE MODEL.pt --out labels.npz [--channels 0 3]
+[--columns 0 2752]``
 
 The crops overlap, so that each has room around its middle; sources of kind `crops` and the
 validation of a recipe read the file. Other channels give other labels of the same cells:
@@ -27,7 +28,10 @@ _LEAST_SPREAD = 20
 
 
 def label_crops(
-    slide: NDArray[Any], model: Path, channels: Sequence[int] = ()
+    slide: NDArray[Any],
+    model: Path,
+    channels: Sequence[int] = (),
+    columns: tuple[int, int] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """Have a teacher label the crops of an image.
 
@@ -39,6 +43,8 @@ def label_crops(
         InstanSeg's TorchScript file.
     channels : sequence of int
         Those that the teacher sees; all by default.
+    columns : (int, int), optional
+        Only crops whose columns lie between these.
 
     Returns
     -------
@@ -53,7 +59,11 @@ def label_crops(
     # profile-guided fusion would take minutes before the first answer
     with torch.no_grad(), torch.jit.optimized_execution(False):  # noqa: FBT003
         network = torch.jit.load(model, map_location="cpu").eval()
-        corners, found = _corners(slide[0]), []
+        first, last = columns or (0, slide.shape[2])
+        corners = [
+            (y, x) for y, x in _corners(slide[0]) if first <= x and x + CROP_PX <= last
+        ]
+        found = []
         for y, x in tqdm(corners, unit="crop", disable=None):
             crop = np.stack([c[y : y + CROP_PX, x : x + CROP_PX] for c in seen])
             labels = network(torch.from_numpy(crop[None]))[0].numpy()
@@ -93,9 +103,10 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="InstanSeg's TorchScript file")
     parser.add_argument("--out", type=Path, required=True, help="the npz to write")
     parser.add_argument("--channels", type=int, nargs="*", default=[])
+    parser.add_argument("--columns", type=int, nargs=2, metavar=("FROM", "TO"))
     options = parser.parse_args()
     slide = tifffile.imread(options.image)
-    made = label_crops(slide, options.model, options.channels)
+    made = label_crops(slide, options.model, options.channels, options.columns)
     with replacing(options.out) as part, part.open("wb") as file:
         np.savez_compressed(file, yx=made["yx"], nuclei=made["nuclei"], cells=made["cells"])
 

@@ -18,7 +18,8 @@ from codexseg.training.examples import Example, Source
 from codexseg.training.figures import Sample, draw_samples
 from codexseg.training.loop import Batches, finish, fit, has_begun
 from codexseg.training.network import build, loss, with_heads
-from codexseg.training.recipe import Held, Recipe
+from codexseg.training.recipe import Recipe
+from codexseg.training.recipe_sources import Held
 from codexseg.training.scores import Overlap
 from codexseg.training.start import load_start
 from codexseg.training.targets import BACKGROUND

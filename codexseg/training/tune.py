@@ -1,25 +1,35 @@
 """Choosing the constants of post-processing on images that were held back."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codexseg.backends.constants import Constants
-from codexseg.core.deep_watershed import deep_watershed
+from codexseg.core.deep_watershed import deep_watershed, remove_faint_objects
 from codexseg.core.labels import Labels
 from codexseg.core.metrics import count_matches, object_pairs
 from codexseg.core.overlaps import overlaps
 from codexseg.core.watershed import grow_labels
 from codexseg.errors import InputError
 
-PEAKS = (0.05, 0.075, 0.1, 0.15)
-THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6)
+HEIGHTS = (0.025, 0.05, 0.075, 0.1, 0.15)
+THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 SMOOTHINGS_PX = (0.5, 1.0, 1.5, 2.0)
-GROWTHS_PX = (0.0, 1.0, 1.5, 2.0, 2.5)
+GROWTHS_PX = (0.0, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5)
+LEAST_PEAKS = (0.0, 0.5, 0.6, 0.65, 0.7, 0.725, 0.75, 0.775, 0.8)
 LEAST_OBJECTS = 30
+_TRIED: Sequence[dict[str, Sequence[float]]] = (
+    {"interior_threshold": THRESHOLDS, "growth_px": GROWTHS_PX},
+    {"least_peak": LEAST_PEAKS},
+    {"smoothing_px": SMOOTHINGS_PX, "h": HEIGHTS},
+)
+"""What depends on one another is tried together; the flood's own first."""
+_FIRST = Constants(h=0.075, interior_threshold=0.4, smoothing_px=1.0, growth_px=1.5)
+_MOST_ROUNDS = 6
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,10 @@ class Held:
 def choose_constants(
     held: Sequence[Held], least: int = LEAST_OBJECTS
 ) -> tuple[Constants, float]:
-    """Try all constants, and return the best with its F1.
+    """Search the constants of the highest F1.
+
+    A few are varied at a time, in all combinations, the others kept, in rounds until a
+    round changes nothing.
 
     Parameters
     ----------
@@ -62,25 +75,18 @@ def choose_constants(
     InputError
         If no constants find anything, or no part has enough objects.
     """
-    best, score = Constants(h=PEAKS[0]), -1.0
-    for smoothing, threshold, h in product(SMOOTHINGS_PX, THRESHOLDS, PEAKS):
-        flooded = [_flooded(image, Constants(h, threshold, smoothing)) for image in held]
-        for growth in GROWTHS_PX:
-            tried = Constants(h, threshold, smoothing, growth_px=growth)
-            scores = [
-                f1
-                for image, labels in zip(held, flooded, strict=True)
-                for f1 in _scores(image, grow_labels(labels, growth), least)
-            ]
-            if not scores:
-                raise InputError(
-                    f"none of the images that are held back has {least} objects or more, "
-                    f"expected some to choose the constants of post-processing by: hold "
-                    f"back more images."
-                )
-            found = float(np.mean(scores))
-            if found > score:
-                best, score = tried, found
+    search = _Search(held, least)
+    best, score = _FIRST, search.f1(_FIRST)
+    for _ in range(_MOST_ROUNDS):
+        before = best
+        for grid in _TRIED:
+            for values in product(*grid.values()):
+                changed: dict[str, Any] = dict(zip(grid, values, strict=True))
+                tried = replace(best, **changed)
+                if (f1 := search.f1(tried)) > score:
+                    best, score = tried, f1
+        if best == before:
+            break
     if score <= 0:
         raise InputError(
             "the network finds none of the objects that were held back, with whatever "
@@ -88,6 +94,41 @@ def choose_constants(
             "from; look at log.csv, and train longer."
         )
     return best, score
+
+
+class _Search:
+    """Judges constants; what only differs in what follows the flood is flooded once."""
+
+    def __init__(self, held: Sequence[Held], least: int) -> None:
+        self._held, self._least = held, least
+        self._known: dict[Constants, float] = {}
+        self._flooded: tuple[Constants, list[Labels]] | None = None
+
+    def f1(self, constants: Constants) -> float:
+        """Return the mean F1 at IoU 0.5."""
+        if constants not in self._known:
+            self._known[constants] = self._judge(constants)
+        return self._known[constants]
+
+    def _judge(self, constants: Constants) -> float:
+        scores = []
+        for image, flooded in zip(self._held, self._floods(constants), strict=True):
+            labels = remove_faint_objects(flooded, image.distance, constants.least_peak)
+            labels = grow_labels(labels, constants.growth_px)
+            scores += _scores(image, labels, self._least)
+        if not scores:
+            raise InputError(
+                f"none of the images that are held back has {self._least} objects or "
+                f"more, expected some to choose the constants of post-processing by: hold "
+                f"back more images."
+            )
+        return float(np.mean(scores))
+
+    def _floods(self, constants: Constants) -> list[Labels]:
+        alone = replace(constants, growth_px=0.0, least_peak=0.0)
+        if self._flooded is None or self._flooded[0] != alone:
+            self._flooded = alone, [_flooded(image, alone) for image in self._held]
+        return self._flooded[1]
 
 
 def _flooded(image: Held, constants: Constants) -> Labels:

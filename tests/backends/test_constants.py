@@ -78,12 +78,24 @@ def test_they_decide_what_becomes_an_object(tmp_path):
     assert np.array_equal(plain[1], chosen[1])
 
 
-def test_files_of_before_know_no_growth(tmp_path):
+def test_files_of_before_know_no_growth_and_no_least_peak(tmp_path):
     text = json.loads(to_json(*MESMER))
     for constants in text.values():
-        del constants["growth_px"]
+        del constants["growth_px"], constants["least_peak"]
     path = with_metadata(tmp_path / "net.onnx", json.dumps(text))
     assert constants_of(resolve(path)) == MESMER
+
+
+def test_objects_with_a_faint_middle_are_dropped(tmp_path):
+    image, whole = golden()["image"], Window(0, 0, *golden()["image"].shape[1:])
+    counts = []
+    for least in (0.0, 0.5, 0.99):
+        cell = Constants(0.075, least_peak=least)
+        path = with_metadata(tmp_path / f"{least}.onnx", to_json(cell, MESMER[1]))
+        config = SegmentationConfig(backend="panoptic", model_path=path)
+        backend = Panoptic(config, Slide(whole.shape, 0.5))
+        counts.append(int(backend.predict(image[None], [whole])[0][0].max()))
+    assert counts[0] >= counts[1] > counts[2]
 
 
 def test_growth_takes_background_and_no_neighbours(tmp_path):

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import tifffile
 
-from codexseg.training.augment import STRENGTHS, augmented
+from codexseg.training.augment import STRENGTHS, _membrane, augmented
 from codexseg.training.batches import batch
 from codexseg.training.examples import Crops, Example, Nuclei, Pair, Synthetic, choose
 from codexseg.training.targets import (
@@ -117,8 +120,6 @@ def test_nuclei_that_are_held_back_are_not_drawn(tmp_path):
 
 
 def test_crops_lie_between_the_columns(tmp_path):
-    import tifffile
-
     image = np.zeros((3, 64, 200), np.uint8) + np.arange(200, dtype=np.uint8)
     tifffile.imwrite(tmp_path / "i.tif", image, photometric="minisblack")
     corners = np.array([[0, 0], [8, 40], [16, 120]])
@@ -134,6 +135,37 @@ def test_crops_lie_between_the_columns(tmp_path):
     (place, (cells, _)) = truth[1]
     assert place == (slice(8, 40), slice(40, 72))
     assert (cells == 2).all()
+
+
+def test_crops_show_the_channels_that_their_labels_were_drawn_by(tmp_path):
+    image = np.stack([np.full((40, 40), level, np.uint8) for level in (9, 8, 7)])
+    image[:, 0] = 100
+    tifffile.imwrite(tmp_path / "a.tif", image, photometric="minisblack")
+    ones = np.ones((1, 40, 40), np.uint16)
+    np.savez(tmp_path / "b.npz", yx=np.zeros((1, 2), int), cells=ones, nuclei=ones)
+    files = tmp_path / "a.tif", tmp_path / "b.npz", (0, 40)
+    some, every = Crops(*files, (2, 0)), Crops(*files)
+    (one,), (other,) = some.every(), every.every()
+    np.testing.assert_array_equal(one.nucleus, other.markers[1])
+    np.testing.assert_array_equal(one.markers, other.nucleus[None])
+    assert (one.together, other.together) == (True, False)
+    assert some.region()[0].shape == (2, 40, 40)
+
+
+def test_markers_whose_labels_hold_together_are_shown_together():
+    """Each marker lights a part of its own: none of them is ever missing."""
+    nucleus, labels = np.ones((300, 300), np.float32), np.ones((300, 300), np.uint32)
+    markers = np.zeros((3, 300, 300), np.float32)
+    for number in range(3):
+        markers[number, 100 * number : 100 * number + 100] = 1
+
+    def lit(example):
+        drawn = (_membrane(example, np.random.default_rng(seed)) for seed in range(30))
+        return {tuple(membrane[50::100, 0] > 0) for membrane in drawn}
+
+    example = Example(nucleus, markers, labels, labels)
+    assert lit(replace(example, together=True)) == {(True, True, True)}
+    assert len(lit(example)) > 4
 
 
 def test_a_pair_has_its_nuclei_in_the_channel_that_is_named(tmp_path):

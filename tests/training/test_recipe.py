@@ -1,11 +1,12 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from codexseg.errors import ConfigError, InputError, RunStateError
 from codexseg.training.make import _check, make
-from codexseg.training.recipe_file import load_recipe
+from codexseg.training.recipe_file import load_recipe, parse_recipe
 from tests.runs import ROOT, codexseg
 from tests.training.pictures import write_pairs
 
@@ -16,14 +17,34 @@ def write(tmp_path, text):
     return path
 
 
-def test_the_recipe_of_the_embedded_network_is_read():
+def test_the_recipe_of_the_embedded_network_is_read_with_the_one_before_it():
     recipe = load_recipe(ROOT / "config" / "train_embedded.yaml")
-    assert recipe.channels == (32, 64, 96, 128)
-    assert [source.kind for source in recipe.sources] == [
-        *("crops", "synthetic", "nuclei", "pair")
-    ]
+    before = recipe.start
+    assert recipe.channels == before.channels == (32, 64, 96, 128)
+    assert before.start is None
     assert recipe.validation.columns[0] >= 2688  # no crop is learnt from and judged by
-    assert recipe.sources[0].columns[1] <= 2752
+    for one in (recipe, before):
+        kinds = {source.kind for source in one.sources}
+        assert kinds == {"crops", "synthetic", "nuclei", "pair"}
+        columns = [s.columns for s in one.sources if s.kind == "crops"]
+        assert max(last for _, last in columns) <= 2752
+
+
+def test_a_recipe_can_begin_with_another(tmp_path):
+    sources = "sources: [{kind: synthetic}]\n"
+    (tmp_path / "first.yaml").write_text(sources + "steps: 7")
+    recipe = load_recipe(write(tmp_path, sources + "start: first.yaml"))
+    assert recipe.start.steps == 7
+    written = recipe.model_dump_json()
+    assert parse_recipe(written) == recipe
+    assert load_recipe(write(tmp_path, sources + "start: a.onnx")).start == Path("a.onnx")
+    assert load_recipe(write(tmp_path, sources + "start: embedded")).start == "embedded"
+
+
+def test_labels_that_a_teacher_has_yet_to_make_are_named_with_the_command(tmp_path):
+    crops = "{kind: crops, image: a.tif, labels: b.npz, columns: [0, 9], channels: [0, 2]}"
+    with pytest.raises(InputError, match=r"teacher .*b\.npz --channels 0 2 --columns 0 9'"):
+        load_recipe(write(tmp_path, f"sources: [{crops}]")).open(tmp_path)
 
 
 def test_the_recipe_of_the_unet_is_that_of_the_seeds():
@@ -36,7 +57,7 @@ def test_the_recipe_of_the_unet_is_that_of_the_seeds():
 
 
 def test_a_folder_of_the_same_recipe_before_it_had_more_keys_is_taken(tmp_path):
-    recipe = load_recipe(ROOT / "config" / "train_embedded.yaml")
+    recipe = load_recipe(ROOT / "config" / "train_embedded_first.yaml")
     keys = json.loads(recipe.model_dump_json())
     for new in ("start", "patience", "split"):
         assert keys.pop(new) is None
@@ -58,6 +79,13 @@ def test_a_folder_of_the_same_recipe_before_it_had_more_keys_is_taken(tmp_path):
         ("sources: [{kind: pairs, images: a, cells: b}]", "mpp.*required"),
         ("sources: [{kind: synthetic}]\nsplit: 0.2", "source of kind pairs"),
         ("sources: [{kind: synthetic}]\npatience: 3", "patience needs images"),
+        ("sources: [{kind: synthetic}]\nstart: 5", "start.*got 5"),
+        ("sources: [{kind: synthetic}]\nstart: none.yaml", "there is no .*none.yaml"),
+        (
+            "sources: [{kind: synthetic}]\n"
+            "start: {channels: [8, 16], sources: [{kind: synthetic}]}",
+            r"start makes a network of the channels \[8, 16\]",
+        ),
         ("preset: resnet", "resnet"),
         ("preset: unet\nimages: a", "expected labels"),
         ("preset: unet\nimages: a\ncells: b\nheight: 250", "multiple of 16"),

@@ -4,7 +4,13 @@ from scipy import ndimage as ndi
 
 from codexseg.errors import InputError
 from codexseg.training.targets import inner_distance
-from codexseg.training.tune import PEAKS, SMOOTHINGS_PX, THRESHOLDS, Held, choose_constants
+from codexseg.training.tune import (
+    HEIGHTS,
+    SMOOTHINGS_PX,
+    THRESHOLDS,
+    Held,
+    choose_constants,
+)
 
 
 def test_the_constants_are_those_of_the_best_f1():
@@ -19,7 +25,7 @@ def test_the_constants_are_those_of_the_best_f1():
     constants, f1 = choose_constants([Held(*maps, [(whole, labels)])])
     assert f1 == 1
     assert constants.interior_threshold == 0.4
-    assert constants.h in PEAKS
+    assert constants.h in HEIGHTS
     assert constants.smoothing_px in SMOOTHINGS_PX
     assert constants.interior_threshold in THRESHOLDS
 
@@ -35,6 +41,21 @@ def test_growth_gives_back_what_the_interior_leaves_out():
     constants, f1 = choose_constants(held)
     assert f1 == 1
     assert constants.growth_px + constants.smoothing_px > 1
+
+
+def test_objects_that_the_network_doubts_are_dropped():
+    """Half of the squares that it sees are none, and their middles are faint."""
+    labels = np.zeros((200, 200), np.uint32)
+    for i in range(64):
+        y, x = 24 * (i // 8) + 4, 24 * (i % 8) + 4
+        labels[y : y + 16, x : x + 16] = i + 1
+    real = np.where(labels % 2, labels, 0).astype(np.uint32)
+    distance = inner_distance(labels) * np.where(labels % 2, 1, 0.6).astype(np.float32)
+    interior = (labels > 0).astype(np.float32)
+    whole = (slice(0, 200), slice(0, 200))
+    constants, f1 = choose_constants([Held(distance, interior, [(whole, real)])])
+    assert f1 == 1
+    assert 0.5 < constants.least_peak < 1
 
 
 def test_a_network_that_finds_nothing_is_an_error():

@@ -205,6 +205,20 @@ def test_fine_tuning_from_pairs_gives_a_network_for_the_backend_panoptic(tmp_pat
     assert not list((tmp_path / "out").glob("checkpoint*"))
 
 
+def test_a_recipe_that_begins_with_another_makes_that_first(tmp_path):
+    more = "steps_per_epoch: 1\ntiles: 1\nchannels: [8, 16]\nsources: [{kind: synthetic}]\n"
+    (tmp_path / "first.yaml").write_text(f"steps: 2\n{more}")
+    path = made(tmp_path, f"steps: 1\nstart: first.yaml\n{more}")
+    start = path.parent / "start"
+    assert (start / "log.csv").read_text().count("\n") == 3
+    assert len(rows(tmp_path)) == 1
+    assert not list(path.parent.rglob("part.*"))
+    stamp = (start / "network.onnx").stat().st_mtime_ns
+    made(tmp_path, f"steps: 1\nstart: first.yaml\n{more}")  # done: nothing anew
+    assert (start / "network.onnx").stat().st_mtime_ns == stamp
+    assert len(rows(tmp_path)) == 1
+
+
 def test_a_unet_is_trained_and_segments(tmp_path):
     write_pairs(tmp_path, 12)
     path = made(tmp_path, UNET.format(epochs=12, more="loss: bce_dice\nmpp: 0.5"))
