@@ -34,6 +34,10 @@ class Strength:
         Share of channels under uneven light, out of focus.
     shot, noise : float
         Greatest noise that grows with the signal, that does not.
+    turn_deg, bend_px : float
+        Greatest turn beside quarter turns, degrees; how far tissue is bent, at most about.
+    saturated : float
+        Share of channels whose bright parts are cut.
     """
 
     scales: tuple[float, float]
@@ -45,13 +49,22 @@ class Strength:
     blurs_px: tuple[float, float]
     shot: float
     noise: float
+    turn_deg: float = 0.0
+    bend_px: float = 0.0
+    saturated: float = 0.0
 
 
 STRENGTHS = {
     "strong": Strength((0.5, 1.45), 384, 2, (0.65, 1.5), 0.35, 0.4, (0.3, 1.7), 0.06, 0.03),
     "mild": Strength((0.62, 1.3), 512, 2, (0.75, 1.35), 0.25, 0.3, (0.3, 1.2), 0.04, 0.02),
+    "wide": Strength(
+        (0.62, 1.6), 512, 2, (0.65, 1.5), 0.3, 0.3, (0.3, 1.5), 0.06, 0.03, 45, 4, 0.25
+    ),
 }
 _WITHOUT_MEMBRANE = 0.1
+_ROOM_TO_TURN = 1.5
+_BEND_EVERY_PX = 64
+_CUT_PERCENT = 90, 99.5
 _WITHOUT_CLAHE = 0.05
 
 
@@ -73,7 +86,7 @@ def augmented(
     how : Strength
         How far it is changed.
     """
-    example = _resized(_turned(example, rng), rng, least_px, how)
+    example = _warped(_turned(example, rng), rng, least_px, how)
     nucleus, membrane = example.nucleus, _membrane(example, rng)
     pixels = np.stack([nucleus, membrane])
     has_membrane = bool(membrane.any())
@@ -100,49 +113,50 @@ def _turned(example: Example, rng: Rng) -> Example:
     return _each(example, turn, turn)
 
 
-def _resized(example: Example, rng: Rng, least_px: int, how: Strength) -> Example:
-    """Cut out a part, and bring it to another size, a little squeezed."""
+def _warped(example: Example, rng: Rng, least_px: int, how: Strength) -> Example:
+    """Cut out a part, bring it to another size, a little squeezed, turned and bent."""
     size = np.array(example.nucleus.shape)
     scale = np.exp(rng.uniform(*np.log(how.scales)) + rng.normal(0, 0.05, 2))
-    scale = np.maximum(scale, least_px / size)
-    target = np.minimum((size * scale).astype(int), how.largest_px)
-    part = np.minimum(np.ceil(target / scale).astype(int), size)
-    corner = [
-        int(rng.integers(0, whole - cut + 1)) for whole, cut in zip(size, part, strict=True)
+    turns = how.turn_deg > 0 and size.min() > _ROOM_TO_TURN * least_px
+    angle = np.deg2rad(rng.uniform(-how.turn_deg, how.turn_deg)) if turns else 0.0
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    room = size / np.abs(turn).sum(axis=0)  # the largest part that fits, once turned
+    scale = np.maximum(scale, least_px / room)
+    target = np.clip((room * scale).astype(int), least_px, how.largest_px)
+    reach = np.abs(turn) @ (target / scale) / 2
+    centre = [
+        rng.uniform(low, max(low, high))
+        for low, high in zip(reach, size - reach, strict=True)
     ]
-    window = np.s_[..., corner[0] : corner[0] + part[0], corner[1] : corner[1] + part[1]]
     # Where the centres of the new pixels lie among the old ones.
-    places = [
-        np.clip((np.arange(n) + 0.5) / s - 0.5, 0, cut - 1)
-        for n, s, cut in zip(target, scale, part, strict=True)
-    ]
-    nearest = np.ix_(*(np.rint(place).astype(int) for place in places))
+    steps = [(np.arange(n) + 0.5 - n / 2) / s for n, s in zip(target, scale, strict=True)]
+    grid = np.tensordot(turn, np.stack(np.meshgrid(*steps, indexing="ij")), 1)
+    places = grid + np.reshape(centre, (2, 1, 1)) - 0.5
+    if how.bend_px:
+        places += how.bend_px * rng.uniform() * np.stack(_bends(target, rng))
+    places = np.clip(places, 0, (size - 1)[:, None, None]).astype(np.float32)
+    nearest = tuple(np.rint(places).astype(int))
     blur = np.maximum(0, (1 / scale - 1) / 2)
 
     def resample(image: Pixels) -> Pixels:
-        cut = image[window]
-        planes = cut.reshape(-1, *cut.shape[-2:])
+        planes = image.reshape(-1, *image.shape[-2:])
         found = np.empty((len(planes), *target), np.float32)
         for plane, out in zip(planes, found, strict=True):
             if blur.any():
                 plane = ndimage.gaussian_filter(plane, blur)
-            out[:] = _interpolated(plane, places)
-        return found.reshape(*cut.shape[:-2], *target)
+            ndimage.map_coordinates(plane, places, out, order=1)
+        return found.reshape(*image.shape[:-2], *target)
 
-    return _each(example, resample, lambda labels: labels[window][nearest])
+    return _each(example, resample, lambda labels: labels[nearest])
 
 
-def _interpolated(plane: Pixels, places: list[NDArray[np.float64]]) -> Pixels:
-    low = [np.floor(place).astype(int) for place in places]
-    high = [
-        np.minimum(first + 1, side - 1)
-        for first, side in zip(low, plane.shape, strict=True)
-    ]
-    part = [
-        (place - first).astype(np.float32) for place, first in zip(places, low, strict=True)
-    ]
-    rows = plane[low[0]] * (1 - part[0])[:, None] + plane[high[0]] * part[0][:, None]
-    found: Pixels = rows[:, low[1]] * (1 - part[1]) + rows[:, high[1]] * part[1]
+def _bends(shape: NDArray[np.int64], rng: Rng) -> list[Pixels]:
+    """Draw smooth displacements along y and x, of about 1."""
+    knots = np.maximum(3, shape // _BEND_EVERY_PX)
+    found = []
+    for _ in shape:
+        coarse = rng.normal(0, 1, knots)
+        found.append(ndimage.zoom(coarse, shape / knots, order=3).astype(np.float32))
     return found
 
 
@@ -173,6 +187,8 @@ def _membrane(example: Example, rng: Rng) -> Pixels:
 def _exposed(channel: Pixels, rng: Rng, how: Strength) -> Pixels:
     """Other curves, other light, out of focus."""
     channel = np.clip(channel, 0, None) ** np.float32(rng.uniform(*how.gammas))
+    if rng.random() < how.saturated:
+        channel = np.minimum(channel, np.percentile(channel, rng.uniform(*_CUT_PERCENT)))
     if rng.random() < how.uneven:
         channel = channel * _field(channel.shape, rng, rng.uniform(0.1, 0.5))
     if rng.random() < how.blurred:

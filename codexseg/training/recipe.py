@@ -40,7 +40,7 @@ class Recipe(Strict):
         Of the weights and of all that is drawn.
     channels : tuple of int
         Of the network's levels, from half the resolution on.
-    augmentation : "strong" or "mild"
+    augmentation : "strong", "mild" or "wide"
         How far images are changed before they are shown, see `augment.STRENGTHS`.
     start : "embedded", Path, Recipe or None
         The weights to begin with: those of the network that ships in the package, of an
@@ -71,7 +71,7 @@ class Recipe(Strict):
     learning_rate: float = Field(default=1e-3, gt=0)
     seed: int = Field(default=0, ge=0)
     channels: tuple[int, ...] = Field(default=(32, 64, 96, 128), min_length=2)
-    augmentation: Literal["strong", "mild"] = "strong"
+    augmentation: Literal["strong", "mild", "wide"] = "strong"
     start: "Start | None" = None
     patience: int | None = Field(default=None, ge=1)
     sources: tuple[AnySource, ...] = Field(min_length=1)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from codexseg.training.augment import STRENGTHS, _membrane, augmented
+from codexseg.training.augment import STRENGTHS, _membrane, _warped, augmented
 from codexseg.training.batches import batch
 from codexseg.training.examples import Crops, Example, Nuclei, Pair, Synthetic, choose
 from codexseg.training.targets import (
@@ -58,11 +58,12 @@ def test_classes_are_boundary_interior_and_background():
     assert (classes(np.zeros_like(labels)) == BACKGROUND).all()
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_an_image_is_a_function_of_its_seed_and_fits_the_network(seed):
+@pytest.mark.parametrize("how", STRENGTHS.values(), ids=STRENGTHS)
+@pytest.mark.parametrize("seed", range(3))
+def test_an_image_is_a_function_of_its_seed_and_fits_the_network(seed, how):
     def once():
         rng = np.random.default_rng(seed)
-        return augmented(TISSUE.draw(rng), rng, 256)
+        return augmented(TISSUE.draw(rng), rng, 256, how)
 
     pixels, cells, nuclei = once()
     again = once()
@@ -71,25 +72,37 @@ def test_an_image_is_a_function_of_its_seed_and_fits_the_network(seed):
     assert pixels.dtype == np.float32
     assert pixels.shape == (2, *cells.shape) == (2, *nuclei.shape)
     assert min(cells.shape) >= 256
-    assert max(cells.shape) <= STRENGTHS["strong"].largest_px
+    assert max(cells.shape) <= how.largest_px
     assert pixels.min() >= 0
     assert pixels.max() <= 1
     assert np.isfinite(pixels).all()
 
 
-def test_labels_move_with_the_pixels():
-    """Cells as bright as can be: wherever a label is, there is light."""
-    labels = np.zeros((400, 400), np.uint32)
-    for i, (y, x) in enumerate(np.random.default_rng(1).integers(20, 380, (40, 2)), 1):
+@pytest.mark.parametrize("how", STRENGTHS.values(), ids=STRENGTHS)
+def test_labels_move_with_the_pixels(how):
+    """However an image is cut, enlarged, turned and bent, light stays on its label."""
+    labels = np.zeros((450, 430), np.uint32)
+    for i, (y, x) in enumerate(np.random.default_rng(1).integers(20, 400, (40, 2)), 1):
         labels[y - 9 : y + 9, x - 5 : x + 5] = i
     light = (labels > 0).astype(np.float32)
     example = Example(light, light[None], labels, labels)
-    agree = []
-    for seed in range(6):
-        pixels, cells, _ = augmented(example, np.random.default_rng(seed), 256)
-        level = [pixels[0][cells > 0].mean(), pixels[0][cells == 0].mean()]
-        agree.append(level[0] > level[1] + 0.1)
-    assert sum(agree) >= 5
+    for seed in range(8):
+        seen = _warped(example, np.random.default_rng(seed), 256, how)
+        assert min(seen.nucleus.shape) >= 256
+        assert ((seen.nucleus > 0.5) == (seen.nuclei > 0)).mean() > 0.98
+        np.testing.assert_array_equal(seen.nucleus, seen.markers[0])
+        np.testing.assert_array_equal(seen.nuclei, seen.cells)
+        assert 0.02 < (seen.cells > 0).mean() < 0.2
+
+
+def test_a_small_image_is_enlarged_to_a_tile():
+    small = np.ones((40, 300), np.float32)
+    labels = np.ones((40, 300), np.uint32)
+    for how in STRENGTHS.values():
+        example = Example(small, small[None], labels, labels)
+        pixels, cells, _ = augmented(example, np.random.default_rng(0), 256, how)
+        assert min(pixels.shape[1:]) >= 256
+        assert (cells == 1).all()
 
 
 def test_a_batch_is_a_function_of_seed_and_number(nuclei):
