@@ -16,11 +16,11 @@ from codexseg.core.overlaps import overlaps
 from codexseg.core.watershed import grow_labels
 from codexseg.errors import InputError
 
-HEIGHTS = (0.025, 0.05, 0.075, 0.1, 0.15)
+HEIGHTS = (0.0125, 0.025, 0.05, 0.075, 0.1, 0.15)
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 SMOOTHINGS_PX = (0.5, 1.0, 1.5, 2.0)
 GROWTHS_PX = (0.0, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5)
-LEAST_PEAKS = (0.0, 0.5, 0.6, 0.65, 0.7, 0.725, 0.75, 0.775, 0.8)
+LEAST_PEAKS = (0.0, 0.5, 0.6, 0.65, 0.7, 0.725, 0.75, 0.775, 0.8, 0.825)
 LEAST_OBJECTS = 30
 _TRIED: Sequence[dict[str, Sequence[float]]] = (
     {"interior_threshold": THRESHOLDS, "growth_px": GROWTHS_PX},
