@@ -5,6 +5,7 @@ An ONNX file carries them in its metadata; without any they are Mesmer's.
 
 import json
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from codexseg.backends.contract import read_signature
 from codexseg.backends.weights import Weights
@@ -41,6 +42,16 @@ class Constants:
     min_area: int = 15
     growth_px: float = 0.0
     least_peak: float = 0.0
+
+    @property
+    def of_flood(self) -> dict[str, Any]:
+        """Those that :func:`codexseg.core.deep_watershed.deep_watershed` takes."""
+        return {
+            "h": self.h,
+            "interior_threshold": self.interior_threshold,
+            "smoothing_px": self.smoothing_px,
+            "min_area": self.min_area,
+        }
 
 
 MESMER = Constants(h=0.075), Constants(h=0.1)

@@ -194,15 +194,7 @@ def flood(
     growth = CONTEXT_PX
     while (maps := image.maps(seen, names, slide)) is not None:
         cut = _cut_edges(seen, image.shape)
-        labels, doubtful = deep_watershed(
-            *maps,
-            h=constants.h,
-            interior_threshold=constants.interior_threshold,
-            smoothing_px=constants.smoothing_px,
-            min_area=constants.min_area,
-            ties=ties,
-            cut=cut,
-        )
+        labels, doubtful = deep_watershed(*maps, **constants.of_flood, ties=ties, cut=cut)
         labels = remove_faint_objects(labels, maps[0], constants.least_peak)
         del maps
         if constants.growth_px:

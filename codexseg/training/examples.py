@@ -84,6 +84,11 @@ class Crops:
     ) -> None:
         self._slide = _scaled_slide(image)
         self._channels = list(range(len(self._slide)) if channels is None else channels)
+        if max(self._channels) >= len(self._slide):
+            raise InputError(
+                f"channels are {self._channels}, expected numbers below "
+                f"{len(self._slide)}, as {image} has so many channels."
+            )
         self._together = channels is not None
         with np.load(labels) as file:
             corners, cells, nuclei = file["yx"], file["cells"], file["nuclei"]

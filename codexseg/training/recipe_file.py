@@ -25,10 +25,17 @@ _RECIPE: TypeAdapter[AnyRecipe] = TypeAdapter(
 )
 
 
-def load_recipe(path: Path) -> AnyRecipe:
+def load_recipe(path: Path, after: tuple[Path, ...] = ()) -> AnyRecipe:
     """Read and check the YAML file of a training.
 
     Where `start` names another YAML file, beside this one, its recipe takes that place.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    after : tuple of Path
+        The files whose `start` led here.
 
     Raises
     ------
@@ -52,7 +59,7 @@ def load_recipe(path: Path) -> AnyRecipe:
         )
     start = said.get("start")
     if isinstance(start, str) and start.endswith((".yaml", ".yml")):
-        said["start"] = load_recipe(path.parent / start)
+        said["start"] = _before(path, start, (*after, path.resolve()))
     try:
         return _RECIPE.validate_python(said)
     except ValidationError as error:
@@ -69,6 +76,23 @@ def load_recipe(path: Path) -> AnyRecipe:
             or e["type"] == "value_error"
         ]
         raise ConfigError("\n".join([f"{path} is no recipe:", *lines])) from error
+
+
+def _before(path: Path, start: str, after: tuple[Path, ...]) -> Recipe:
+    """Load the recipe of the network that another one begins with."""
+    named = path.parent / start
+    if named.resolve() in after:
+        raise ConfigError(
+            f"{path}: start is {start}, expected a recipe that does not begin with this "
+            f"one: name another file."
+        )
+    recipe = load_recipe(named, after)
+    if not isinstance(recipe, Recipe):
+        raise ConfigError(
+            f"{path}: start is {start}, a recipe of preset {recipe.preset}, expected one "
+            f"of preset panoptic."
+        )
+    return recipe
 
 
 def _line(error: ErrorDetails) -> str:

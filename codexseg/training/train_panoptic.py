@@ -98,7 +98,7 @@ def _optimizer(recipe: Recipe) -> Any:
     warm = min(100, max(1, recipe.steps // 10))
     rate = keras.optimizers.schedules.CosineDecay(
         0.0,
-        recipe.steps - warm,
+        max(1, recipe.steps - warm),
         alpha=0.01,
         warmup_target=recipe.learning_rate,
         warmup_steps=warm,

@@ -10,26 +10,20 @@ from typing import Any
 import keras
 import numpy as np
 
-from codexseg.backends.unet_objects import flood_constants, relief
 from codexseg.backends.unet_spec import Objects, UnetSpec
-from codexseg.core.deep_watershed import deep_watershed
-from codexseg.core.labels import Labels
-from codexseg.core.metrics import count_matches, object_pairs
-from codexseg.core.overlaps import overlaps
 from codexseg.files import write_atomic
 from codexseg.training.figures import Sample, draw_samples
 from codexseg.training.loop import TRAINED, Batches, finish, fit
 from codexseg.training.pairs import Pair
 from codexseg.training.recipe import UnetRecipe
 from codexseg.training.scores import Overlap
+from codexseg.training.tune_unet import choose_objects
 from codexseg.training.unet_images import Floats, Order, UnetImages
 from codexseg.training.unet_network import build_unet, export_unet, unet_loss, with_sigmoid
 
 log = logging.getLogger(__name__)
 
 SAMPLES, SCORES = "samples.png", "scores.json"
-HEIGHTS_PX = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
-SMOOTHINGS_PX = (0.5, 1.0, 2.0)
 _MOST_SAMPLES = 4
 _MOST_JUDGED = 32
 
@@ -150,33 +144,3 @@ def _choose(
     if scores:
         write_atomic(out / SCORES, json.dumps(scores, indent=2))
     return chosen
-
-
-def choose_objects(
-    maps: Sequence[Floats], truths: Sequence[Labels]
-) -> tuple[Objects, float]:
-    """Try how foreground becomes objects; return the best, and its F1 at IoU 0.5.
-
-    Parameters
-    ----------
-    maps : sequence of (y, x) float32
-        Probabilities of the foreground.
-    truths : sequence of (y, x) uint32
-        The objects; images without any do not count.
-    """
-    shown = [(m, t) for m, t in zip(maps, truths, strict=True) if t.any()]
-    best, score = Objects(), -1.0
-    for smoothing in SMOOTHINGS_PX:
-        depths = [relief(probability, Objects(1.0, smoothing)) for probability, _ in shown]
-        for h in HEIGHTS_PX:
-            tried = Objects(h, smoothing)
-            flood = asdict(flood_constants(tried))
-            found = [deep_watershed(*depth, **flood) for depth in depths]
-            f1 = float(np.mean([_f1(t, o) for (_, t), o in zip(shown, found, strict=True)]))
-            if f1 > score:
-                best, score = tried, f1
-    return best, score
-
-
-def _f1(truth: Labels, found: Labels) -> float:
-    return count_matches(object_pairs(overlaps(truth, found)), 0.5).f1

@@ -127,19 +127,14 @@ class _Search:
     def _floods(self, constants: Constants) -> list[Labels]:
         alone = replace(constants, growth_px=0.0, least_peak=0.0)
         if self._flooded is None or self._flooded[0] != alone:
-            self._flooded = alone, [_flooded(image, alone) for image in self._held]
+            self._flooded = (
+                alone,
+                [
+                    deep_watershed(image.distance, image.interior, **alone.of_flood)
+                    for image in self._held
+                ],
+            )
         return self._flooded[1]
-
-
-def _flooded(image: Held, constants: Constants) -> Labels:
-    return deep_watershed(
-        image.distance,
-        image.interior,
-        h=constants.h,
-        interior_threshold=constants.interior_threshold,
-        smoothing_px=constants.smoothing_px,
-        min_area=constants.min_area,
-    )
 
 
 def _scores(image: Held, labels: Labels, least: int) -> list[float]:

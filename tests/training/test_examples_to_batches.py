@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from codexseg.errors import InputError
 from codexseg.training.augment import STRENGTHS, _membrane, _warped, augmented
 from codexseg.training.batches import batch
 from codexseg.training.examples import Crops, Example, Nuclei, Pair, Synthetic, choose
@@ -163,6 +164,8 @@ def test_crops_show_the_channels_that_their_labels_were_drawn_by(tmp_path):
     np.testing.assert_array_equal(one.markers, other.nucleus[None])
     assert (one.together, other.together) == (True, False)
     assert some.region()[0].shape == (2, 40, 40)
+    with pytest.raises(InputError, match=r"channels are \[0, 3\].*below 3"):
+        Crops(*files, (0, 3))
 
 
 def test_markers_whose_labels_hold_together_are_shown_together():

@@ -41,6 +41,16 @@ def test_a_recipe_can_begin_with_another(tmp_path):
     assert load_recipe(write(tmp_path, sources + "start: embedded")).start == "embedded"
 
 
+def test_a_recipe_cannot_begin_with_itself_or_a_unet(tmp_path):
+    sources = "sources: [{kind: synthetic}]\n"
+    (tmp_path / "first.yaml").write_text(sources + "start: recipe.yaml")
+    with pytest.raises(ConfigError, match=r"first\.yaml: start is recipe\.yaml"):
+        load_recipe(write(tmp_path, sources + "start: first.yaml"))
+    (tmp_path / "first.yaml").write_text("preset: unet\nimages: a\ncells: b")
+    with pytest.raises(ConfigError, match="preset unet, expected one of preset panoptic"):
+        load_recipe(write(tmp_path, sources + "start: first.yaml"))
+
+
 def test_labels_that_a_teacher_has_yet_to_make_are_named_with_the_command(tmp_path):
     crops = "{kind: crops, image: a.tif, labels: b.npz, columns: [0, 9], channels: [0, 2]}"
     with pytest.raises(InputError, match=r"teacher .*b\.npz --channels 0 2 --columns 0 9'"):
