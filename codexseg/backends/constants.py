@@ -74,7 +74,7 @@ def constants_of(weights: Weights) -> tuple[Constants, Constants]:
     try:
         said = json.loads(text)
         cell, nucleus = (_checked(said[name]) for name in ("cell", "nucleus"))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(
             f"{weights.path} holds constants of post-processing that cannot be used "
             f"({type(error).__name__}: {error}), expected JSON as 'codexseg train' writes "

@@ -32,7 +32,8 @@ from codexseg.backends.panoptic_image import MAPS, Image
 from codexseg.backends.panoptic_surveys import surveys
 from codexseg.backends.runtime import Batch, choose_runtime
 from codexseg.backends.weights import EMBEDDED, Weights, resolve
-from codexseg.core.deep_watershed import deep_watershed, remove_faint_objects
+from codexseg.core.deep_watershed import deep_watershed
+from codexseg.core.faint_objects import remove_faint_objects
 from codexseg.core.flooding import Ties
 from codexseg.core.grid import Window
 from codexseg.core.watershed import grow_labels

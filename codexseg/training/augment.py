@@ -35,7 +35,8 @@ class Strength:
     shot, noise : float
         Greatest noise that grows with the signal, that does not.
     turn_deg, bend_px : float
-        Greatest turn beside quarter turns, degrees; how far tissue is bent, at most about.
+        Greatest turn beside quarter turns, degrees; greatest standard deviation of the
+        displacements that bend tissue.
     saturated : float
         Share of channels whose bright parts are cut.
     """
@@ -120,7 +121,8 @@ def _warped(example: Example, rng: Rng, least_px: int, how: Strength) -> Example
     turns = how.turn_deg > 0 and size.min() > _ROOM_TO_TURN * least_px
     angle = np.deg2rad(rng.uniform(-how.turn_deg, how.turn_deg)) if turns else 0.0
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    room = size / np.abs(turn).sum(axis=0)  # the largest part that fits, once turned
+    # The largest part that fits, once turned.
+    room = size.min() / np.abs(turn).sum(axis=0) if turns else size
     scale = np.maximum(scale, least_px / room)
     target = np.clip((room * scale).astype(int), least_px, how.largest_px)
     reach = np.abs(turn) @ (target / scale) / 2

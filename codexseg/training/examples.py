@@ -84,14 +84,10 @@ class Crops:
     ) -> None:
         self._slide = _scaled_slide(image)
         self._channels = list(range(len(self._slide)) if channels is None else channels)
-        if max(self._channels) >= len(self._slide):
-            raise InputError(
-                f"channels are {self._channels}, expected numbers below "
-                f"{len(self._slide)}, as {image} has so many channels."
-            )
         self._together = channels is not None
         with np.load(labels) as file:
             corners, cells, nuclei = file["yx"], file["cells"], file["nuclei"]
+        self._check(image, labels, corners, cells, nuclei)
         width = cells.shape[2]
         inside = (corners[:, 1] >= columns[0]) & (corners[:, 1] + width <= columns[1])
         if not inside.any():
@@ -101,6 +97,39 @@ class Crops:
         # Crops of empty glass teach little.
         counts = np.array([len(np.unique(labels)) for labels in self._cells])
         self._shares = np.sqrt(counts) / np.sqrt(counts).sum()
+
+    def _check(
+        self,
+        image: Path,
+        labels: Path,
+        corners: NDArray[Any],
+        cells: NDArray[Any],
+        nuclei: NDArray[Any],
+    ) -> None:
+        """Check that channels, labels and image fit."""
+        if self._slide.ndim != 3:
+            shape = self._slide.shape
+            raise InputError(f"{image} has the shape {shape}, expected (c, y, x).")
+        count, chosen = len(self._slide), self._channels
+        if max(chosen) >= count or len({*chosen}) < len(chosen):
+            raise InputError(
+                f"channels are {chosen}, expected different numbers below {count}, as "
+                f"{image} has so many channels: correct them in the recipe."
+            )
+        are_whole = all(a.dtype.kind in "iu" for a in (corners, cells, nuclei))
+        fits = cells.ndim == 3 and corners.shape == (len(cells), 2)
+        if not (are_whole and fits and cells.shape == nuclei.shape):
+            raise InputError(
+                f"{labels} holds yx {corners.shape} {corners.dtype}, cells {cells.shape} "
+                f"{cells.dtype}, nuclei {nuclei.shape} {nuclei.dtype}, expected integers "
+                f"(n, 2), (n, y, x) and the same: make it again."
+            )
+        ends = corners + cells.shape[1:]
+        if (corners < 0).any() or (ends > self._slide.shape[1:]).any():
+            raise InputError(
+                f"{labels} has crops outside of {image}, {self._slide.shape[1:]} px: they "
+                f"are of another image; name theirs."
+            )
 
     def draw(self, rng: Rng) -> Example:
         """Return one crop."""

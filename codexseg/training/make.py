@@ -6,7 +6,7 @@ from pathlib import Path
 
 from codexseg.backends.constants import MESMER, constants_of
 from codexseg.backends.weights import LICENCE, resolve
-from codexseg.errors import BackendUnavailable, RunStateError
+from codexseg.errors import BackendUnavailable, InputError, RunStateError
 from codexseg.files import write_atomic
 from codexseg.training.choose import choose
 from codexseg.training.recipe import AnyRecipe, Recipe
@@ -60,14 +60,21 @@ def make(recipe: AnyRecipe, data: Path, out: Path) -> Path:
 
 def _make_panoptic(recipe: Recipe, data: Path, out: Path) -> Path:
     sources, held = recipe.open_all(data)
+    first = recipe.start
+    while isinstance(first, Recipe):  # what is needed in an hour is looked for now
+        first.open_all(data)
+        first = first.start
     _need_keras()
 
     import keras
 
     from codexseg.training.export import export_onnx
     from codexseg.training.loop import TRAINED
+    from codexseg.training.start import start_path
     from codexseg.training.train_panoptic import train
 
+    if first is not None:
+        start_path(first, data)
     _take(recipe, out)
     start = _start(recipe, data, out)
     constants = MESMER if start is None else constants_of(resolve(start))
@@ -111,17 +118,25 @@ def _need_keras() -> None:
 
 
 def _check(recipe: AnyRecipe, out: Path) -> None:
-    """Check that a folder does not hold the training of another recipe."""
+    """Check that a folder, and that of what comes first, hold no other training."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file, expected a folder: choose another --out.")
     there = out / RECIPE
-    if there.exists() and _parsed(there) != recipe.model_dump():
+    is_taken = there.exists() or (out / NETWORK).exists()
+    if is_taken and _parsed(there) != recipe.model_dump():
         raise RunStateError(
             f"{out} holds a training of another recipe ({RECIPE}), expected this one's or "
             f"an empty folder: choose another one with --out, or delete it."
         )
+    if isinstance(recipe, Recipe) and isinstance(recipe.start, Recipe):
+        _check(recipe.start, out / START)
 
 
 def _parsed(path: Path) -> object:
-    said = parse_recipe(path.read_text("utf-8"))
+    try:
+        said = parse_recipe(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return None
     return None if said is None else said.model_dump()
 
 

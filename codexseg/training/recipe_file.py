@@ -58,7 +58,7 @@ def load_recipe(path: Path, after: tuple[Path, ...] = ()) -> AnyRecipe:
             f"{path}: preset is {said['preset']!r}, expected one of {', '.join(PRESETS)}."
         )
     start = said.get("start")
-    if isinstance(start, str) and start.endswith((".yaml", ".yml")):
+    if isinstance(start, str) and start.lower().endswith((".yaml", ".yml")):
         said["start"] = _before(path, start, (*after, path.resolve()))
     try:
         return _RECIPE.validate_python(said)
@@ -85,6 +85,11 @@ def _before(path: Path, start: str, after: tuple[Path, ...]) -> Recipe:
         raise ConfigError(
             f"{path}: start is {start}, expected a recipe that does not begin with this "
             f"one: name another file."
+        )
+    if not named.is_file():
+        raise ConfigError(
+            f"{path}: start is {start}, and there is no {named}: name the YAML file of a "
+            f"recipe, beside this one."
         )
     recipe = load_recipe(named, after)
     if not isinstance(recipe, Recipe):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zipfile import BadZipFile
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
@@ -140,7 +141,7 @@ def open_source(source: Any, data: Path) -> Any:
         return source.open(data)
     except CodexsegError:
         raise
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, BadZipFile, LookupError, TypeError, ValueError) as error:
         raise InputError(
             f"the source {source.model_dump(mode='json')} cannot be read in "
             f"{data} ({type(error).__name__}: {error}); correct the path, or name "

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codexseg.backends.constants import Constants
-from codexseg.core.deep_watershed import deep_watershed, remove_faint_objects
+from codexseg.core.deep_watershed import deep_watershed
+from codexseg.core.faint_objects import remove_faint_objects
 from codexseg.core.labels import Labels
 from codexseg.core.metrics import count_matches, object_pairs
 from codexseg.core.overlaps import overlaps

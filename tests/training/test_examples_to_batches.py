@@ -164,8 +164,31 @@ def test_crops_show_the_channels_that_their_labels_were_drawn_by(tmp_path):
     np.testing.assert_array_equal(one.markers, other.nucleus[None])
     assert (one.together, other.together) == (True, False)
     assert some.region()[0].shape == (2, 40, 40)
-    with pytest.raises(InputError, match=r"channels are \[0, 3\].*below 3"):
+    with pytest.raises(InputError, match=r"channels are \[0, 3\].* below 3"):
         Crops(*files, (0, 3))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"yx": np.array([[8, 1]])}, "crops outside of"),
+        ({"yx": np.array([[-1, 0]])}, "crops outside of"),
+        ({"yx": np.zeros((1, 2))}, "expected integers"),
+        ({"cells": np.ones((40, 40), int)}, "expected integers"),
+        ({"nuclei": np.ones((2, 40, 40), int)}, "expected integers"),
+        ({"channels": (0, 0)}, "expected different numbers"),
+    ],
+)
+def test_labels_that_do_not_fit_the_image_are_refused(tmp_path, changed, message):
+    image = np.ones((3, 40, 40), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", image, photometric="minisblack")
+    ones = np.ones((1, 40, 40), np.uint16)
+    fine = {"yx": np.zeros((1, 2), int), "cells": ones, "nuclei": ones, "channels": None}
+    made = fine | changed
+    channels = made.pop("channels")
+    np.savez(tmp_path / "b.npz", **made)
+    with pytest.raises(InputError, match=message):
+        Crops(tmp_path / "a.tif", tmp_path / "b.npz", (0, 40), channels)
 
 
 def test_markers_whose_labels_hold_together_are_shown_together():

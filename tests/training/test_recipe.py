@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 
 from codexseg.errors import ConfigError, InputError, RunStateError
 from codexseg.training.make import _check, make
@@ -130,6 +131,32 @@ def test_a_folder_of_another_recipe_is_left_alone(tmp_path):
     (tmp_path / "out" / "recipe.json").write_text("{}")
     with pytest.raises(RunStateError, match="another recipe"):
         make(recipe, tmp_path, tmp_path / "out")
+
+
+def test_a_network_of_another_recipe_is_no_start(tmp_path):
+    sources = "sources: [{kind: synthetic}]\n"
+    recipe = load_recipe(
+        write(tmp_path, f"{sources}start: {{{sources.strip()}, steps: 3}}")
+    )
+    start = tmp_path / "out" / "start"
+    start.mkdir(parents=True)
+    (start / "network.onnx").write_bytes(b"of whom")
+    with pytest.raises(RunStateError, match="start holds a training of another recipe"):
+        make(recipe, tmp_path, tmp_path / "out")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="expected a folder"):
+        make(recipe, tmp_path, tmp_path / "file")
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip"])
+def test_what_the_first_recipe_needs_is_looked_for_at_once(tmp_path, content):
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((9, 9), np.uint8))
+    (tmp_path / "b.npz").write_bytes(content)
+    crops = "sources: [{kind: crops, image: a.tif, labels: b.npz}]"
+    text = f"sources: [{{kind: synthetic}}]\nstart: {{{crops}}}"
+    with pytest.raises(InputError, match=r"b\.npz"):
+        make(load_recipe(write(tmp_path, text)), tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_says_what_is_missing_or_wrong(tmp_path):
