@@ -18,7 +18,7 @@ import typer
 from codexseg.cli_compare import CompareCommand, compare
 from codexseg.cli_evaluate import EvaluateCommand, evaluate
 from codexseg.cli_models import models_app
-from codexseg.cli_options import Diameter, Mode, Mpp, Panel, Processes
+from codexseg.cli_options import Diameter, Mode, Mpp, Overwrite, Panel, Processes
 from codexseg.cli_signals import Terminated, listen
 from codexseg.cli_train import train
 from codexseg.cli_words import clear_errors, say
@@ -224,9 +224,7 @@ def predict(
     diameter: Diameter = None,
     workers: Processes = None,
     *,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files of the outputs' names.")
-    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Segment one image without a configuration.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from codexseg.cli_options import Diameter, Mode, Mpp, Panel, Processes
+from codexseg.cli_options import Diameter, Mode, Mpp, Overwrite, Panel, Processes
 from codexseg.cli_words import clear_errors, is_no_option, say, spread, table
 
 if TYPE_CHECKING:
@@ -98,9 +98,7 @@ def compare(
     diameter: Diameter = None,
     workers: Processes = None,
     *,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files of the outputs' names.")
-    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Segment one image with several backends, side by side, with their scores.
 

@@ -23,3 +23,6 @@ Diameter = Annotated[
     typer.Option(help="Diameter of a typical cell, um; auto: found from the image."),
 ]
 Processes = Annotated[int | None, typer.Option(min=1, help="Processes; default: 1.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace files of the outputs' names.")
+]
