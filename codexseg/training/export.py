@@ -11,6 +11,8 @@ from codexseg.backends.contract import TILE_PX
 from codexseg.files import replacing
 from codexseg.training.network import OUTPUTS, with_heads
 
+TURNED = "codexseg_turned"
+"""Name in the metadata_props: whether each tile is seen twice."""
 _OPSET = 17
 """Of onnxruntime 1.18 and later."""
 
@@ -20,6 +22,8 @@ def export_onnx(
     path: Path,
     constants: tuple[Constants, Constants],
     metadata: dict[str, str],
+    *,
+    turned: bool = False,
 ) -> None:
     """Write a network with Mesmer's contract, and what belongs to its weights.
 
@@ -33,6 +37,8 @@ def export_onnx(
         Of the flood that makes cells, and nuclei, of its maps.
     metadata : dict of str
         More of what the file says of itself.
+    turned : bool
+        The file's network sees each tile twice, see :func:`with_heads`.
     """
     import onnx
 
@@ -41,7 +47,7 @@ def export_onnx(
         tiles = keras.InputSpec(
             shape=(None, TILE_PX, TILE_PX, 2), dtype="float32", name="input_0"
         )
-        with_heads(network).export(
+        with_heads(network, turned=turned).export(
             exported,
             format="onnx",
             verbose=False,
@@ -50,7 +56,7 @@ def export_onnx(
         )
         model = onnx.load(exported)
     _name_outputs(model.graph)
-    said = {**metadata, CONSTANTS: to_json(*constants)}
+    said = {**metadata, CONSTANTS: to_json(*constants), TURNED: str(turned).lower()}
     onnx.helper.set_model_props(model, said)
     onnx.checker.check_model(model)
     with replacing(path) as part:

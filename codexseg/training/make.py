@@ -85,10 +85,10 @@ def _make_panoptic(recipe: Recipe, data: Path, out: Path) -> Path:
     said = {LICENCE: recipe.licence} if recipe.licence else {}
     if held:
         part = out / f"part.{NETWORK}"
-        export_onnx(network, part, constants, said)
+        export_onnx(network, part, constants, said, turned=recipe.turned)
         constants = choose(part, held, constants, out, recipe.scales)
         part.unlink()
-    export_onnx(network, out / NETWORK, constants, said)
+    export_onnx(network, out / NETWORK, constants, said, turned=recipe.turned)
     return out / NETWORK
 
 

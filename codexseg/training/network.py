@@ -13,6 +13,7 @@ import keras
 from keras import layers, ops
 
 from codexseg.backends.contract import TILE_PX
+from codexseg.training.targets import BACKGROUND, BOUNDARY, INTERIOR
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,13 +23,18 @@ MAPS = 8
 OUTPUTS = ("semantic_0", "semantic_1", "semantic_2", "semantic_3")
 
 
-def build(channels: "Sequence[int]" = (32, 64, 96, 128)) -> keras.Model:
+def build(
+    channels: "Sequence[int]" = (32, 64, 96, 128), precision: str = "float32"
+) -> keras.Model:
     """Build the network as it is trained.
 
     Parameters
     ----------
     channels : sequence of int
         Channels of the levels, from half the resolution on.
+    precision : str
+        That of the arithmetic, a policy of keras: "mixed_bfloat16" keeps the weights in
+        single precision.
 
     Returns
     -------
@@ -36,6 +42,15 @@ def build(channels: "Sequence[int]" = (32, 64, 96, 128)) -> keras.Model:
         From (n, 256, 256, 2) to (n, 256, 256, 8): for cells and for nuclei the inner
         distance, and logits of boundary, interior and background.
     """
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        return _build(channels)
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _build(channels: "Sequence[int]") -> keras.Model:
     tiles = keras.Input((TILE_PX, TILE_PX, 2), name="input_0")
     x = _fold(tiles, TILE_PX, 2)
     seen = []
@@ -49,19 +64,41 @@ def build(channels: "Sequence[int]" = (32, 64, 96, 128)) -> keras.Model:
     return keras.Model(tiles, _unfold(x, TILE_PX // 2, MAPS), name="codexseg_panoptic")
 
 
-def with_heads(network: keras.Model) -> keras.Model:
-    """Return the network as it is used: four heads, classes as probabilities."""
-    maps = network.output
+def with_heads(network: keras.Model, *, turned: bool = False) -> keras.Model:
+    """Return the network as it is used: four heads, classes as probabilities.
+
+    Parameters
+    ----------
+    network : keras.Model
+        From :func:`build`.
+    turned : bool
+        Each tile is seen twice, as it is and upside down, and the maps are the means of
+        both: better by what the network finds in one only, for twice the time.
+    """
+    tiles = network.input
+    if not turned:
+        return keras.Model(tiles, _named(_heads(network.output)))
+    # One pass of twice the tiles: two would put all weights into the file twice.
+    both = network(ops.concatenate([tiles, tiles[:, ::-1, ::-1]], axis=0))
+    halves = (ops.split(head, 2, axis=0) for head in _heads(both))
+    means = [0.5 * (seen + turned_back[:, ::-1, ::-1]) for seen, turned_back in halves]
+    return keras.Model(tiles, _named(means))
+
+
+def _heads(maps: Any) -> list[Any]:
     heads = []
     for compartment in (0, 4):
         heads += [
             maps[..., compartment : compartment + 1],
             ops.softmax(maps[..., compartment + 1 : compartment + 4], axis=-1),
         ]
-    named = [
+    return heads
+
+
+def _named(heads: list[Any]) -> list[Any]:
+    return [
         layers.Identity(name=name)(head) for name, head in zip(OUTPUTS, heads, strict=True)
     ]
-    return keras.Model(network.input, named)
 
 
 def loss(truth: Any, maps: Any) -> Any:
@@ -78,22 +115,51 @@ def loss(truth: Any, maps: Any) -> Any:
     total = 0.0
     for compartment in range(2):
         weight = truth[..., 4 + compartment]
-        distance, classes = truth[..., 2 * compartment], truth[..., 2 * compartment + 1]
-        found = maps[..., 4 * compartment : 4 * compartment + 4]
-        inside = 1 + 4 * ops.cast(distance > 0, "float32")
-        error = ops.square(found[..., 0] - distance) * inside
-        one_hot = ops.one_hot(ops.cast(classes, "int32"), 3)
-        log = ops.log_softmax(found[..., 1:], axis=-1)
+        distance, kind = truth[..., 2 * compartment], truth[..., 2 * compartment + 1]
+        # One map at a time: sums over the last axis, three numbers long, are slow.
+        found, *logits = (
+            ops.cast(maps[..., 4 * compartment + n], "float32") for n in range(4)
+        )
+        error = ops.square(found - distance) * (1 + 4 * ops.cast(distance > 0, "float32"))
+        highest = ops.maximum(ops.maximum(*logits[:2]), logits[2])
+        total_exp = sum(ops.exp(logit - highest) for logit in logits)
+        true = ops.where(kind == BOUNDARY, logits[BOUNDARY], logits[INTERIOR])
+        true = ops.where(kind == BACKGROUND, logits[BACKGROUND], true)
         # Boundaries are thin, and are what keeps neighbours apart.
-        entropy = -ops.sum(one_hot * log * ops.array([2.0, 1.0, 1.0]), axis=-1)
+        share = 1 + ops.cast(kind == BOUNDARY, "float32")
+        entropy = share * (ops.log(total_exp) + highest - true)
         total += ops.mean(weight * (10 * error + entropy))
     return total
+
+
+@keras.saving.register_keras_serializable("codexseg")
+class _BatchNormalization(layers.BatchNormalization):  # type: ignore[misc]
+    """Normalisation whose means and variances TensorFlow takes in one pass.
+
+    keras takes them in several, in single precision: with bfloat16 half of the time.
+    """
+
+    def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
+        if not training or keras.backend.backend() != "tensorflow":
+            return super().call(inputs, training=training, mask=mask)
+        from tensorflow.compat.v1.nn import fused_batch_norm
+
+        normal, mean, variance = fused_batch_norm(
+            inputs,
+            ops.cast(self.gamma, "float32"),
+            ops.cast(self.beta, "float32"),
+            epsilon=self.epsilon,
+            is_training=True,
+        )
+        for moving, seen in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(self.momentum * moving + (1 - self.momentum) * seen)
+        return normal
 
 
 def _twice(x: Any, width: int) -> Any:
     for _ in range(2):
         x = layers.Conv2D(width, 3, padding="same", use_bias=False)(x)
-        x = layers.BatchNormalization(momentum=0.98, epsilon=1e-5)(x)
+        x = _BatchNormalization(momentum=0.98, epsilon=1e-5)(x)
         x = layers.ReLU()(x)
     return x
 

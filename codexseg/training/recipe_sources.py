@@ -67,20 +67,28 @@ class PairsConfig(PairFiles):
 
 
 class CropsConfig(Strict):
-    """Labelled crops of one large image, see :class:`Crops`."""
+    """Labelled crops of one large image, see :class:`Crops`.
+
+    Attributes
+    ----------
+    turns : int
+        Quarter turns by which a teacher saw the crops when it labelled them. The labels
+        lie as the image does; this is for who has to make them again.
+    """
 
     kind: Literal["crops"]
     image: Path
     labels: Path
     columns: tuple[int, int] = EVERY_COLUMN
     channels: tuple[NonNegativeInt, ...] | None = Field(default=None, min_length=1)
+    turns: int = Field(default=0, ge=0, le=3)
     weight: float = Field(default=1.0, gt=0)
 
     def open(self, data: Path) -> Source:
         """Open the source; paths are relative to `data`."""
         image, labels = data / self.image, data / self.labels
         if not labels.exists():
-            raise InputError(_no_labels(image, labels, self.columns, self.channels))
+            raise InputError(_no_labels(image, labels, self))
         return Crops(image, labels, self.columns, self.channels)
 
 
@@ -149,16 +157,15 @@ def open_source(source: Any, data: Path) -> Any:
         ) from error
 
 
-def _no_labels(
-    image: Path,
-    labels: Path,
-    columns: tuple[int, int],
-    channels: tuple[int, ...] | None,
-) -> str:
+def _no_labels(image: Path, labels: Path, source: CropsConfig) -> str:
     """Say how a teacher's labels are made."""
-    seen = f" --channels {' '.join(map(str, channels))}" if channels else ""
-    if columns != EVERY_COLUMN:
-        seen += f" --columns {columns[0]} {columns[1]}"
+    seen = ""
+    if source.channels:
+        seen = f" --channels {' '.join(map(str, source.channels))}"
+    if source.columns != EVERY_COLUMN:
+        seen += f" --columns {source.columns[0]} {source.columns[1]}"
+    if source.turns:
+        seen += f" --turns {source.turns}"
     return (
         f"there is no {labels}, expected labels of crops of {image}: name the folder of "
         f"the data with --data, correct the path, or have a teacher make them: 'codexseg "

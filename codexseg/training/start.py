@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from codexseg.backends.contract import TILE_PX, check_contract, read_signature
 from codexseg.backends.weights import EMBEDDED
 from codexseg.errors import BackendUnavailable, ConfigError, InputError
+from codexseg.training.export import TURNED
 from codexseg.training.network import with_heads
 
 Floats = NDArray[np.float32]
@@ -176,9 +177,11 @@ def _check(network: keras.Model, path: Path, tiles: Floats) -> None:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    contract = check_contract(read_signature(path), path)
+    signature = read_signature(path)
+    contract = check_contract(signature, path)
     theirs = session.run(list(contract.output_names), {contract.input_name: tiles})
-    own = with_heads(network)(tiles, training=False)
+    turned = signature.metadata.get(TURNED) == "true"
+    own = with_heads(network, turned=turned)(tiles, training=False)
     for one, other in zip(own, theirs, strict=True):
         difference = float(np.abs(np.asarray(one) - other).max())
         if not difference < _TOLERANCE:

@@ -1,11 +1,11 @@
 """Labels from a teacher: what InstanSeg makes of a large image, crop by crop.
 
 ``python -m codexseg.training.teacher IMAGE MODEL.pt --out labels.npz [--channels 0 3]
-[--columns 0 2752]``
+[--columns 0 2752] [--turns 2]``
 
 The crops overlap, so that each has room around its middle; sources of kind `crops` and the
 validation of a recipe read the file. Other channels give other labels of the same cells:
-a teacher that saw less.
+a teacher that saw less. A crop that is turned gives labels with other chance errors.
 
 InstanSeg: Goldsborough et al., arXiv:2408.15954; TorchScript files take any number of
 channels at 0.5 um per px. It needs torch, and about 30 CPU seconds per megapixel.
@@ -32,6 +32,7 @@ def label_crops(
     model: Path,
     channels: Sequence[int] = (),
     columns: tuple[int, int] | None = None,
+    turns: int = 0,
 ) -> dict[str, NDArray[Any]]:
     """Have a teacher label the crops of an image.
 
@@ -45,6 +46,8 @@ def label_crops(
         Those that the teacher sees; all by default.
     columns : (int, int), optional
         Only crops whose columns lie between these.
+    turns : int
+        Quarter turns by which a crop is shown; its labels are turned back.
 
     Returns
     -------
@@ -66,8 +69,9 @@ def label_crops(
         found = []
         for y, x in tqdm(corners, unit="crop", disable=None):
             crop = np.stack([c[y : y + CROP_PX, x : x + CROP_PX] for c in seen])
-            labels = network(torch.from_numpy(crop[None]))[0].numpy()
-            found.append(labels.astype(np.uint16))
+            shown = np.ascontiguousarray(np.rot90(crop, turns, axes=(1, 2)))
+            labels = network(torch.from_numpy(shown[None]))[0].numpy()
+            found.append(np.rot90(labels, -turns, axes=(1, 2)).astype(np.uint16))
     made = np.stack(found)
     return {"yx": np.array(corners), "nuclei": made[:, 0], "cells": made[:, 1]}
 
@@ -104,9 +108,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the npz to write")
     parser.add_argument("--channels", type=int, nargs="*", default=[])
     parser.add_argument("--columns", type=int, nargs=2, metavar=("FROM", "TO"))
+    parser.add_argument("--turns", type=int, default=0, help="quarter turns of a crop")
     options = parser.parse_args()
     slide = tifffile.imread(options.image)
-    made = label_crops(slide, options.model, options.channels, options.columns)
+    made = label_crops(
+        slide, options.model, options.channels, options.columns, options.turns
+    )
     with replacing(options.out) as part, part.open("wb") as file:
         np.savez_compressed(file, yx=made["yx"], nuclei=made["nuclei"], cells=made["cells"])
 

@@ -29,6 +29,7 @@ _MOST_HELD = 24
 _MOST_SAMPLES = 4
 _SEEN_PX = 512
 _LONGEST_AVERAGE = 500
+_POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
 def train(
@@ -66,9 +67,11 @@ def train(
 
     keras.utils.set_random_seed(recipe.seed)
     out.mkdir(parents=True, exist_ok=True)
-    network = build(recipe.channels)
+    exact = build(recipe.channels)
     if start is not None and not has_begun(out):
-        load_start(network, start, made)
+        load_start(exact, start, made)
+    network = build(recipe.channels, _POLICIES[recipe.precision])
+    network.set_weights(exact.get_weights())
     network.compile(
         _optimizer(recipe),
         loss=loss,
@@ -89,9 +92,10 @@ def train(
         epochs=math.ceil(recipe.steps / recipe.steps_per_epoch),
         patience=recipe.patience,
     )
-    draw_samples(list(_samples(network, tiles, targets)), out / SAMPLES)
-    finish(network, out)
-    return network
+    exact.set_weights(network.get_weights())
+    draw_samples(list(_samples(exact, tiles, targets)), out / SAMPLES)
+    finish(exact, out)
+    return exact
 
 
 def _optimizer(recipe: Recipe) -> Any:
@@ -112,10 +116,12 @@ def _optimizer(recipe: Recipe) -> Any:
 
 def _foregrounds(truth: Any, maps: Any) -> tuple[Any, Any, Any]:
     """Tell where objects of both compartments are, and where that is known."""
-    found = [ops.argmax(maps[..., c + 1 : c + 4], axis=-1) for c in (0, 4)]
+    found = [
+        maps[..., c + 3] < ops.maximum(maps[..., c + 1], maps[..., c + 2]) for c in (0, 4)
+    ]
     return (
         ops.stack([truth[..., 1], truth[..., 3]], axis=-1) != BACKGROUND,
-        ops.stack(found, axis=-1) != BACKGROUND,
+        ops.stack(found, axis=-1),
         truth[..., 4:6],
     )
 

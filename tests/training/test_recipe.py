@@ -18,17 +18,15 @@ def write(tmp_path, text):
     return path
 
 
-def test_the_recipe_of_the_embedded_network_is_read_with_the_one_before_it():
+def test_the_recipe_of_the_embedded_network_learns_from_one_half_alone():
     recipe = load_recipe(ROOT / "config" / "train_embedded.yaml")
-    before = recipe.start
-    assert recipe.channels == before.channels == (32, 64, 96, 128)
-    assert before.start is None
+    assert recipe.channels == (32, 64, 96, 128)
+    assert recipe.start is None
     assert recipe.validation.columns[0] >= 2688  # no crop is learnt from and judged by
-    for one in (recipe, before):
-        kinds = {source.kind for source in one.sources}
-        assert kinds == {"crops", "synthetic", "nuclei", "pair"}
-        columns = [s.columns for s in one.sources if s.kind == "crops"]
-        assert max(last for _, last in columns) <= 2752
+    kinds = {source.kind for source in recipe.sources}
+    assert kinds == {"crops", "synthetic", "nuclei", "pair"}
+    columns = [s.columns for s in recipe.sources if s.kind == "crops"]
+    assert max(last for _, last in columns) <= 2752
 
 
 def test_a_recipe_can_begin_with_another(tmp_path):
@@ -56,6 +54,9 @@ def test_labels_that_a_teacher_has_yet_to_make_are_named_with_the_command(tmp_pa
     crops = "{kind: crops, image: a.tif, labels: b.npz, columns: [0, 9], channels: [0, 2]}"
     with pytest.raises(InputError, match=r"teacher .*b\.npz --channels 0 2 --columns 0 9'"):
         load_recipe(write(tmp_path, f"sources: [{crops}]")).open(tmp_path)
+    turned = crops.replace("}", ", turns: 3}")
+    with pytest.raises(InputError, match=r"--columns 0 9 --turns 3'"):
+        load_recipe(write(tmp_path, f"sources: [{turned}]")).open(tmp_path)
 
 
 def test_the_recipe_of_the_unet_is_that_of_the_seeds():
@@ -68,10 +69,12 @@ def test_the_recipe_of_the_unet_is_that_of_the_seeds():
 
 
 def test_a_folder_of_the_same_recipe_before_it_had_more_keys_is_taken(tmp_path):
-    recipe = load_recipe(ROOT / "config" / "train_embedded_first.yaml")
+    recipe = load_recipe(write(tmp_path, "sources: [{kind: synthetic}]"))
     keys = json.loads(recipe.model_dump_json())
     for new in ("start", "patience", "split"):
         assert keys.pop(new) is None
+    assert keys.pop("precision") == "float32"
+    assert keys.pop("turned") is False
     (tmp_path / "recipe.json").write_text(json.dumps(keys))
     _check(recipe, tmp_path)
     (tmp_path / "recipe.json").write_text(json.dumps(keys | {"steps": 7}))

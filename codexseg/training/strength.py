@@ -1,0 +1,79 @@
+"""How far images are changed before a network is shown them."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Strength:
+    """How far images are changed.
+
+    Attributes
+    ----------
+    scales : (float, float)
+        Their least and greatest enlargement.
+    largest_px : int
+        Side of an image that is shown whole to the contrast (CLAHE), then cut into tiles.
+    tiles : int
+        Cut from an image that has room for several.
+    gammas, blurs_px : (float, float)
+        Least and greatest exponent of grey levels, sigma of blur.
+    uneven, blurred : float
+        Share of channels under uneven light, out of focus.
+    shot, noise : float
+        Greatest noise that grows with the signal, that does not.
+    turn_deg, bend_px : float
+        Greatest turn beside quarter turns, degrees; greatest standard deviation of the
+        displacements that bend tissue.
+    saturated : float
+        Share of channels whose bright parts are cut.
+    dimmest : float
+        The least of the light that a channel keeps before noise comes on top.
+    textured : float
+        Share of channels whose fine structure is made stronger, weaker or mottled.
+    painted : float
+        Share of images in which some cells get a membrane, or a stain, that follows their
+        labels.
+    flicker : float
+        Standard deviation of the logarithm of the light of one nucleus among others.
+    """
+
+    scales: tuple[float, float]
+    largest_px: int
+    tiles: int
+    gammas: tuple[float, float]
+    uneven: float
+    blurred: float
+    blurs_px: tuple[float, float]
+    shot: float
+    noise: float
+    turn_deg: float = 0.0
+    bend_px: float = 0.0
+    saturated: float = 0.0
+    dimmest: float = 1.0
+    textured: float = 0.0
+    painted: float = 0.0
+    flicker: float = 0.0
+
+
+STRENGTHS = {
+    "strong": Strength((0.5, 1.45), 384, 2, (0.65, 1.5), 0.35, 0.4, (0.3, 1.7), 0.06, 0.03),
+    "mild": Strength((0.62, 1.3), 512, 2, (0.75, 1.35), 0.25, 0.3, (0.3, 1.2), 0.04, 0.02),
+    "wide": Strength(
+        (0.62, 1.6),
+        512,
+        2,
+        (0.65, 1.5),
+        0.3,
+        0.3,
+        (0.3, 1.5),
+        0.06,
+        0.03,
+        45,
+        4,
+        0.25,
+        dimmest=0.35,
+        textured=0.4,
+        painted=0.3,
+        flicker=0.3,
+    ),
+}
