@@ -93,7 +93,8 @@ def field(shape: Sequence[int], knots: tuple[int, int], rng: Rng) -> Pixels:
     """Draw a smooth field (y, x): a cubic spline through standard normal numbers."""
     coarse = rng.standard_normal(knots, np.float32)
     along_y, along_x = (_splines(int(n), k) for n, k in zip(shape, knots, strict=True))
-    return np.asarray(along_y @ coarse @ along_x.T)
+    rows = np.einsum("yj,jk->yk", along_y, coarse)  # threads of BLAS would only wait
+    return np.asarray(np.einsum("yk,xk->yx", rows, along_x))
 
 
 @lru_cache(maxsize=64)
