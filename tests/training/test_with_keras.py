@@ -158,6 +158,93 @@ def test_a_network_that_starts_from_an_onnx_file_has_its_maps(tmp_path):
     assert (foreground[0] == foreground[1]).mean() > 0.9
 
 
+def test_a_network_that_sees_each_tile_twice_gives_the_mean_and_can_be_a_start(tmp_path):
+    import onnxruntime
+
+    from codexseg.backends.constants import MESMER
+    from codexseg.training.export import export_onnx
+    from codexseg.training.network import build, with_heads
+    from codexseg.training.start import load_start
+
+    def tiles(number):
+        return np.random.default_rng(number).random((2, 256, 256, 2), np.float32), None
+
+    network = build((8, 16))
+    rng = np.random.default_rng(0)  # not all zeros and ones, which the export leaves out
+    network.set_weights(
+        [w + (w.ndim == 1) * rng.uniform(0, 0.1, w.shape) for w in network.get_weights()]
+    )
+    once = with_heads(network)
+    seen = tiles(5)[0]
+    upright, turned = once(seen), once(seen[:, ::-1, ::-1])
+    path = tmp_path / "twice.onnx"
+    export_onnx(network, path, MESMER, {}, turned=True)
+    session = onnxruntime.InferenceSession(str(path))
+    found = session.run([f"semantic_{i}" for i in range(4)], {"input_0": seen})
+    for one, other, mean in zip(upright, turned, found, strict=True):
+        expected = (np.asarray(one) + np.asarray(other)[:, ::-1, ::-1]) / 2
+        np.testing.assert_allclose(mean, expected, atol=2e-5)
+    back = session.run(None, {"input_0": seen[:, ::-1, ::-1].copy()})
+    for mean, other in zip(found, back, strict=True):  # a tile upside down: the same
+        np.testing.assert_allclose(mean, other[:, ::-1, ::-1], atol=2e-5)
+    again = build((8, 16))
+    load_start(again, path, tiles)  # compares maps itself
+    np.testing.assert_allclose(network(seen), again(seen), atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_normalisation_in_one_pass_is_that_of_keras(dtype):
+    import keras
+
+    from codexseg.training.network import _BatchNormalization
+
+    seen = np.random.default_rng(0).normal(3, 2, (4, 16, 16, 5)).astype(np.float32)
+    kinds = _BatchNormalization, keras.layers.BatchNormalization
+    ours, theirs = (kind(momentum=0.9, epsilon=1e-5, dtype=dtype) for kind in kinds)
+    for training in (True, False):
+        found, expected = (
+            np.asarray(keras.ops.cast(layer(seen, training=training), "float32"))
+            for layer in (ours, theirs)
+        )
+        # the variance that is kept is that of n - 1; bfloat16 rounds to 1 in 256
+        near = 1e-2 if "b" in dtype else 1e-3
+        np.testing.assert_allclose(found, expected, rtol=near, atol=near)
+    for weight, expected in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(weight, expected, atol=1e-3)
+
+
+def test_the_loss_is_squared_error_and_weighted_cross_entropy():
+    from codexseg.training.network import loss
+
+    rng = np.random.default_rng(3)
+    truth = rng.uniform(0, 1, (2, 4, 5, 6)).astype(np.float32)
+    truth[..., [1, 3]] = rng.integers(0, 3, (2, 4, 5, 2))
+    truth[0, ..., [0, 2]] = 0
+    maps = rng.normal(0, 2, (2, 4, 5, 8)).astype(np.float32)
+    expected = 0.0
+    for c in range(2):
+        distance, kind, weight = truth[..., 2 * c], truth[..., 2 * c + 1], truth[..., 4 + c]
+        error = (maps[..., 4 * c] - distance) ** 2 * np.where(distance > 0, 5, 1)
+        logits = maps[..., 4 * c + 1 : 4 * c + 4]
+        share = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+        true = np.take_along_axis(share, kind[..., None].astype(int), -1)[..., 0]
+        entropy = -np.log(true) * np.where(kind == 0, 2, 1)
+        expected += (weight * (10 * error + entropy)).mean()
+    assert float(loss(truth, maps)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_network_that_learns_in_bfloat16_is_one_of_single_precision(tmp_path):
+    import keras
+
+    more = "steps_per_epoch: 1\ntiles: 1\nchannels: [8, 16]\nsources: [{kind: synthetic}]\n"
+    path = made(tmp_path, f"steps: 2\nprecision: bfloat16\nturned: true\n{more}")
+    assert len(rows(tmp_path)) == 2
+    network = keras.saving.load_model(path.parent / "network.keras", compile=False)
+    assert {layer.compute_dtype for layer in network.layers} == {"float32"}
+    assert {str(weight.dtype) for weight in network.weights} == {"float32"}
+    assert keras.config.dtype_policy().name == "float32"
+
+
 @needs_embedded
 def test_weights_that_do_not_fit_are_refused(tmp_path):
     from codexseg.training.network import build
