@@ -114,7 +114,7 @@ def _warped(example: Example, rng: Rng, least_px: int, how: Strength) -> Example
         for plane, out in zip(planes, found, strict=True):
             if blur.any():
                 plane = ndimage.gaussian_filter(plane, blur)
-            _bilinear(plane, *places, out)
+            _bilinear(plane, places[0], places[1], out)
         return found.reshape(*image.shape[:-2], *target)
 
     return _each(example, resample, lambda labels: labels[nearest])
@@ -138,7 +138,7 @@ def _bilinear(plane: Pixels, rows: Pixels, columns: Pixels, out: Pixels) -> None
 def _bends(shape: NDArray[np.int64], rng: Rng) -> list[Pixels]:
     """Draw smooth displacements along y and x, of about 1."""
     knots = np.maximum(3, shape // _BEND_EVERY_PX)
-    return [field(shape, (int(knots[0]), int(knots[1])), rng) for _ in shape]
+    return [field(shape.tolist(), (int(knots[0]), int(knots[1])), rng) for _ in shape]
 
 
 def _each(example: Example, pixels: Any, labels: Any) -> Example:
@@ -159,7 +159,8 @@ def _membrane(example: Example, rng: Rng) -> Pixels:
         return np.zeros_like(example.nucleus)
     least = count if example.together else 1
     chosen = rng.choice(count, int(rng.integers(least, count + 1)), replace=False)
-    bright = np.exp(rng.uniform(*np.log(_BRIGHTS), len(chosen))).astype(np.float32)
+    low, high = np.log(_BRIGHTS).tolist()
+    bright = np.exp(rng.uniform(low, high, len(chosen))).astype(np.float32)
     markers = example.markers[chosen] * bright[:, None, None]
     merged: Pixels = markers.max(axis=0) if rng.random() < 0.7 else markers.mean(axis=0)
     return merged

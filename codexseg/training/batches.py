@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codexseg.backends.contract import TILE_PX
-from codexseg.training.augment import STRENGTHS, Strength, augmented
+from codexseg.training.augment import augmented
 from codexseg.training.examples import Labels, Rng, Source, choose
+from codexseg.training.strength import STRENGTHS, Strength
 from codexseg.training.targets import BACKGROUND, classes, inner_distance
 
 Floats = NDArray[np.float32]

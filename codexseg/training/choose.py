@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -78,9 +79,11 @@ def choose(
     # crops of a teacher's labels are many; of a user's images every one counts
     least = 1 if any(isinstance(source, Pairs) for source in held) else LEAST_OBJECTS
     chosen, scores = list(otherwise), {}
-    for c, name in enumerate(("cell", "nucleus")):
-        if found[c]:
-            chosen[c], f1 = choose_constants(found[c], least)
+    with ThreadPoolExecutor() as pool:  # the kernels run without the GIL
+        best = pool.map(lambda held: choose_constants(held, least) if held else None, found)
+    for c, (name, result) in enumerate(zip(("cell", "nucleus"), best, strict=True)):
+        if result is not None:
+            chosen[c], f1 = result
             scores[name] = {"f1": round(f1, 4), **asdict(chosen[c])}
             log.info("%s: F1 %.3f with %s", name, f1, chosen[c])
     write_atomic(out / SCORES, json.dumps(scores, indent=2))

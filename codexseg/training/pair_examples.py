@@ -13,10 +13,10 @@ import numpy as np
 from codexseg.backends.contract import NETWORK_MPP
 from codexseg.core.labels import Labels
 from codexseg.errors import InputError
-from codexseg.training.augment import STRENGTHS
 from codexseg.training.examples import Example, Rng, scaled
 from codexseg.training.pairs import Pair, split
 from codexseg.training.sizes import nearest, resized
+from codexseg.training.strength import STRENGTHS
 
 KEPT_BYTES = 2**29
 """Images that were read are kept in memory up to this many bytes."""

@@ -44,7 +44,7 @@ class Recipe(Strict):
     channels : tuple of int
         Of the network's levels, from half the resolution on.
     augmentation : "strong", "mild" or "wide"
-        How far images are changed before they are shown, see `augment.STRENGTHS`.
+        How far images are changed before they are shown, see `strength.STRENGTHS`.
     start : "embedded", Path, Recipe or None
         The weights to begin with: those of the network that ships in the package, of an
         ONNX file that ``codexseg train`` made, or of a network that another recipe makes

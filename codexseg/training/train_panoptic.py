@@ -12,7 +12,6 @@ from keras import ops
 from codexseg.backends.contract import TILE_PX
 from codexseg.core.contrast import preprocess
 from codexseg.core.intensity import merge_channels
-from codexseg.training.augment import STRENGTHS
 from codexseg.training.batches import TARGETS, Floats, batch, targets_of
 from codexseg.training.examples import Example, Source
 from codexseg.training.figures import Sample, draw_samples
@@ -22,6 +21,7 @@ from codexseg.training.recipe import Recipe
 from codexseg.training.recipe_sources import Held
 from codexseg.training.scores import Overlap
 from codexseg.training.start import load_start
+from codexseg.training.strength import STRENGTHS
 from codexseg.training.targets import BACKGROUND
 
 SAMPLES = "samples.png"

@@ -5,9 +5,10 @@ import pytest
 import tifffile
 
 from codexseg.errors import InputError
-from codexseg.training.augment import STRENGTHS, _membrane, _warped, augmented
+from codexseg.training.augment import _membrane, _warped, augmented
 from codexseg.training.batches import batch
 from codexseg.training.examples import Crops, Example, Nuclei, Pair, Synthetic, choose
+from codexseg.training.strength import STRENGTHS
 from codexseg.training.targets import (
     BACKGROUND,
     BOUNDARY,
