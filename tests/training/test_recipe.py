@@ -20,13 +20,14 @@ def write(tmp_path, text):
 
 def test_the_recipe_of_the_embedded_network_learns_from_one_half_alone():
     recipe = load_recipe(ROOT / "config" / "train_embedded.yaml")
-    assert recipe.channels == (32, 64, 96, 128)
-    assert recipe.start is None
-    assert recipe.validation.columns[0] >= 2688  # no crop is learnt from and judged by
-    kinds = {source.kind for source in recipe.sources}
-    assert kinds == {"crops", "synthetic", "nuclei", "pair"}
-    columns = [s.columns for s in recipe.sources if s.kind == "crops"]
-    assert max(last for _, last in columns) <= 2752
+    before = recipe.start
+    assert recipe.channels == before.channels == (32, 64, 96, 128)
+    assert before.start is None
+    for one in (recipe, before):
+        assert one.validation.columns[0] >= 2688  # no crop is learnt from and judged by
+        assert {s.kind for s in one.sources} == {"crops", "synthetic", "nuclei", "pair"}
+        columns = [s.columns for s in one.sources if s.kind == "crops"]
+        assert max(last for _, last in columns) <= 2752
 
 
 def test_a_recipe_can_begin_with_another(tmp_path):
