@@ -19,7 +19,6 @@ from codexseg.training.strength import STRENGTHS, Strength
 
 Pixels = NDArray[np.float32]
 
-
 _WITHOUT_MEMBRANE = 0.1
 _ROOM_TO_TURN = 1.5
 _BEND_EVERY_PX = 64

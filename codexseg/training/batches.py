@@ -25,7 +25,7 @@ def batch(
     size: int,
     seed: int,
     number: int,
-    how: Strength = STRENGTHS["strong"],
+    strengths: Sequence[Strength] = (STRENGTHS["strong"],),
 ) -> tuple[Floats, Floats]:
     """Make a batch.
 
@@ -37,8 +37,8 @@ def batch(
         Tiles.
     seed, number : int
         The same two give the same batch.
-    how : Strength
-        How far images are changed.
+    strengths : sequence of Strength
+        How far images are changed; one is drawn for each.
 
     Returns
     -------
@@ -53,6 +53,7 @@ def batch(
     at = 0
     while at < size:
         example = choose(sources, weights, rng)
+        how = strengths[int(rng.integers(len(strengths)))]
         pixels, cells, nuclei = augmented(example, rng, TILE_PX, how)
         maps = targets_of(cells, nuclei, pixels.shape[1:])
         tiles_here = how.tiles if min(pixels.shape[1:]) > _ROOM * TILE_PX else 1

@@ -4,7 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, NonNegativeInt, Tag, model_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    NonNegativeInt,
+    Tag,
+    model_validator,
+)
 
 from codexseg.training import pairs
 from codexseg.training.examples import Source
@@ -18,9 +25,16 @@ from codexseg.training.recipe_sources import (
     Strict,
     open_source,
 )
+from codexseg.training.strength import STRENGTHS, Strength
 
 _SPLIT = 0.2
 EMBEDDED = "embedded"
+
+Augmentation = Literal["strong", "mild", "wide"]
+
+
+def _listed(said: object) -> object:
+    return (said,) if isinstance(said, str) else said
 
 
 class Recipe(Strict):
@@ -43,8 +57,9 @@ class Recipe(Strict):
         Of the weights and of all that is drawn.
     channels : tuple of int
         Of the network's levels, from half the resolution on.
-    augmentation : "strong", "mild" or "wide"
-        How far images are changed before they are shown, see `strength.STRENGTHS`.
+    augmentation : "strong", "mild" or "wide", or several of them
+        How far images are changed before they are shown, see `strength.STRENGTHS`; of
+        several, one is drawn for each image.
     start : "embedded", Path, Recipe or None
         The weights to begin with: those of the network that ships in the package, of an
         ONNX file that ``codexseg train`` made, or of a network that another recipe makes
@@ -78,7 +93,9 @@ class Recipe(Strict):
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = Field(default=0, ge=0)
     channels: tuple[int, ...] = Field(default=(32, 64, 96, 128), min_length=2)
-    augmentation: Literal["strong", "mild", "wide"] = "strong"
+    augmentation: Annotated[tuple[Augmentation, ...], BeforeValidator(_listed)] = Field(
+        default=("strong",), min_length=1
+    )
     start: "Start | None" = None
     patience: int | None = Field(default=None, ge=1)
     sources: tuple[AnySource, ...] = Field(min_length=1)
@@ -109,6 +126,11 @@ class Recipe(Strict):
                 f"expected the same as here"
             )
         return self
+
+    @property
+    def strengths(self) -> list[Strength]:
+        """How far images are changed; one is drawn for each image."""
+        return [STRENGTHS[name] for name in self.augmentation]
 
     @property
     def weights(self) -> list[float]:

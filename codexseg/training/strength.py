@@ -34,7 +34,7 @@ class Strength:
         Share of images in which some cells get a membrane, or a stain, that follows their
         labels.
     flicker : float
-        Standard deviation of the logarithm of the light of one nucleus among others.
+        Greatest standard deviation of the logarithm of one nucleus's light among others.
     """
 
     scales: tuple[float, float]
@@ -56,21 +56,41 @@ class Strength:
 
 
 STRENGTHS = {
-    "strong": Strength((0.5, 1.45), 384, 2, (0.65, 1.5), 0.35, 0.4, (0.3, 1.7), 0.06, 0.03),
-    "mild": Strength((0.62, 1.3), 512, 2, (0.75, 1.35), 0.25, 0.3, (0.3, 1.2), 0.04, 0.02),
+    "strong": Strength(
+        scales=(0.5, 1.45),
+        largest_px=384,
+        tiles=2,
+        gammas=(0.65, 1.5),
+        uneven=0.35,
+        blurred=0.4,
+        blurs_px=(0.3, 1.7),
+        shot=0.06,
+        noise=0.03,
+    ),
+    "mild": Strength(
+        scales=(0.62, 1.3),
+        largest_px=512,
+        tiles=2,
+        gammas=(0.75, 1.35),
+        uneven=0.25,
+        blurred=0.3,
+        blurs_px=(0.3, 1.2),
+        shot=0.04,
+        noise=0.02,
+    ),
     "wide": Strength(
-        (0.62, 1.6),
-        512,
-        2,
-        (0.65, 1.5),
-        0.3,
-        0.3,
-        (0.3, 1.5),
-        0.06,
-        0.03,
-        45,
-        4,
-        0.25,
+        scales=(0.62, 1.6),
+        largest_px=512,
+        tiles=2,
+        gammas=(0.65, 1.5),
+        uneven=0.3,
+        blurred=0.3,
+        blurs_px=(0.3, 1.5),
+        shot=0.06,
+        noise=0.03,
+        turn_deg=45,
+        bend_px=4,
+        saturated=0.25,
         dimmest=0.35,
         textured=0.4,
         painted=0.3,

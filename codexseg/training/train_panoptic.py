@@ -21,7 +21,6 @@ from codexseg.training.recipe import Recipe
 from codexseg.training.recipe_sources import Held
 from codexseg.training.scores import Overlap
 from codexseg.training.start import load_start
-from codexseg.training.strength import STRENGTHS
 from codexseg.training.targets import BACKGROUND
 
 SAMPLES = "samples.png"
@@ -62,8 +61,8 @@ def train(
     """
 
     def made(number: int) -> tuple[Floats, Floats]:
-        how = STRENGTHS[recipe.augmentation]
-        return batch(sources, recipe.weights, recipe.tiles, recipe.seed, number, how)
+        drawn = recipe.weights, recipe.tiles, recipe.seed, number, recipe.strengths
+        return batch(sources, *drawn)
 
     keras.utils.set_random_seed(recipe.seed)
     out.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ import pytest
 import tifffile
 
 from codexseg.errors import InputError
+from codexseg.training import batches
 from codexseg.training.augment import _membrane, _warped, augmented
 from codexseg.training.batches import batch
 from codexseg.training.examples import Crops, Example, Nuclei, Pair, Synthetic, choose
@@ -117,6 +118,21 @@ def test_a_batch_is_a_function_of_seed_and_number(nuclei):
     np.testing.assert_array_equal(targets, same[1])
     for other in ((4, 7), (3, 8)):
         assert not np.array_equal(tiles, batch(sources, weights, 4, *other)[0])
+
+
+def test_of_several_strengths_one_is_drawn_for_each_image(nuclei, monkeypatch):
+    chosen = []
+
+    def seen(example, rng, least_px, how):
+        chosen.append(how)
+        return augmented(example, rng, least_px, how)
+
+    monkeypatch.setattr(batches, "augmented", seen)
+    mild, wide = STRENGTHS["mild"], STRENGTHS["wide"]
+    batch([nuclei], [1.0], 40, 0, 0, [mild, wide])
+    assert len(chosen) > 20  # some images give two tiles
+    assert 0.25 < chosen.count(wide) / len(chosen) < 0.75
+    assert chosen.count(mild) == len(chosen) - chosen.count(wide)
 
 
 def test_nobody_is_asked_for_cells_that_nobody_drew(nuclei):

@@ -8,6 +8,7 @@ import tifffile
 from codexseg.errors import ConfigError, InputError, RunStateError
 from codexseg.training.make import _check, make
 from codexseg.training.recipe_file import load_recipe, parse_recipe
+from codexseg.training.strength import STRENGTHS
 from tests.runs import ROOT, codexseg
 from tests.training.pictures import write_pairs
 
@@ -39,6 +40,18 @@ def test_a_recipe_can_begin_with_another(tmp_path):
     assert parse_recipe(written) == recipe
     assert load_recipe(write(tmp_path, sources + "start: a.onnx")).start == Path("a.onnx")
     assert load_recipe(write(tmp_path, sources + "start: embedded")).start == "embedded"
+
+
+def test_images_are_changed_by_one_strength_or_one_of_several(tmp_path):
+    sources = "sources: [{kind: synthetic}]\n"
+    one = load_recipe(write(tmp_path, sources + "augmentation: mild"))
+    assert one.strengths == [STRENGTHS["mild"]]
+    both = load_recipe(write(tmp_path, sources + "augmentation: [wide, mild]"))
+    assert both.strengths == [STRENGTHS["wide"], STRENGTHS["mild"]]
+    assert parse_recipe(both.model_dump_json()) == both
+    for wrong in ("weird", "[wide, weird]", "[]"):
+        with pytest.raises(ConfigError, match=r"augmentation"):
+            load_recipe(write(tmp_path, sources + f"augmentation: {wrong}"))
 
 
 def test_a_recipe_cannot_begin_with_itself_or_a_unet(tmp_path):
