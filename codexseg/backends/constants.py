@@ -32,8 +32,8 @@ class Constants:
     growth_px : float
         How far objects then grow, px of the network's image, up to each other: the
         interior leaves out the boundary, which is theirs.
-    least_peak : float
-        Objects in which the inner distance stays below are dropped.
+    least_peak, least_interior : float
+        Objects in which the inner distance, or the interior, stays below are dropped.
     """
 
     h: float
@@ -42,6 +42,7 @@ class Constants:
     min_area: int = 15
     growth_px: float = 0.0
     least_peak: float = 0.0
+    least_interior: float = 0.0
 
     @property
     def of_flood(self) -> dict[str, Any]:
@@ -53,6 +54,9 @@ class Constants:
             "min_area": self.min_area,
         }
 
+
+_NEWER = "growth_px", "least_peak", "least_interior"
+"""Files of before lack them."""
 
 MESMER = Constants(h=0.075), Constants(h=0.1)
 """Of cells, of nuclei."""
@@ -90,15 +94,14 @@ def to_json(cell: Constants, nucleus: Constants) -> str:
 
 def _checked(said: dict[str, float]) -> Constants:
     names = {field.name for field in fields(Constants)}
-    if set(said) | {"growth_px", "least_peak"} != names:  # files of before lack the last
+    if set(said) | set(_NEWER) != names:
         raise ValueError(f"got {sorted(said)}, expected {sorted(names)}")
     made = Constants(
         float(said["h"]),
         float(said["interior_threshold"]),
         float(said["smoothing_px"]),
         int(said["min_area"]),
-        float(said.get("growth_px", 0.0)),
-        float(said.get("least_peak", 0.0)),
+        *(float(said.get(name, 0.0)) for name in _NEWER),
     )
     if not (
         0 < made.h < 1
@@ -107,6 +110,7 @@ def _checked(said: dict[str, float]) -> Constants:
         and made.min_area >= 1
         and 0 <= made.growth_px <= 8
         and 0 <= made.least_peak < 1
+        and 0 <= made.least_interior < 1
     ):
         raise ValueError(f"out of range: {made}")
     return made

@@ -29,14 +29,13 @@ from codexseg.backends.base import (
 from codexseg.backends.constants import Constants, constants_of
 from codexseg.backends.contract import NETWORK_MPP
 from codexseg.backends.panoptic_image import MAPS, Image
+from codexseg.backends.panoptic_objects import finished
 from codexseg.backends.panoptic_surveys import surveys
 from codexseg.backends.runtime import Batch, choose_runtime
 from codexseg.backends.weights import EMBEDDED, Weights, resolve
 from codexseg.core.deep_watershed import deep_watershed
-from codexseg.core.faint_objects import remove_faint_objects
 from codexseg.core.flooding import Ties
 from codexseg.core.grid import Window
-from codexseg.core.watershed import grow_labels
 from codexseg.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -196,10 +195,8 @@ def flood(
     while (maps := image.maps(seen, names, slide)) is not None:
         cut = _cut_edges(seen, image.shape)
         labels, doubtful = deep_watershed(*maps, **constants.of_flood, ties=ties, cut=cut)
-        labels = remove_faint_objects(labels, maps[0], constants.least_peak)
+        labels = finished(labels, (maps[0], maps[1]), constants)
         del maps
-        if constants.growth_px:
-            labels = grow_labels(labels, constants.growth_px)
         growth *= 2
         wider = seen.grow(growth, image.shape)
         inner = _without_context(window, image.shape)

@@ -27,7 +27,7 @@ from codexseg.training.examples import Crops, scaled
 from codexseg.training.pair_examples import Pairs
 from codexseg.training.recipe_sources import Held as Source
 from codexseg.training.sizes import nearest
-from codexseg.training.tune import LEAST_OBJECTS, Held, choose_constants
+from codexseg.training.tune import LEAST_OBJECTS, Held, choose_constants, too_few
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +76,7 @@ def choose(
             if known:
                 sized = [_sized(*part, image.shape[1:], maps.shape[1:]) for part in known]
                 listed.append(Held(maps[2 * c], maps[2 * c + 1], sized))
-    # crops of a teacher's labels are many; of a user's images every one counts
-    least = 1 if any(isinstance(source, Pairs) for source in held) else LEAST_OBJECTS
+    least = _least(held)
     chosen, scores = list(otherwise), {}
     with ThreadPoolExecutor() as pool:  # the kernels run without the GIL
         best = pool.map(lambda held: choose_constants(held, least) if held else None, found)
@@ -88,6 +87,28 @@ def choose(
             log.info("%s: F1 %.3f with %s", name, f1, chosen[c])
     write_atomic(out / SCORES, json.dumps(scores, indent=2))
     return chosen[0], chosen[1]
+
+
+def need_objects(held: Sequence[Source]) -> None:
+    """Check, before a network is trained, that constants can be chosen afterwards.
+
+    Raises
+    ------
+    InputError
+        If the labels that are held back have too few objects.
+    """
+    least = _least(held)
+    examples = [example for source in held for example in source.every()]
+    for name in ("cells", "nuclei"):
+        drawn = [plane for e in examples if (plane := getattr(e, name)) is not None]
+        if drawn and not any(len(np.unique(plane)) > least for plane in drawn):
+            raise too_few(least)
+
+
+def _least(held: Sequence[Source]) -> int:
+    """Say how many objects an image needs to count."""
+    # crops of a teacher's labels are many; of a user's images every one counts
+    return 1 if any(isinstance(source, Pairs) for source in held) else LEAST_OBJECTS
 
 
 def _images(held: Sequence[Source]) -> Iterator[tuple[Pixels, list[Part]]]:

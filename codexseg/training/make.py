@@ -8,7 +8,7 @@ from codexseg.backends.constants import MESMER, constants_of
 from codexseg.backends.weights import LICENCE, resolve
 from codexseg.errors import BackendUnavailable, InputError, RunStateError
 from codexseg.files import write_atomic
-from codexseg.training.choose import choose
+from codexseg.training.choose import choose, need_objects
 from codexseg.training.recipe import AnyRecipe, Recipe
 from codexseg.training.recipe_file import parse_recipe
 
@@ -60,9 +60,10 @@ def make(recipe: AnyRecipe, data: Path, out: Path) -> Path:
 
 def _make_panoptic(recipe: Recipe, data: Path, out: Path) -> Path:
     sources, held = recipe.open_all(data)
+    need_objects(held)
     first = recipe.start
     while isinstance(first, Recipe):  # what is needed in an hour is looked for now
-        first.open_all(data)
+        need_objects(first.open_all(data)[1])
         first = first.start
     _need_keras()
 

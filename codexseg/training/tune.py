@@ -9,12 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codexseg.backends.constants import Constants
+from codexseg.backends.panoptic_objects import finished
 from codexseg.core.deep_watershed import deep_watershed
-from codexseg.core.faint_objects import remove_faint_objects
 from codexseg.core.labels import Labels
 from codexseg.core.metrics import count_matches, object_pairs
 from codexseg.core.overlaps import overlaps
-from codexseg.core.watershed import grow_labels
 from codexseg.errors import InputError
 
 HEIGHTS = (0.0125, 0.025, 0.05, 0.075, 0.1, 0.15)
@@ -22,10 +21,11 @@ THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 SMOOTHINGS_PX = (0.5, 1.0, 1.5, 2.0)
 GROWTHS_PX = (0.0, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5)
 LEAST_PEAKS = (0.0, 0.5, 0.6, 0.65, 0.7, 0.725, 0.75, 0.775, 0.8, 0.825)
+LEAST_INTERIORS = (0.0, 0.7, 0.8, 0.85, 0.9, 0.95)
 LEAST_OBJECTS = 30
 _TRIED: Sequence[dict[str, Sequence[float]]] = (
     {"interior_threshold": THRESHOLDS, "growth_px": GROWTHS_PX},
-    {"least_peak": LEAST_PEAKS},
+    {"least_peak": LEAST_PEAKS, "least_interior": LEAST_INTERIORS},
     {"smoothing_px": SMOOTHINGS_PX, "h": HEIGHTS},
 )
 """What depends on one another is tried together; the flood's own first."""
@@ -97,6 +97,14 @@ def choose_constants(
     return best, score
 
 
+def too_few(least: int) -> InputError:
+    """Say that no image that is held back has enough objects."""
+    return InputError(
+        f"none of the images that are held back has {least} objects or more, expected some "
+        f"to choose the constants of post-processing by: hold back more images."
+    )
+
+
 class _Search:
     """Judges constants; what only differs in what follows the flood is flooded once."""
 
@@ -114,19 +122,14 @@ class _Search:
     def _judge(self, constants: Constants) -> float:
         scores = []
         for image, flooded in zip(self._held, self._floods(constants), strict=True):
-            labels = remove_faint_objects(flooded, image.distance, constants.least_peak)
-            labels = grow_labels(labels, constants.growth_px)
+            labels = finished(flooded, (image.distance, image.interior), constants)
             scores += _scores(image, labels, self._least)
         if not scores:
-            raise InputError(
-                f"none of the images that are held back has {self._least} objects or "
-                f"more, expected some to choose the constants of post-processing by: hold "
-                f"back more images."
-            )
+            raise too_few(self._least)
         return float(np.mean(scores))
 
     def _floods(self, constants: Constants) -> list[Labels]:
-        alone = replace(constants, growth_px=0.0, least_peak=0.0)
+        alone = replace(constants, growth_px=0.0, least_peak=0.0, least_interior=0.0)
         if self._flooded is None or self._flooded[0] != alone:
             self._flooded = (
                 alone,

@@ -78,19 +78,21 @@ def test_they_decide_what_becomes_an_object(tmp_path):
     assert np.array_equal(plain[1], chosen[1])
 
 
-def test_files_of_before_know_no_growth_and_no_least_peak(tmp_path):
+def test_files_of_before_know_fewer_constants(tmp_path):
     text = json.loads(to_json(*MESMER))
-    for constants in text.values():
-        del constants["growth_px"], constants["least_peak"]
-    path = with_metadata(tmp_path / "net.onnx", json.dumps(text))
-    assert constants_of(resolve(path)) == MESMER
+    for newer in ("least_interior", "least_peak", "growth_px"):
+        for constants in text.values():
+            del constants[newer]
+        path = with_metadata(tmp_path / f"{newer}.onnx", json.dumps(text))
+        assert constants_of(resolve(path)) == MESMER
 
 
-def test_objects_with_a_faint_middle_are_dropped(tmp_path):
+@pytest.mark.parametrize("name", ["least_peak", "least_interior"])
+def test_objects_with_a_faint_middle_are_dropped(tmp_path, name):
     image, whole = golden()["image"], Window(0, 0, *golden()["image"].shape[1:])
     counts = []
     for least in (0.0, 0.5, 0.99):
-        cell = Constants(0.075, least_peak=least)
+        cell = Constants(0.075, **{name: least})
         path = with_metadata(tmp_path / f"{least}.onnx", to_json(cell, MESMER[1]))
         config = SegmentationConfig(backend="panoptic", model_path=path)
         backend = Panoptic(config, Slide(whole.shape, 0.5))

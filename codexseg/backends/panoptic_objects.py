@@ -1,0 +1,36 @@
+"""From flooded maps of a network to its objects: what it doubts goes, the rest grows."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codexseg.backends.constants import Constants
+from codexseg.core.faint_objects import remove_faint_objects
+from codexseg.core.labels import Labels
+from codexseg.core.watershed import grow_labels
+
+
+def finished(
+    labels: Labels, maps: Sequence[NDArray[np.float32]], constants: Constants
+) -> Labels:
+    """Drop the objects that the network doubts, and let the others grow.
+
+    Parameters
+    ----------
+    labels : (y, x) uint32
+        What the flood made of the maps.
+    maps : (distance, interior), each (y, x) float32
+        Those of the labels' compartment.
+    constants : Constants
+        Those that follow the flood are used.
+
+    Returns
+    -------
+    objects : (y, x) uint32
+        Numbered from 1 in the order of the flood's.
+    """
+    least = constants.least_peak, constants.least_interior
+    for values, level in zip(maps, least, strict=True):
+        labels = remove_faint_objects(labels, values, level)
+    return grow_labels(labels, constants.growth_px) if constants.growth_px else labels
