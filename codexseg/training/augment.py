@@ -86,7 +86,7 @@ def _warped(example: Example, rng: Rng, least_px: int, how: Strength) -> Example
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     # The largest part that fits, once turned.
     room = size.min() / np.abs(turn).sum(axis=0) if turns else size
-    scale = np.maximum(scale, least_px / room)
+    scale *= max(1.0, float((least_px / room / scale).max()))
     target = np.clip((room * scale).astype(int), least_px, how.largest_px)
     reach = np.abs(turn) @ (target / scale) / 2
     centre = [

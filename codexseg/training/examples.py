@@ -20,7 +20,8 @@ Rng = np.random.Generator
 Labels = NDArray[np.uint32]
 
 _MEMBRANE = [MARKERS.index(name) + 1 for name in ("PANCK", "CD45", "CD3", "VIM")]
-_BRIGHT_PERCENT = 99.5
+BRIGHT_PERCENT = 99.5
+"""The percentile of what is lit at which a channel is bright: it becomes 1."""
 _SYNTHETIC_MPP = (0.32, 0.9)  # of images shown at 0.5: cells from 0.55 to 1.5 of their size
 _SYNTHETIC_PX = 400
 
@@ -194,8 +195,15 @@ class Nuclei:
 
     def __init__(self, path: Path, share: float) -> None:
         with np.load(path) as file:
-            count = int(len(file["images"]) * share)
-            self._images, self._labels = file["images"][:count], file["labels"][:count]
+            images, labels = file["images"], file["labels"]
+        if not (images.ndim == 3 and len(images) and images.shape == labels.shape):
+            raise InputError(
+                f"{path} holds images {images.shape} and labels {labels.shape}, expected "
+                f"(n, y, x) and the same."
+            )
+        _check_values(path, images, labels)
+        count = max(1, int(len(images) * share))
+        self._images, self._labels = images[:count], labels[:count]
 
     def draw(self, rng: Rng) -> Example:
         """Return one image."""
@@ -218,10 +226,19 @@ class Pair:
 
     def __init__(self, path: Path, nucleus: int) -> None:
         with np.load(path) as file:
-            image = np.stack([scaled(channel) for channel in file["image"]])
-            cells, nuclei = (file[name].astype(np.uint32) for name in ("cells", "nuclei"))
+            image, cells, nuclei = (file[name] for name in ("image", "cells", "nuclei"))
+        shapes = {image.shape[1:], cells.shape, nuclei.shape}
+        if image.ndim != 3 or len(shapes) > 1 or nucleus >= len(image):
+            raise InputError(
+                f"{path} holds an image {image.shape}, cells {cells.shape} and nuclei "
+                f"{nuclei.shape}, expected (c, y, x) with a channel {nucleus}, and twice "
+                f"(y, x)."
+            )
+        _check_values(path, image, cells, nuclei)
+        image = np.stack([scaled(channel) for channel in image])
         others = np.delete(image, nucleus, axis=0)
-        self._example = Example(image[nucleus], others, cells, nuclei)
+        both = cells.astype(np.uint32), nuclei.astype(np.uint32)
+        self._example = Example(image[nucleus], others, *both)
 
     def draw(self, rng: Rng) -> Example:
         """Return the image."""
@@ -250,14 +267,30 @@ def _scaled_slide(path: Path) -> NDArray[np.float32]:
     import tifffile
 
     slide = tifffile.imread(path)
+    _check_values(path, slide)
     return np.stack([scaled(channel) for channel in slide])
+
+
+def _check_values(path: Path, image: NDArray[Any], *labels: NDArray[Any]) -> None:
+    """Check that grey levels are numbers from 0 on, and labels integers."""
+    lowest, highest = (
+        float(extreme(image)) if image.size else 0.0 for extreme in (np.min, np.max)
+    )
+    if not (lowest >= 0 and np.isfinite(highest)):
+        raise InputError(
+            f"{path} has grey levels from {lowest:g} to {highest:g}, expected numbers from "
+            f"0 on: correct the image."
+        )
+    wrong = [str(plane.dtype) for plane in labels if plane.dtype.kind not in "iu"]
+    if wrong:
+        raise InputError(f"{path} has labels of {wrong[0]}, expected integers.")
 
 
 def scaled(channel: NDArray[Any]) -> NDArray[np.float32]:
     """Scale grey levels so that the 99.5th percentile of what is not 0 becomes 1."""
     values = np.asarray(channel, np.float32)
     lit = values[values > 0]
-    top = float(np.percentile(lit, _BRIGHT_PERCENT)) if lit.size else 1.0
+    top = float(np.percentile(lit, BRIGHT_PERCENT)) if lit.size else 1.0
     return values / np.float32(max(top, 1e-6))
 
 

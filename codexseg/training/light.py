@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.interpolate import make_interp_spline
 
-from codexseg.training.examples import Rng
+from codexseg.training.examples import BRIGHT_PERCENT, Rng
 from codexseg.training.strength import Strength
 
 Pixels = NDArray[np.float32]
 
-_CUT_PERCENT = 90, 99.5
+_CUTS = 0.4, 1.0
 _KNOTS = 5, 5
 _GRAINS_PX = 1.0, 6.0
 _FINE_PARTS = -0.7, 1.5
@@ -27,8 +27,10 @@ _MOTTLED = 0.5
 def exposed(channel: Pixels, rng: Rng, how: Strength) -> Pixels:
     """Give a channel another curve and other light, or take it out of focus."""
     channel = np.clip(channel, 0, None) ** np.float32(rng.uniform(*how.gammas))
-    if rng.random() < how.saturated:
-        channel = np.minimum(channel, np.percentile(channel, rng.uniform(*_CUT_PERCENT)))
+    lit = channel[channel > 0]  # of sparse images a percentile of all would be glass
+    if rng.random() < how.saturated and lit.size:
+        bright = np.percentile(lit, BRIGHT_PERCENT)
+        channel = np.minimum(channel, bright * rng.uniform(*_CUTS))
     if rng.random() < how.uneven:
         channel = channel * _uneven(channel.shape, rng, rng.uniform(0.1, 0.5))
     if rng.random() < how.blurred:

@@ -23,8 +23,6 @@ log = logging.getLogger(__name__)
 
 LOG, CURVES, TRAINED = "log.csv", "curves.png", "network.keras"
 _CHECKPOINT, _BEST = "checkpoint.weights.h5", "best.npz"
-_THREADS = 1
-_AHEAD = 6
 _CURVES_EVERY_S = 30
 
 
@@ -40,15 +38,20 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
     """
 
     def __init__(self, count: int, make: Callable[[int], tuple[Any, Any]]) -> None:
-        super().__init__(workers=_THREADS, max_queue_size=_AHEAD)
+        super().__init__()
         self._count, self._make = count, make
         self.epoch = 0
+        self.error: Exception | None = None
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
-        return self._make(self.epoch * len(self) + index)
+        try:
+            return self._make(self.epoch * len(self) + index)
+        except Exception as error:  # TensorFlow would tell of it in its own words
+            self.error = error
+            raise
 
 
 class _Follow(keras.callbacks.Callback):  # type: ignore[misc]
@@ -170,23 +173,36 @@ def fit(
         At most so many in all, those before a stop included.
     patience : int, optional
         End where the loss of `held` has not fallen for so many epochs.
+
+    Raises
+    ------
+    InputError
+        If the training diverges.
+    Exception
+        What `batches` raise.
     """
     done = _restore(network, out / _CHECKPOINT, len(batches))
     history = History(out / LOG, done)
     if not history.is_over(patience):
-        network.fit(
-            batches,
-            epochs=epochs,
-            initial_epoch=done,
-            callbacks=[
-                _Follow(batches),
-                _Progress(done, epochs, len(batches)),
-                _Judge(history, held, patience, out),
-                _Checkpoint(out),
-            ],
-            verbose=0,
-        )
-    if patience and held is not None:
+        try:
+            network.fit(
+                batches,
+                epochs=epochs,
+                initial_epoch=done,
+                callbacks=[
+                    _Follow(batches),
+                    _Progress(done, epochs, len(batches)),
+                    _Judge(history, held, patience, out),
+                    _Checkpoint(out),
+                ],
+                shuffle=False,  # in another order after a stop
+                verbose=0,
+            )
+        except Exception:
+            if batches.error is not None:
+                raise batches.error from None
+            raise
+    if patience and (out / _BEST).exists():
         with np.load(out / _BEST) as file:
             network.set_weights([file[name] for name in file.files])
     draw_curves(history.rows, out / CURVES)

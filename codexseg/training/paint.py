@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from codexseg.core.labels import inner_boundary
+from codexseg.core.stitching import dense
 from codexseg.training.examples import Labels, Rng
 from codexseg.training.light import field
 
@@ -36,6 +37,7 @@ def painted(membrane: Pixels, cells: Labels, nuclei: Labels | None, rng: Rng) ->
     -------
     stained : (y, x) float32
     """
+    cells, _ = dense(cells)
     highest = int(cells.max(initial=0))
     if highest == 0:
         return membrane
@@ -77,6 +79,7 @@ def flickered(nucleus: Pixels, nuclei: Labels | None, rng: Rng, spread: float) -
     """
     if nuclei is None:
         return nucleus
+    nuclei, _ = dense(nuclei)
     light = rng.normal(0, rng.uniform(0, spread), int(nuclei.max(initial=0)) + 1)
     light[0] = 0
     soft = ndimage.gaussian_filter(light.astype(np.float32)[nuclei], _GRAIN_PX)

@@ -9,6 +9,7 @@ from pydantic import (
     Discriminator,
     Field,
     NonNegativeInt,
+    PositiveInt,
     Tag,
     model_validator,
 )
@@ -29,6 +30,8 @@ from codexseg.training.strength import STRENGTHS, Strength
 
 _SPLIT = 0.2
 EMBEDDED = "embedded"
+MOST_LEVELS = 8
+"""Of a network that sees tiles of 256 px: the last one is 1 px wide."""
 
 Augmentation = Literal["strong", "mild", "wide"]
 
@@ -43,7 +46,7 @@ class Recipe(Strict):
     Attributes
     ----------
     steps : int
-        Batches in all.
+        Batches in all; whole epochs are trained.
     steps_per_epoch : int
         After so many, a checkpoint and a line in the log.
     tiles : int
@@ -89,10 +92,12 @@ class Recipe(Strict):
     steps: int = Field(default=2600, ge=1)
     steps_per_epoch: int = Field(default=130, ge=1)
     tiles: int = Field(default=8, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
     precision: Literal["float32", "bfloat16"] = "float32"
-    seed: int = Field(default=0, ge=0)
-    channels: tuple[int, ...] = Field(default=(32, 64, 96, 128), min_length=2)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    channels: tuple[PositiveInt, ...] = Field(
+        default=(32, 64, 96, 128), min_length=2, max_length=MOST_LEVELS
+    )
     augmentation: Annotated[tuple[Augmentation, ...], BeforeValidator(_listed)] = Field(
         default=("strong",), min_length=1
     )

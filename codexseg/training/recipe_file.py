@@ -57,11 +57,8 @@ def load_recipe(path: Path, after: tuple[Path, ...] = ()) -> AnyRecipe:
         raise ConfigError(
             f"{path}: preset is {said['preset']!r}, expected one of {', '.join(PRESETS)}."
         )
-    start = said.get("start")
-    if isinstance(start, str) and start.lower().endswith((".yaml", ".yml")):
-        said["start"] = _before(path, start, (*after, path.resolve()))
     try:
-        return _RECIPE.validate_python(said)
+        return _RECIPE.validate_python(_with_start(said, path, (*after, path.resolve())))
     except ValidationError as error:
         found = error.errors()
         inner = [e["loc"] for e in found]
@@ -76,6 +73,16 @@ def load_recipe(path: Path, after: tuple[Path, ...] = ()) -> AnyRecipe:
             or e["type"] == "value_error"
         ]
         raise ConfigError("\n".join([f"{path} is no recipe:", *lines])) from error
+
+
+def _with_start(said: dict[str, Any], path: Path, after: tuple[Path, ...]) -> Any:
+    """Put the recipes in the place of the files that `start` names, at whatever depth."""
+    start = said.get("start")
+    if isinstance(start, dict):
+        return said | {"start": _with_start(start, path, after)}
+    if isinstance(start, str) and start.lower().endswith((".yaml", ".yml")):
+        return said | {"start": _before(path, start, after)}
+    return said
 
 
 def _before(path: Path, start: str, after: tuple[Path, ...]) -> Recipe:

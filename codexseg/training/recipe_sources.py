@@ -1,5 +1,7 @@
 """Where a recipe takes its images from: files, columns, channels, and how often."""
 
+import struct
+import zlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zipfile import BadZipFile
@@ -12,6 +14,18 @@ from codexseg.training.examples import Crops, Nuclei, Pair, Source, Synthetic
 from codexseg.training.pair_examples import Pairs
 
 EVERY_COLUMN = (0, 2**31)
+
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    BadZipFile,
+    LookupError,
+    TypeError,
+    ValueError,
+    RuntimeError,  # of compressed data
+    struct.error,
+    zlib.error,
+)
 
 
 class Strict(BaseModel):
@@ -58,7 +72,7 @@ class PairsConfig(PairFiles):
     nucleus_channel: int = Field(default=0, ge=0)
     membrane_channels: tuple[NonNegativeInt, ...] | None = None
     mpp: float = Field(gt=0, lt=100)
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
     def open(self, data: Path) -> Pairs:
         """Open the source; paths are relative to `data`."""
@@ -82,7 +96,7 @@ class CropsConfig(Strict):
     columns: tuple[int, int] = EVERY_COLUMN
     channels: tuple[NonNegativeInt, ...] | None = Field(default=None, min_length=1)
     turns: int = Field(default=0, ge=0, le=3)
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
     def open(self, data: Path) -> Source:
         """Open the source; paths are relative to `data`."""
@@ -98,7 +112,7 @@ class NucleiConfig(Strict):
     kind: Literal["nuclei"]
     images: Path
     share: float = Field(default=1.0, gt=0, le=1)
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
     def open(self, data: Path) -> Source:
         """Open the source; paths are relative to `data`."""
@@ -111,7 +125,7 @@ class PairConfig(Strict):
     kind: Literal["pair"]
     file: Path
     nucleus: int = Field(default=0, ge=0)
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
     def open(self, data: Path) -> Source:
         """Open the source; paths are relative to `data`."""
@@ -122,7 +136,7 @@ class SyntheticConfig(Strict):
     """Tissue that is drawn, see :class:`Synthetic`."""
 
     kind: Literal["synthetic"]
-    weight: float = Field(default=1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
 
     def open(self, data: Path) -> Source:
         """Open the source."""
@@ -149,7 +163,7 @@ def open_source(source: Any, data: Path) -> Any:
         return source.open(data)
     except CodexsegError:
         raise
-    except (OSError, EOFError, BadZipFile, LookupError, TypeError, ValueError) as error:
+    except _UNREADABLE as error:
         raise InputError(
             f"the source {source.model_dump(mode='json')} cannot be read in "
             f"{data} ({type(error).__name__}: {error}); correct the path, or name "

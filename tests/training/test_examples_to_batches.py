@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tifffile
+from scipy import ndimage
 
 from codexseg.errors import InputError
 from codexseg.training import batches
@@ -92,7 +93,7 @@ def test_labels_move_with_the_pixels(how):
     for seed in range(8):
         seen = _warped(example, np.random.default_rng(seed), 256, how)
         assert min(seen.nucleus.shape) >= 256
-        assert ((seen.nucleus > 0.5) == (seen.nuclei > 0)).mean() > 0.98
+        assert ((seen.nucleus > 0.5) == (seen.nuclei > 0)).mean() > 0.999
         np.testing.assert_array_equal(seen.nucleus, seen.markers[0])
         np.testing.assert_array_equal(seen.nuclei, seen.cells)
         assert 0.02 < (seen.cells > 0).mean() < 0.2
@@ -106,6 +107,28 @@ def test_a_small_image_is_enlarged_to_a_tile():
         pixels, cells, _ = augmented(example, np.random.default_rng(0), 256, how)
         assert min(pixels.shape[1:]) >= 256
         assert (cells == 1).all()
+
+
+@pytest.mark.parametrize("shape", [(100, 600), (600, 100), (256, 1200)])
+@pytest.mark.parametrize("how", STRENGTHS.values(), ids=STRENGTHS)
+def test_an_image_that_is_not_square_keeps_its_proportions(shape, how):
+    labels = np.zeros(shape, np.uint32)
+    radius = 20
+    for i, at in enumerate(range(50, max(shape) - 50, 50), 1):
+        y, x = (at if side == max(shape) else side // 2 for side in shape)
+        labels[y - radius : y + radius, x - radius : x + radius] = i
+    light = (labels > 0).astype(np.float32)
+    upright = replace(how, turn_deg=0, bend_px=0)
+    ratios = []
+    for seed in range(20):
+        example = Example(light, light[None], labels, labels)
+        seen = _warped(example, np.random.default_rng(seed), 256, upright).cells
+        boxes = [box for box in ndimage.find_objects(seen) if box is not None]
+        sizes = [(y.stop - y.start, x.stop - x.start) for y, x in boxes]
+        ratios += [height / width for height, width in sizes[1:-1]]
+    assert len(ratios) > 20
+    assert 0.9 < np.median(ratios) < 1.1
+    assert 0.7 < min(ratios) < max(ratios) < 1.4
 
 
 def test_a_batch_is_a_function_of_seed_and_number(nuclei):
@@ -230,6 +253,47 @@ def test_a_pair_has_its_nuclei_in_the_channel_that_is_named(tmp_path):
     example = Pair(tmp_path / "p.npz", 1).draw(np.random.default_rng(0))
     assert example.markers.shape == (1, 9, 9)
     assert len(np.unique(example.nucleus)) == 81
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"labels": np.zeros((2, 9, 8), np.uint16)}, r"labels \(2, 9, 8\)"),
+        ({"images": np.zeros((2, 9, 9, 3), np.uint8)}, r"images \(2, 9, 9, 3\)"),
+        ({"images": np.full((2, 9, 9), np.nan)}, "grey levels from nan"),
+        ({"images": np.full((2, 9, 9), -1.0)}, "grey levels from -1"),
+        ({"labels": np.zeros((2, 9, 9))}, "labels of float64"),
+    ],
+)
+def test_images_of_nuclei_are_checked(tmp_path, changed, message):
+    whole = np.zeros((2, 9, 9), np.uint8)
+    path = tmp_path / "n.npz"
+    np.savez(path, **({"images": whole, "labels": whole} | changed))
+    with pytest.raises(InputError, match=message):
+        Nuclei(path, 0.8)
+
+
+def test_a_small_share_of_few_images_is_one(tmp_path):
+    whole = np.ones((2, 9, 9), np.uint8)
+    np.savez(tmp_path / "n.npz", images=whole, labels=whole)
+    assert Nuclei(tmp_path / "n.npz", 0.1).draw(np.random.default_rng(0)).nuclei.all()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"image": np.zeros((9, 9), np.uint8)}, r"image \(9, 9\)"),
+        ({"cells": np.zeros((9, 8), np.uint8)}, r"cells \(9, 8\)"),
+        ({"image": np.zeros((1, 9, 9), np.uint8)}, "with a channel 1"),
+        ({"nuclei": np.zeros((9, 9))}, "labels of float64"),
+    ],
+)
+def test_a_pair_is_checked(tmp_path, changed, message):
+    plane = np.zeros((9, 9), np.uint8)
+    whole = {"image": np.stack([plane, plane]), "cells": plane, "nuclei": plane}
+    np.savez(tmp_path / "p.npz", **(whole | changed))
+    with pytest.raises(InputError, match=message):
+        Pair(tmp_path / "p.npz", 1)
 
 
 def test_sources_are_drawn_by_their_weights(nuclei):

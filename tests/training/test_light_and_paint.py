@@ -1,5 +1,7 @@
 """What is done to the light of an image, and that labels are still true of it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -104,6 +106,26 @@ def test_light_stays_finite_and_is_never_negative(how):
             assert np.isfinite(seen).all()
             assert seen.min() >= 0
             assert 0 <= unit(seen).min() <= unit(seen).max() <= 1
+
+
+@pytest.mark.parametrize("lit", [0.003, 0.05, 0.5])
+def test_light_that_is_cut_stays_on_its_objects(lit):
+    """However sparse an image is: a network is not to look for nuclei in nothing."""
+    image = np.zeros((100, 100), np.float32)
+    image[: round(100 * lit**0.5), : round(100 * lit**0.5)] = 1
+    how = replace(STRENGTHS["wide"], saturated=1, uneven=0, blurred=0)
+    for seed in SEEDS:
+        seen = exposed(image, rng(seed), how)
+        assert seen[image > 0].min() > 0.3
+        assert seen[image == 0].max() == 0
+
+
+def test_labels_may_be_any_numbers():
+    nuclei = np.zeros((64, 64), np.uint32)
+    nuclei[20:30, 20:30] = 2**32 - 1
+    membrane = np.zeros(nuclei.shape, np.float32)
+    assert flickered(membrane + 1, nuclei, rng(3), 0.4)[25, 25] != 1
+    assert painted(membrane, nuclei, None, rng(3)).max() > 0
 
 
 def test_the_dimmest_channel_keeps_its_share_of_the_light():

@@ -38,6 +38,8 @@ def test_a_recipe_can_begin_with_another(tmp_path):
     assert recipe.start.steps == 7
     written = recipe.model_dump_json()
     assert parse_recipe(written) == recipe
+    within = f"start: {{{sources.strip()}, steps: 3, start: first.yaml}}"
+    assert load_recipe(write(tmp_path, sources + within)).start.start.steps == 7
     assert load_recipe(write(tmp_path, sources + "start: a.onnx")).start == Path("a.onnx")
     assert load_recipe(write(tmp_path, sources + "start: embedded")).start == "embedded"
 
@@ -62,6 +64,20 @@ def test_a_recipe_cannot_begin_with_itself_or_a_unet(tmp_path):
     (tmp_path / "first.yaml").write_text("preset: unet\nimages: a\ncells: b")
     with pytest.raises(ConfigError, match="preset unet, expected one of preset panoptic"):
         load_recipe(write(tmp_path, sources + "start: first.yaml"))
+
+
+@pytest.mark.parametrize("kept", [6, 400])
+def test_an_image_that_is_damaged_is_named(tmp_path, kept):
+    image = np.random.default_rng(0).integers(0, 9, (2, 64, 64)).astype(np.uint8)
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, image, compression="zlib")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:kept] + b"x" * (kept > 6) * (len(whole) - kept))
+    labels = np.ones((1, 32, 32), np.uint8)
+    np.savez(tmp_path / "b.npz", yx=np.zeros((1, 2), int), cells=labels, nuclei=labels)
+    crops = "sources: [{kind: crops, image: a.tif, labels: b.npz}]"
+    with pytest.raises(InputError, match=r"a\.tif"):
+        load_recipe(write(tmp_path, crops)).open(tmp_path)
 
 
 def test_labels_that_a_teacher_has_yet_to_make_are_named_with_the_command(tmp_path):
@@ -114,6 +130,14 @@ def test_a_folder_of_the_same_recipe_before_it_had_more_keys_is_taken(tmp_path):
             "start: {channels: [8, 16], sources: [{kind: synthetic}]}",
             r"start makes a network of the channels \[8, 16\]",
         ),
+        ("sources: [{kind: synthetic}]\nchannels: [0, 8]", r"channels.0.*greater than 0"),
+        (
+            "sources: [{kind: synthetic}]\nchannels: [2, 2, 2, 2, 2, 2, 2, 2, 2]",
+            "at most 8",
+        ),
+        ("sources: [{kind: synthetic}]\nseed: 4294967296", "seed.*less than 4294967296"),
+        ("sources: [{kind: synthetic, weight: .inf}]", "weight.*finite"),
+        ("sources: [{kind: synthetic}]\nlearning_rate: .inf", "learning_rate.*finite"),
         ("preset: resnet", "resnet"),
         ("preset: unet\nimages: a", "expected labels"),
         ("preset: unet\nimages: a\ncells: b\nheight: 250", "multiple of 16"),

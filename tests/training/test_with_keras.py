@@ -21,7 +21,7 @@ from codexseg.core.grid import Window
 from codexseg.core.quality import channel_levels
 from codexseg.errors import BackendUnavailable, ConfigError, InputError
 from tests.runs import ROOT
-from tests.training.pictures import cells, light, write_pairs
+from tests.training.pictures import cells, light, write, write_pairs
 
 NEEDED = ("keras", "tensorflow", "tf2onnx", "onnx", "matplotlib")
 MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -142,9 +142,9 @@ def test_a_network_that_starts_from_an_onnx_file_has_its_maps(tmp_path):
     session = onnxruntime.InferenceSession(str(EMBEDDED))
     seen = tiles(77)[0]
     theirs = session.run([f"semantic_{i}" for i in range(4)], {"input_0": seen})
-    for one, other in zip(with_heads(network)(seen), theirs, strict=True):
+    for one, other in zip(with_heads(network, turned=True)(seen), theirs, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-5)
-    export_onnx(network, tmp_path / "again.onnx", MESMER, {})
+    export_onnx(network, tmp_path / "again.onnx", MESMER, {}, turned=True)
     again = onnxruntime.InferenceSession(str(tmp_path / "again.onnx"))
     found = again.run([f"semantic_{i}" for i in range(4)], {"input_0": seen})
     for one, other in zip(found, theirs, strict=True):
@@ -163,7 +163,7 @@ def test_a_network_that_sees_each_tile_twice_gives_the_mean_and_can_be_a_start(t
 
     from codexseg.backends.constants import MESMER
     from codexseg.training.export import export_onnx
-    from codexseg.training.network import build, with_heads
+    from codexseg.training.network import build
     from codexseg.training.start import load_start
 
     def tiles(number):
@@ -174,19 +174,25 @@ def test_a_network_that_sees_each_tile_twice_gives_the_mean_and_can_be_a_start(t
     network.set_weights(
         [w + (w.ndim == 1) * rng.uniform(0, 0.1, w.shape) for w in network.get_weights()]
     )
-    once = with_heads(network)
     seen = tiles(5)[0]
-    upright, turned = once(seen), once(seen[:, ::-1, ::-1])
+    upright, turned = network(seen), network(seen[:, ::-1, ::-1])
+    mean = (np.asarray(upright) + np.asarray(turned)[:, ::-1, ::-1]) / 2
+    power = np.exp(mean)
+    expected = [
+        mean[..., :1],
+        power[..., 1:4] / power[..., 1:4].sum(axis=-1, keepdims=True),
+        mean[..., 4:5],
+        power[..., 5:] / power[..., 5:].sum(axis=-1, keepdims=True),
+    ]
     path = tmp_path / "twice.onnx"
     export_onnx(network, path, MESMER, {}, turned=True)
     session = onnxruntime.InferenceSession(str(path))
     found = session.run([f"semantic_{i}" for i in range(4)], {"input_0": seen})
-    for one, other, mean in zip(upright, turned, found, strict=True):
-        expected = (np.asarray(one) + np.asarray(other)[:, ::-1, ::-1]) / 2
-        np.testing.assert_allclose(mean, expected, atol=2e-5)
+    for head, true in zip(found, expected, strict=True):
+        np.testing.assert_allclose(head, true, atol=2e-5)
     back = session.run(None, {"input_0": seen[:, ::-1, ::-1].copy()})
-    for mean, other in zip(found, back, strict=True):  # a tile upside down: the same
-        np.testing.assert_allclose(mean, other[:, ::-1, ::-1], atol=2e-5)
+    for head, other in zip(found, back, strict=True):  # a tile upside down: the same
+        np.testing.assert_allclose(head, other[:, ::-1, ::-1], atol=2e-5)
     again = build((8, 16))
     load_start(again, path, tiles)  # compares maps itself
     np.testing.assert_allclose(network(seen), again(seen), atol=1e-4)
@@ -385,29 +391,62 @@ def test_a_killed_training_goes_on_and_is_as_long(tmp_path):
     read_spec(tmp_path / "out" / "network.onnx")
 
 
-def test_a_training_that_goes_on_makes_the_batches_that_are_left(tmp_path):
+def test_a_training_that_goes_on_ends_where_an_unbroken_one_does(tmp_path):
     import keras
 
     from codexseg.training.loop import Batches, fit
 
-    seen, asked = [], []
+    seen = []
 
     def make(number):
         seen.append(number)
-        return np.full((1, 1), number, np.float32), np.zeros((1, 1), np.float32)
+        rng = np.random.default_rng(number)
+        return rng.random((4, 3), np.float32), rng.random((4, 1), np.float32)
 
-    def network():
-        made = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
-        made.compile(keras.optimizers.SGD(1e-6), loss="mse")
-        return made
+    def train(out, *ends):
+        out.mkdir()
+        for epochs in ends:
+            keras.utils.set_random_seed(4)
+            made = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+            made.compile(keras.optimizers.AdamW(0.1, use_ema=True), loss="mse")
+            fit(made, Batches(6, make), None, out, epochs=epochs, patience=None)
+        return made.get_weights()
 
-    for epochs in (2, 5):
-        fit(network(), Batches(3, make), None, tmp_path, epochs=epochs, patience=None)
-        asked.append(set(seen))
-        seen.clear()
+    unbroken = train(tmp_path / "unbroken", 4)
+    first = list(seen)
+    seen.clear()
+    for one, other in zip(unbroken, train(tmp_path / "broken", 2, 4), strict=True):
+        np.testing.assert_array_equal(one, other)
     # keras looks at the first two before it starts, to learn their types
-    assert asked[0] == set(range(6))
-    assert asked[1] - {0, 1} == set(range(6, 15))
+    assert first[2:] == list(range(24))
+    assert seen[2:14] == list(range(12))
+    assert seen[16:] == list(range(12, 24))
+
+
+def test_what_is_wrong_with_an_image_is_said_in_its_own_words(tmp_path):
+    import keras
+
+    from codexseg.training.loop import Batches, fit
+
+    def make(number):
+        if number == 5:
+            raise InputError("a.png is damaged")
+        return np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float32)
+
+    network = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    network.compile("sgd", loss="mse")
+    with pytest.raises(InputError, match=r"^a\.png is damaged$"):
+        fit(network, Batches(3, make), None, tmp_path, epochs=4, patience=None)
+
+
+def test_too_few_objects_that_are_held_back_are_an_error_before_the_training(tmp_path):
+    write_pairs(tmp_path, 4)
+    for path in (tmp_path / "masks").iterdir():
+        write(path, np.zeros((96, 128), np.uint16))
+    source = "{kind: pairs, images: images, nuclei: masks, mpp: 0.5}"
+    with pytest.raises(InputError, match="none of the images that are held back"):
+        made(tmp_path, f"split: 0.5\nsteps: 1\nsources: [{source}]\n")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_loss_that_is_no_number_is_an_error(tmp_path):
