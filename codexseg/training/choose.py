@@ -46,7 +46,7 @@ def choose(
     out: Path,
     scales: Sequence[float] = (1.0,),
 ) -> tuple[Constants, Constants]:
-    """Choose the constants of cells and nuclei; write them with their F1 to scores.json.
+    """Choose the constants of cells and nuclei; write them, and their scores, to a file.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def choose(
     otherwise : (Constants, Constants)
         Those of a compartment that no labels are there for.
     out : Path
-        The folder of scores.json.
+        The folder of that file, scores.json.
     scales : sequence of float
         The sizes at which the images are shown: constants that suit large cells alone
         would merge or lose small ones.
@@ -82,9 +82,10 @@ def choose(
         best = pool.map(lambda held: choose_constants(held, least) if held else None, found)
     for c, (name, result) in enumerate(zip(("cell", "nucleus"), best, strict=True)):
         if result is not None:
-            chosen[c], f1 = result
-            scores[name] = {"f1": round(f1, 4), **asdict(chosen[c])}
-            log.info("%s: F1 %.3f with %s", name, f1, chosen[c])
+            chosen[c], score = result
+            rounded = {key: round(value, 4) for key, value in asdict(score).items()}
+            scores[name] = {**rounded, **asdict(chosen[c])}
+            log.info("%s: %s with %s", name, score, chosen[c])
     write_atomic(out / SCORES, json.dumps(scores, indent=2))
     return chosen[0], chosen[1]
 

@@ -72,17 +72,16 @@ def with_heads(network: keras.Model, *, turned: bool = False) -> keras.Model:
     network : keras.Model
         From :func:`build`.
     turned : bool
-        Each tile is seen twice, as it is and upside down, and the maps are the means of
-        both: better by what the network finds in one only, for twice the time.
+        Each tile is seen twice, as it is and upside down, and the maps are made of the
+        means of both: better by what the network finds in one only, for twice the time.
     """
     tiles = network.input
     if not turned:
         return keras.Model(tiles, _named(_heads(network.output)))
     # One pass of twice the tiles: two would put all weights into the file twice.
     both = network(ops.concatenate([tiles, tiles[:, ::-1, ::-1]], axis=0))
-    halves = (ops.split(head, 2, axis=0) for head in _heads(both))
-    means = [0.5 * (seen + turned_back[:, ::-1, ::-1]) for seen, turned_back in halves]
-    return keras.Model(tiles, _named(means))
+    seen, turned_back = ops.split(both, 2, axis=0)
+    return keras.Model(tiles, _named(_heads(0.5 * (seen + turned_back[:, ::-1, ::-1]))))
 
 
 def _heads(maps: Any) -> list[Any]:

@@ -12,7 +12,7 @@ from codexseg.backends.constants import Constants
 from codexseg.backends.panoptic_objects import finished
 from codexseg.core.deep_watershed import deep_watershed
 from codexseg.core.labels import Labels
-from codexseg.core.metrics import count_matches, object_pairs
+from codexseg.core.metrics import Matches, count_matches, object_pairs
 from codexseg.core.overlaps import overlaps
 from codexseg.errors import InputError
 
@@ -50,10 +50,26 @@ class Held:
     truth: Sequence[tuple[tuple[slice, slice], Labels]]
 
 
+@dataclass(frozen=True)
+class Score:
+    """How well objects fit the truth at IoU 0.5, means over the parts of the images.
+
+    Attributes
+    ----------
+    quality : float
+        Panoptic quality (Kirillov et al. 2019): F1 times the mean IoU of what matches.
+        F1 alone does not tell outlines that fit from such that barely match.
+    f1 : float
+    """
+
+    quality: float
+    f1: float
+
+
 def choose_constants(
     held: Sequence[Held], least: int = LEAST_OBJECTS
-) -> tuple[Constants, float]:
-    """Search the constants of the highest F1.
+) -> tuple[Constants, Score]:
+    """Search the constants of the highest panoptic quality.
 
     A few are varied at a time, in all combinations, the others kept, in rounds until a
     round changes nothing.
@@ -68,8 +84,9 @@ def choose_constants(
     Returns
     -------
     constants : Constants
-        Those of the highest mean F1 at IoU 0.5 over the parts with enough objects.
-    f1 : float
+        Those of the highest mean over the parts with enough objects.
+    score : Score
+        Theirs.
 
     Raises
     ------
@@ -77,18 +94,19 @@ def choose_constants(
         If no constants find anything, or no part has enough objects.
     """
     search = _Search(held, least)
-    best, score = _FIRST, search.f1(_FIRST)
+    best, score = _FIRST, search.score(_FIRST)
     for _ in range(_MOST_ROUNDS):
         before = best
         for grid in _TRIED:
             for values in product(*grid.values()):
                 changed: dict[str, Any] = dict(zip(grid, values, strict=True))
                 tried = replace(best, **changed)
-                if (f1 := search.f1(tried)) > score:
-                    best, score = tried, f1
+                found = search.score(tried)
+                if found.quality > score.quality:
+                    best, score = tried, found
         if best == before:
             break
-    if score <= 0:
+    if score.quality <= 0:
         raise InputError(
             "the network finds none of the objects that were held back, with whatever "
             "constants: expected a trained network and images like those it has learnt "
@@ -110,23 +128,26 @@ class _Search:
 
     def __init__(self, held: Sequence[Held], least: int) -> None:
         self._held, self._least = held, least
-        self._known: dict[Constants, float] = {}
+        self._known: dict[Constants, Score] = {}
         self._flooded: tuple[Constants, list[Labels]] | None = None
 
-    def f1(self, constants: Constants) -> float:
-        """Return the mean F1 at IoU 0.5."""
+    def score(self, constants: Constants) -> Score:
+        """Return the means over the parts with enough objects."""
         if constants not in self._known:
             self._known[constants] = self._judge(constants)
         return self._known[constants]
 
-    def _judge(self, constants: Constants) -> float:
-        scores = []
+    def _judge(self, constants: Constants) -> Score:
+        matches: list[Matches] = []
         for image, flooded in zip(self._held, self._floods(constants), strict=True):
             labels = finished(flooded, (image.distance, image.interior), constants)
-            scores += _scores(image, labels, self._least)
-        if not scores:
+            matches += _matches(image, labels, self._least)
+        if not matches:
             raise too_few(self._least)
-        return float(np.mean(scores))
+        return Score(
+            float(np.mean([one.panoptic_quality for one in matches])),
+            float(np.mean([one.f1 for one in matches])),
+        )
 
     def _floods(self, constants: Constants) -> list[Labels]:
         alone = replace(constants, growth_px=0.0, least_peak=0.0, least_interior=0.0)
@@ -141,10 +162,10 @@ class _Search:
         return self._flooded[1]
 
 
-def _scores(image: Held, labels: Labels, least: int) -> list[float]:
-    scores = []
+def _matches(image: Held, labels: Labels, least: int) -> list[Matches]:
+    matches = []
     for place, truth in image.truth:
         if len(np.unique(truth)) > least:
             pairs = object_pairs(overlaps(truth, np.ascontiguousarray(labels[place])))
-            scores.append(count_matches(pairs, 0.5).f1)
-    return scores
+            matches.append(count_matches(pairs, 0.5))
+    return matches

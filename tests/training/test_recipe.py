@@ -20,11 +20,12 @@ def write(tmp_path, text):
 
 
 def test_the_recipe_of_the_embedded_network_learns_from_one_half_alone():
-    recipe = load_recipe(ROOT / "config" / "train_embedded.yaml")
-    before = recipe.start
-    assert recipe.channels == before.channels == (32, 64, 96, 128)
-    assert before.start is None
-    for one in (recipe, before):
+    parts = [load_recipe(ROOT / "config" / "train_embedded.yaml")]
+    while parts[-1].start is not None:
+        parts.append(parts[-1].start)
+    assert [one.augmentation for one in parts] == [("wide", "mild"), ("wide",)]
+    for one in parts:
+        assert one.channels == (32, 64, 96, 128)
         assert one.validation.columns[0] >= 2688  # no crop is learnt from and judged by
         assert {s.kind for s in one.sources} == {"crops", "synthetic", "nuclei", "pair"}
         columns = [s.columns for s in one.sources if s.kind == "crops"]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import ndimage as ndi
@@ -9,6 +11,7 @@ from codexseg.training.tune import (
     SMOOTHINGS_PX,
     THRESHOLDS,
     Held,
+    _Search,
     choose_constants,
 )
 
@@ -22,8 +25,9 @@ def test_the_constants_are_those_of_the_best_f1():
     interior = 0.45 * (labels > 0) + 0.35 * (labels == 0)
     maps = inner_distance(labels), ndi.gaussian_filter(interior, 0.5).astype(np.float32)
     whole = (slice(0, 200), slice(0, 200))
-    constants, f1 = choose_constants([Held(*maps, [(whole, labels)])])
-    assert f1 == 1
+    constants, score = choose_constants([Held(*maps, [(whole, labels)])])
+    assert score.f1 == 1
+    assert 0.8 < score.quality <= 1
     assert constants.interior_threshold == 0.4
     assert constants.h in HEIGHTS
     assert constants.smoothing_px in SMOOTHINGS_PX
@@ -38,8 +42,9 @@ def test_growth_gives_back_what_the_interior_leaves_out():
     interior = ndi.binary_erosion(labels > 0, np.ones((5, 5))).astype(np.float32)
     whole = (slice(0, 160), slice(0, 160))
     held = [Held(inner_distance(labels), interior, [(whole, labels)])]
-    constants, f1 = choose_constants(held)
-    assert f1 == 1
+    constants, score = choose_constants(held)
+    assert score.f1 == 1
+    assert 0.8 < score.quality <= 1
     assert constants.growth_px + constants.smoothing_px > 1
 
 
@@ -54,8 +59,9 @@ def test_objects_that_the_network_doubts_are_dropped(name, map_):
     maps = [inner_distance(labels), (labels > 0).astype(np.float32)]
     maps[map_] *= np.where(labels % 2, 1, 0.75).astype(np.float32)
     whole = (slice(0, 200), slice(0, 200))
-    constants, f1 = choose_constants([Held(*maps, [(whole, real)])])
-    assert f1 == 1
+    constants, score = choose_constants([Held(*maps, [(whole, real)])])
+    assert score.f1 == 1
+    assert 0.8 < score.quality <= 1
     assert 0.7 < getattr(constants, name) < 1
 
 
@@ -65,3 +71,20 @@ def test_a_network_that_finds_nothing_is_an_error():
     whole = (slice(0, 84), slice(0, 84))
     with pytest.raises(InputError, match="finds none"):
         choose_constants([Held(*maps, [(whole, labels)])])
+
+
+def test_outlines_that_fit_are_preferred_to_such_that_barely_match():
+    """Growth of 0 to 3 px finds all squares; that of their true size fits best."""
+    labels = np.zeros((240, 240), np.uint32)
+    for i in range(64):
+        y, x = 30 * (i // 8) + 5, 30 * (i % 8) + 5
+        labels[y : y + 18, x : x + 18] = i + 1
+    seen = ndi.binary_erosion(labels > 0, np.ones((5, 5)))
+    whole = (slice(0, 240), slice(0, 240))
+    held = [Held(inner_distance(labels), seen.astype(np.float32), [(whole, labels)])]
+    constants, score = choose_constants(held)
+    assert score.f1 == 1
+    assert score.quality > 0.95
+    barely = _Search(held, 30).score(replace(constants, growth_px=0.0))
+    assert barely.f1 == 1
+    assert barely.quality < 0.9
