@@ -99,11 +99,18 @@ def need_objects(held: Sequence[Source]) -> None:
         If the labels that are held back have too few objects.
     """
     least = _least(held)
-    examples = [example for source in held for example in source.every()]
-    for name in ("cells", "nuclei"):
-        drawn = [plane for e in examples if (plane := getattr(e, name)) is not None]
-        if drawn and not any(len(np.unique(plane)) > least for plane in drawn):
-            raise too_few(least)
+    known: set[str] = set()
+    enough: set[str] = set()
+    for source in held:
+        for example in source.every():
+            drawn = {"cells": example.cells, "nuclei": example.nuclei}
+            here = {name: plane for name, plane in drawn.items() if plane is not None}
+            known |= set(here)
+            enough |= {name for name in here if len(np.unique(here[name])) > least}
+            if set(here) <= enough:  # the other images need not be read
+                break
+    if known - enough:
+        raise too_few(least)
 
 
 def _least(held: Sequence[Source]) -> int:

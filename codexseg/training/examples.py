@@ -273,9 +273,7 @@ def _scaled_slide(path: Path) -> NDArray[np.float32]:
 
 def _check_values(path: Path, image: NDArray[Any], *labels: NDArray[Any]) -> None:
     """Check that grey levels are numbers from 0 on, and labels integers."""
-    lowest, highest = (
-        float(extreme(image)) if image.size else 0.0 for extreme in (np.min, np.max)
-    )
+    lowest, highest = float(image.min(initial=0)), float(image.max(initial=0))
     if not (lowest >= 0 and np.isfinite(highest)):
         raise InputError(
             f"{path} has grey levels from {lowest:g} to {highest:g}, expected numbers from "

@@ -27,9 +27,9 @@ _MOTTLED = 0.5
 def exposed(channel: Pixels, rng: Rng, how: Strength) -> Pixels:
     """Give a channel another curve and other light, or take it out of focus."""
     channel = np.clip(channel, 0, None) ** np.float32(rng.uniform(*how.gammas))
-    lit = channel[channel > 0]  # of sparse images a percentile of all would be glass
-    if rng.random() < how.saturated and lit.size:
-        bright = np.percentile(lit, BRIGHT_PERCENT)
+    if rng.random() < how.saturated and channel.any():
+        # a percentile of all pixels of a sparse image would be its glass
+        bright = np.percentile(channel[channel > 0], BRIGHT_PERCENT)
         channel = np.minimum(channel, bright * rng.uniform(*_CUTS))
     if rng.random() < how.uneven:
         channel = channel * _uneven(channel.shape, rng, rng.uniform(0.1, 0.5))

@@ -202,9 +202,12 @@ def fit(
             if batches.error is not None:
                 raise batches.error from None
             raise
-    if patience and (out / _BEST).exists():
-        with np.load(out / _BEST) as file:
-            network.set_weights([file[name] for name in file.files])
+    if patience and held is not None:
+        if (out / _BEST).exists():
+            with np.load(out / _BEST) as file:
+                network.set_weights([file[name] for name in file.files])
+        else:
+            log.warning("the loss of held-back images was never a number: last weights")
     draw_curves(history.rows, out / CURVES)
 
 

@@ -23,6 +23,7 @@ from codexseg.training.recipe_sources import (
     Held,
     PairFiles,
     PairsConfig,
+    Positive,
     Strict,
     open_source,
 )
@@ -34,6 +35,7 @@ MOST_LEVELS = 8
 """Of a network that sees tiles of 256 px: the last one is 1 px wide."""
 
 Augmentation = Literal["strong", "mild", "wide"]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 def _listed(said: object) -> object:
@@ -92,9 +94,9 @@ class Recipe(Strict):
     steps: int = Field(default=2600, ge=1)
     steps_per_epoch: int = Field(default=130, ge=1)
     tiles: int = Field(default=8, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    learning_rate: Positive = 1e-3
     precision: Literal["float32", "bfloat16"] = "float32"
-    seed: int = Field(default=0, ge=0, lt=2**32)
+    seed: Seed = 0
     channels: tuple[PositiveInt, ...] = Field(
         default=(32, 64, 96, 128), min_length=2, max_length=MOST_LEVELS
     )
@@ -239,10 +241,10 @@ class UnetRecipe(PairFiles):
         default=(64, 128, 256, 512, 1024), min_length=2, max_length=8
     )
     loss: Literal["bce", "bce_dice"] = "bce"
-    learning_rate: float = Field(default=1e-4, gt=0)
+    learning_rate: Positive = 1e-4
     batch: int = Field(default=2, ge=1)
     epochs: int = Field(default=100, ge=1)
-    seed: int = Field(default=0, ge=0)
+    seed: Seed = 0
     flips: bool = False
     split: float | None = Field(default=None, ge=0, lt=1)
     validation: PairFiles | None = None

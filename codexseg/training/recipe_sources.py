@@ -14,6 +14,7 @@ from codexseg.training.examples import Crops, Nuclei, Pair, Source, Synthetic
 from codexseg.training.pair_examples import Pairs
 
 EVERY_COLUMN = (0, 2**31)
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 _UNREADABLE = (
     OSError,
@@ -72,7 +73,7 @@ class PairsConfig(PairFiles):
     nucleus_channel: int = Field(default=0, ge=0)
     membrane_channels: tuple[NonNegativeInt, ...] | None = None
     mpp: float = Field(gt=0, lt=100)
-    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    weight: Positive = 1.0
 
     def open(self, data: Path) -> Pairs:
         """Open the source; paths are relative to `data`."""
@@ -96,7 +97,7 @@ class CropsConfig(Strict):
     columns: tuple[int, int] = EVERY_COLUMN
     channels: tuple[NonNegativeInt, ...] | None = Field(default=None, min_length=1)
     turns: int = Field(default=0, ge=0, le=3)
-    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    weight: Positive = 1.0
 
     def open(self, data: Path) -> Source:
         """Open the source; paths are relative to `data`."""
@@ -112,7 +113,7 @@ class NucleiConfig(Strict):
     kind: Literal["nuclei"]
     images: Path
     share: float = Field(default=1.0, gt=0, le=1)
-    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    weight: Positive = 1.0
 
     def open(self, data: Path) -> Source:
         """Open the source; paths are relative to `data`."""
@@ -125,7 +126,7 @@ class PairConfig(Strict):
     kind: Literal["pair"]
     file: Path
     nucleus: int = Field(default=0, ge=0)
-    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    weight: Positive = 1.0
 
     def open(self, data: Path) -> Source:
         """Open the source; paths are relative to `data`."""
@@ -136,7 +137,7 @@ class SyntheticConfig(Strict):
     """Tissue that is drawn, see :class:`Synthetic`."""
 
     kind: Literal["synthetic"]
-    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    weight: Positive = 1.0
 
     def open(self, data: Path) -> Source:
         """Open the source."""

@@ -61,8 +61,8 @@ def train(
     """
 
     def made(number: int) -> tuple[Floats, Floats]:
-        drawn = recipe.weights, recipe.tiles, recipe.seed, number, recipe.strengths
-        return batch(sources, *drawn)
+        size, seed = recipe.tiles, recipe.seed
+        return batch(sources, recipe.weights, size, seed, number, recipe.strengths)
 
     keras.utils.set_random_seed(recipe.seed)
     out.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from codexseg.training.tune import (
 )
 
 
-def test_the_constants_are_those_of_the_best_f1():
+def test_the_constants_are_those_of_the_best_quality():
     """Squares whose interiors the network sees too faintly for Mesmer's threshold."""
     labels = np.zeros((200, 200), np.uint32)
     for i in range(64):
