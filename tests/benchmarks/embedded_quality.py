@@ -5,13 +5,15 @@
 Of the network that ships, or of another one.
 
 expert1 and expert2: F1 at IoU 0.5 on data/codex_tile (nucleus + membrane), beside those of
-Mesmer 0.9.0 (its published masks) and of InstanSeg 0.1.1 (as data/README.md has them).
+Mesmer 0.9.0 (its published masks) and of InstanSeg 0.1.1 (run here, as
+`segmentation.backend: instanseg` runs it; see instanseg_side.py).
 nsclc_cells, nsclc_nuclei: against the teacher on the half that was held back, mean over
 its crops with more than 30 nuclei. dsb_nuclei: the last fifth of the DSB images, mean.
 """
 
 import argparse
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,24 @@ from codexseg.backends.weights import EMBEDDED
 from codexseg.config import SegmentationConfig
 from codexseg.core.grid import Window
 from tests.benchmarks.common import shared
+from tests.benchmarks.instanseg_side import with_instanseg
 from tests.benchmarks.watershed_quality import f1, overlay, scaled
 
 Image = NDArray[Any]
-INSTANSEG = {"instanseg_expert1": 0.622, "instanseg_expert2": 0.525}
+INSTANSEG = """
+import sys
+import numpy as np
+from codexseg.backends.base import Slide
+from codexseg.backends.registry import create
+from codexseg.config import SegmentationConfig
+from codexseg.core.grid import Window
+_, weights, image, mpp, labels = sys.argv
+image = np.load(image)
+config = SegmentationConfig(backend="instanseg", model_path=weights, device="cpu")
+backend = create(config, Slide(image.shape[1:], float(mpp)))
+np.save(labels, backend.predict(image[None], [Window(0, 0, *image.shape[1:])])[0])
+"""
+TILE_MPP = 0.377
 HELD_BACK = 2688
 """Column of the NSCLC image from which on it is held back."""
 LEAST_NUCLEI = 30
@@ -44,6 +60,16 @@ def segment(model: Path, image: Image, mpp: float) -> Image:
     made = network(model, shape, mpp)
     labels: Image = made.predict(image[None], [Window(0, 0, *shape)])[0]
     return labels
+
+
+def instanseg(image: Image, mpp: float) -> Image:
+    """Segment an image as `segmentation.backend: instanseg` does."""
+    with tempfile.TemporaryDirectory() as folder:
+        given, made = Path(folder) / "image.npy", Path(folder) / "labels.npy"
+        np.save(given, image)
+        with_instanseg(INSTANSEG, given, mpp, made)
+        labels: Image = np.load(made)
+        return labels
 
 
 def codex_tile() -> tuple[Image, dict[str, Image]]:
@@ -83,12 +109,13 @@ def main() -> None:
     figures: dict[str, float] = {}
 
     image, masks = codex_tile()
-    labels = segment(options.model, image, 0.377)
-    for expert in ("expert1", "expert2"):
-        figures[expert] = f1(masks[expert], labels[0])
-    for expert in ("expert1", "expert2"):
-        figures[f"mesmer_{expert}"] = f1(masks[expert], masks["mesmer_membrane"])
-    figures |= INSTANSEG | {"cells": float(labels[0].max())}
+    labels = segment(options.model, image, TILE_MPP)
+    sides = {"": labels[0], "mesmer_": masks["mesmer_membrane"]}
+    sides["instanseg_"] = instanseg(image, TILE_MPP)[0]
+    for side, cells in sides.items():
+        for expert in ("expert1", "expert2"):
+            figures[f"{side}{expert}"] = f1(masks[expert], cells)
+    figures["cells"] = float(labels[0].max())
     shown = {"codex_tile": (image, labels)}
 
     image, crops = nsclc()

