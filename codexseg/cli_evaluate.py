@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from codexseg.cli_words import clear_errors, say, table
-from codexseg.cli_words import spread as _spread
+from codexseg.cli_words import clear_errors, say, spread, table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +30,7 @@ class EvaluateCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read ``--iou 0.5 0.75`` as ``--iou 0.5 --iou 0.75``."""
-        return super().parse_args(ctx, _spread(args, "--iou"))
+        return super().parse_args(ctx, spread(args, "--iou"))
 
 
 def evaluate(

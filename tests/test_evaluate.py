@@ -7,7 +7,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from codexseg.cli_evaluate import _spread
+from codexseg.cli_words import spread
 from codexseg.core.grid import Window
 from codexseg.errors import InputError
 from codexseg.evaluate import evaluate, evaluate_files
@@ -459,7 +459,7 @@ def test_the_overlay_is_at_most_4000_px_wide(tmp_path, monkeypatch):
     ],
 )
 def test_several_thresholds_after_one_option(words, expected):
-    assert _spread(words.split(), "--iou") == expected.split()
+    assert spread(words.split(), "--iou") == expected.split()
 
 
 def test_its_import_is_quick():

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -59,13 +60,28 @@ def bench_image(size: int) -> Path:
 
 
 def environment(
-    name: str, packages: list[str], python: str | Path = sys.executable
+    name: str,
+    packages: list[str],
+    python: str | Path = sys.executable,
+    *,
+    first: str | None = None,
 ) -> Path:
-    """Return the Python of an environment of its own, made when it is asked for first."""
-    made = cache() / name / "bin" / "python"
-    if not made.exists():
-        subprocess.run([str(python), "-m", "venv", str(cache() / name)], check=True)
-        subprocess.run([made, "-m", "pip", "install", "-q", *packages], check=True)
+    """Return the Python of an environment of its own, made when it is asked for first.
+
+    `first` is a package to install alone, before those that depend on it.
+    """
+    folder = cache() / name
+    made = folder / "bin" / "python"
+    if made.exists():
+        return made
+    try:
+        subprocess.run([str(python), "-m", "venv", str(folder)], check=True)
+        for wanted in ([first] if first else [], packages):
+            if wanted:
+                subprocess.run([made, "-m", "pip", "install", "-q", *wanted], check=True)
+    except BaseException:  # half of it would be taken for the whole the next time
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     return made
 
 

@@ -6,23 +6,16 @@ the weights are those of ``codexseg models fetch instanseg``, fetched where they
 
 import os
 import subprocess
-import sys
 
-from tests.benchmarks.common import OURS, ROOT, cache
+from tests.benchmarks.common import OURS, ROOT, environment
 
 
 def torch_python() -> str:
     """Return a Python that has torch; its environment is made where it lacks."""
     if told := os.environ.get("CODEXSEG_TORCH_PYTHON"):
         return told
-    folder = cache() / "torch"
-    python = folder / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        # torch first and alone: what depends on it would bring the build for CUDA
-        for packages in (["torch==2.13.0"], ["scikit-image", *OURS]):
-            subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True)
-    return str(python)
+    # What depends on torch would bring its build for CUDA.
+    return str(environment("torch", ["scikit-image", *OURS], first="torch==2.13.0"))
 
 
 def with_instanseg(code: str, *words: object) -> str:
