@@ -71,17 +71,15 @@ def environment(
     `first` is a package to install alone, before those that depend on it.
     """
     folder = cache() / name
-    made = folder / "bin" / "python"
-    if made.exists():
+    made, whole = folder / "bin" / "python", folder / "whole"
+    if whole.exists():
         return made
-    try:
-        subprocess.run([str(python), "-m", "venv", str(folder)], check=True)
-        for wanted in ([first] if first else [], packages):
-            if wanted:
-                subprocess.run([made, "-m", "pip", "install", "-q", *wanted], check=True)
-    except BaseException:  # half of it would be taken for the whole the next time
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+    shutil.rmtree(folder, ignore_errors=True)  # half of one, of a command that was killed
+    subprocess.run([str(python), "-m", "venv", str(folder)], check=True)
+    for wanted in ([first] if first else [], packages):
+        if wanted:
+            subprocess.run([made, "-m", "pip", "install", "-q", *wanted], check=True)
+    whole.touch()
     return made
 
 
