@@ -34,6 +34,8 @@ class Constants:
         interior leaves out the boundary, which is theirs.
     least_peak, least_interior : float
         Objects in which the inner distance, or the interior, stays below are dropped.
+    least_mean_interior : float
+        So are those in which the interior is below on average.
     """
 
     h: float
@@ -43,6 +45,7 @@ class Constants:
     growth_px: float = 0.0
     least_peak: float = 0.0
     least_interior: float = 0.0
+    least_mean_interior: float = 0.0
 
     @property
     def of_flood(self) -> dict[str, Any]:
@@ -55,7 +58,7 @@ class Constants:
         }
 
 
-_NEWER = "growth_px", "least_peak", "least_interior"
+_NEWER = "growth_px", "least_peak", "least_interior", "least_mean_interior"
 """Files of before lack them."""
 
 MESMER = Constants(h=0.075), Constants(h=0.1)
@@ -111,6 +114,7 @@ def _checked(said: dict[str, float]) -> Constants:
         and 0 <= made.growth_px <= 8
         and 0 <= made.least_peak < 1
         and 0 <= made.least_interior < 1
+        and 0 <= made.least_mean_interior < 1
     ):
         raise ValueError(f"out of range: {made}")
     return made

@@ -30,7 +30,9 @@ def finished(
     objects : (y, x) uint32
         Numbered from 1 in the order of the flood's.
     """
-    least = constants.least_peak, constants.least_interior
-    for values, level in zip(maps, least, strict=True):
-        labels = remove_faint_objects(labels, values, level)
+    distance, interior = maps
+    labels = remove_faint_objects(labels, distance, constants.least_peak)
+    labels = remove_faint_objects(labels, interior, constants.least_interior)
+    least_mean = constants.least_mean_interior
+    labels = remove_faint_objects(labels, interior, least_mean, on_average=True)
     return grow_labels(labels, constants.growth_px) if constants.growth_px else labels

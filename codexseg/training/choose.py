@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +20,10 @@ from codexseg.config import SegmentationConfig
 from codexseg.core.grid import Window
 from codexseg.core.intensity import merge_channels
 from codexseg.core.labels import Labels
+from codexseg.core.quality import channel_levels
 from codexseg.errors import RunStateError
 from codexseg.files import write_atomic
-from codexseg.training.examples import Crops, scaled
+from codexseg.training.examples import Crops
 from codexseg.training.pair_examples import Pairs
 from codexseg.training.recipe_sources import Held as Source
 from codexseg.training.sizes import nearest
@@ -153,8 +153,10 @@ def _sized(
 
 def _maps(path: Path, image: Pixels, mpp: float) -> Pixels:
     """Have the backend make the four maps of an image, at its own scale."""
-    markers: list[Any] = [scaled(marker) for marker in image[1:]]
-    merged = merge_channels(markers) if markers else np.zeros_like(image[0])
+    merged = np.zeros_like(image[0])
+    if len(image) > 1:  # as a run merges them
+        brightest = [channel_levels(marker)[-1] for marker in image[1:]]
+        merged = merge_channels(list(image[1:]), brightest)
     both = np.stack([image[0], merged])
     config = SegmentationConfig(backend="panoptic", model_path=path)
     network = Panoptic(config, Slide((both.shape[1], both.shape[2]), mpp))

@@ -80,14 +80,14 @@ def test_they_decide_what_becomes_an_object(tmp_path):
 
 def test_files_of_before_know_fewer_constants(tmp_path):
     text = json.loads(to_json(*MESMER))
-    for newer in ("least_interior", "least_peak", "growth_px"):
+    for newer in ("least_mean_interior", "least_interior", "least_peak", "growth_px"):
         for constants in text.values():
             del constants[newer]
         path = with_metadata(tmp_path / f"{newer}.onnx", json.dumps(text))
         assert constants_of(resolve(path)) == MESMER
 
 
-@pytest.mark.parametrize("name", ["least_peak", "least_interior"])
+@pytest.mark.parametrize("name", ["least_peak", "least_interior", "least_mean_interior"])
 def test_objects_with_a_faint_middle_are_dropped(tmp_path, name):
     image, whole = golden()["image"], Window(0, 0, *golden()["image"].shape[1:])
     counts = []

@@ -1,5 +1,5 @@
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -33,15 +33,30 @@ def test_an_object_stays_where_its_highest_value_reaches_the_level():
     assert not remove_faint_objects(labels, maxima, 0.95).any()
 
 
+def test_on_average_an_object_with_a_bright_middle_alone_goes():
+    labels = draw("""
+        111.222
+    """)
+    values = np.array([[0.1, 1, 0.1, 0, 0.5, 0.5, 0.5]], np.float32)
+    found = remove_faint_objects(labels, values, 0.5, on_average=True)
+    assert np.array_equal(found, draw("....111"))
+    assert np.array_equal(remove_faint_objects(labels, values, 0.5), labels)
+
+
+@settings(deadline=None)
 @given(
     arrays(np.uint32, (6, 9), elements=st.integers(0, 5)),
     arrays(np.float32, (6, 9), elements=st.floats(0, 1, width=32)),
     st.floats(0.01, 1),
+    st.booleans(),
 )
-def test_it_is_what_one_would_write_with_a_loop(labels, maxima, least):
+def test_it_is_what_one_would_write_with_a_loop(labels, values, least, on_average):
     expected, number = np.zeros_like(labels), 0
     for label in np.unique(labels[labels > 0]):
-        if maxima[labels == label].max() >= np.float32(least):
+        inside = values[labels == label]
+        level = np.float32(np.mean(inside, dtype=float)) if on_average else inside.max()
+        if level >= np.float32(least):
             number += 1
             expected[labels == label] = number
-    assert np.array_equal(remove_faint_objects(labels, maxima, least), expected)
+    found = remove_faint_objects(labels, values, least, on_average=on_average)
+    assert np.array_equal(found, expected)

@@ -48,7 +48,7 @@ def test_growth_gives_back_what_the_interior_leaves_out():
     assert constants.growth_px + constants.smoothing_px > 1
 
 
-@pytest.mark.parametrize(("name", "map_"), [("least_peak", 0), ("least_interior", 1)])
+@pytest.mark.parametrize(("name", "map_"), [("least_peak", 0), ("least_mean_interior", 1)])
 def test_objects_that_the_network_doubts_are_dropped(name, map_):
     """Half of the squares that it sees are none, and their middles are faint."""
     labels = np.zeros((200, 200), np.uint32)
