@@ -10,9 +10,8 @@ from codexseg.backends.constants import CONSTANTS, Constants, to_json
 from codexseg.backends.contract import TILE_PX
 from codexseg.files import replacing
 from codexseg.training.network import OUTPUTS, with_heads
+from codexseg.training.views import AS_IT_IS, VIEWS, Views
 
-TURNED = "codexseg_turned"
-"""Name in the metadata_props: whether each tile is seen twice."""
 _OPSET = 17
 """Of onnxruntime 1.18 and later."""
 
@@ -22,8 +21,7 @@ def export_onnx(
     path: Path,
     constants: tuple[Constants, Constants],
     metadata: dict[str, str],
-    *,
-    turned: bool = False,
+    views: Views = AS_IT_IS,
 ) -> None:
     """Write a network with Mesmer's contract, and what belongs to its weights.
 
@@ -37,8 +35,8 @@ def export_onnx(
         Of the flood that makes cells, and nuclei, of its maps.
     metadata : dict of str
         More of what the file says of itself.
-    turned : bool
-        The file's network sees each tile twice, see :func:`with_heads`.
+    views : Views
+        How the file's network looks at a tile.
     """
     import onnx
 
@@ -47,7 +45,7 @@ def export_onnx(
         tiles = keras.InputSpec(
             shape=(None, TILE_PX, TILE_PX, 2), dtype="float32", name="input_0"
         )
-        with_heads(network, turned=turned).export(
+        with_heads(network, views).export(
             exported,
             format="onnx",
             verbose=False,
@@ -56,7 +54,7 @@ def export_onnx(
         )
         model = onnx.load(exported)
     _name_outputs(model.graph)
-    said = {**metadata, CONSTANTS: to_json(*constants), TURNED: str(turned).lower()}
+    said = {**metadata, CONSTANTS: to_json(*constants), VIEWS: views.to_json()}
     onnx.helper.set_model_props(model, said)
     onnx.checker.check_model(model)
     with replacing(path) as part:

@@ -78,7 +78,10 @@ def _make_panoptic(recipe: Recipe, data: Path, out: Path) -> Path:
         start_path(first, data)
     _take(recipe, out)
     start = _start(recipe, data, out)
-    constants = MESMER if start is None else constants_of(resolve(start))
+    constants = MESMER
+    if start is not None:
+        constants = constants_of(resolve(start))
+        recipe = _as_start(recipe, start)
     if (out / TRAINED).exists():
         network = keras.saving.load_model(out / TRAINED, compile=False)
     else:
@@ -86,10 +89,10 @@ def _make_panoptic(recipe: Recipe, data: Path, out: Path) -> Path:
     said = {LICENCE: recipe.licence} if recipe.licence else {}
     if held:
         part = out / f"part.{NETWORK}"
-        export_onnx(network, part, constants, said, turned=recipe.turned)
+        export_onnx(network, part, constants, said, recipe.views)
         constants = choose(part, held, constants, out, recipe.scales)
         part.unlink()
-    export_onnx(network, out / NETWORK, constants, said, turned=recipe.turned)
+    export_onnx(network, out / NETWORK, constants, said, recipe.views)
     return out / NETWORK
 
 
@@ -104,6 +107,18 @@ def _start(recipe: Recipe, data: Path, out: Path) -> Path | None:
         log.info("first the network that this one begins with, in %s", out / START)
         make(recipe.start, data, out / START)
     return made
+
+
+def _as_start(recipe: Recipe, start: Path) -> Recipe:
+    """Take from the network that a training begins with what the recipe does not say."""
+    from codexseg.training.start import skips_of, views_of
+
+    taken: dict[str, object] = {}
+    if recipe.enlarged is None:
+        taken["enlarged"] = views_of(start).enlarged
+    if recipe.skips is None:
+        taken["skips"] = skips_of(start)
+    return recipe.model_copy(update=taken)
 
 
 def _need_keras() -> None:

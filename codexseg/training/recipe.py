@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from codexseg.backends.contract import TILE_PX
 from codexseg.training import pairs
 from codexseg.training.examples import Source
 from codexseg.training.pair_examples import Pairs
@@ -28,6 +29,7 @@ from codexseg.training.recipe_sources import (
     open_source,
 )
 from codexseg.training.strength import STRENGTHS, Strength
+from codexseg.training.views import MOST_ENLARGED, Views
 
 _SPLIT = 0.2
 EMBEDDED = "embedded"
@@ -83,9 +85,17 @@ class Recipe(Strict):
     scales : tuple of float
         The sizes at which these images are shown for that: 0.5 shows cells of half the
         diameter, so that constants suit small cells too.
+    skips : "joined" or "added", optional
+        How the network's way up takes what its way down has seen at the same size. Added
+        is quicker by a quarter. None: as the network of `start` does, or joined.
     turned : bool
         The network's file sees each tile twice, as it is and upside down, and gives the
         mean: better maps for twice the time.
+    enlarged : float, optional
+        The network's file sees each tile so much larger than it is: finer maps, for the
+        square of that in time. None: as that of `start` does, or 1.
+    learns_enlarged : float, optional
+        So much larger are the images from which it learns. None: `enlarged`.
     licence : str
         What the network's file says of its licence.
     """
@@ -111,7 +121,10 @@ class Recipe(Strict):
     scales: tuple[Annotated[float, Field(ge=0.25, le=4)], ...] = Field(
         default=(1.0,), min_length=1
     )
+    skips: Literal["joined", "added"] | None = None
     turned: bool = False
+    enlarged: float | None = Field(default=None, ge=1, le=MOST_ENLARGED)
+    learns_enlarged: float | None = Field(default=None, ge=1, le=MOST_ENLARGED)
     licence: str = ""
 
     @model_validator(mode="after")
@@ -134,10 +147,27 @@ class Recipe(Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def _can_be_enlarged(self) -> "Recipe":
+        levels, factor = len(self.channels), self.views.enlarged
+        if not self.views.fits(levels):
+            raise ValueError(
+                f"enlarged {factor:g} shows a network of {levels} levels tiles of "
+                f"{TILE_PX * factor:g} px, expected a multiple of {2**levels} px: set it "
+                f"to 1 or more by a multiple of {2**levels / TILE_PX:g}"
+            )
+        return self
+
+    @property
+    def views(self) -> Views:
+        """How the network's file looks at a tile."""
+        return Views(self.turned, self.enlarged or 1.0)
+
     @property
     def strengths(self) -> list[Strength]:
         """How far images are changed; one is drawn for each image."""
-        return [STRENGTHS[name] for name in self.augmentation]
+        factor = self.learns_enlarged or self.views.enlarged
+        return [STRENGTHS[name].enlarged(factor) for name in self.augmentation]
 
     @property
     def weights(self) -> list[float]:

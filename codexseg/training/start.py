@@ -14,7 +14,7 @@ otherwise. The maps stay those of the file, and the layer can be trained on.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from codexseg.backends.contract import TILE_PX, check_contract, read_signature
 from codexseg.backends.weights import EMBEDDED
 from codexseg.errors import BackendUnavailable, ConfigError, InputError
-from codexseg.training.export import TURNED
 from codexseg.training.network import with_heads
+from codexseg.training.views import VIEWS, Views
 
 Floats = NDArray[np.float32]
 Folded = tuple[Floats, Floats]
@@ -54,6 +54,32 @@ def start_path(start: str | Path, data: Path) -> Path:
     path = data / start
     check_contract(read_signature(path), path)
     return path
+
+
+def views_of(path: Path) -> Views:
+    """Say how an ONNX file that ``codexseg train`` made looks at a tile.
+
+    Raises
+    ------
+    InputError
+        If it says nonsense.
+    """
+    try:
+        return Views.of(read_signature(path).metadata)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise _no_export(path, f"{VIEWS!r} in it cannot be read: {error}") from error
+
+
+def skips_of(path: Path) -> Literal["joined", "added"]:
+    """Say how the network of an ONNX file that ``codexseg train`` made takes its skips.
+
+    Raises
+    ------
+    InputError
+        If it is none.
+    """
+    is_added = any(kernel.shape[:2] == (1, 1) for kernel, _ in read_convolutions(path))
+    return "added" if is_added else "joined"
 
 
 def load_start(
@@ -126,11 +152,12 @@ def _give(network: keras.Model, folded: Sequence[Folded], path: Path) -> None:
     shapes = [tuple(layer.kernel.shape) for layer, _ in own]
     theirs = [kernel.shape for kernel, _ in folded]
     if shapes != theirs:
-        level = [shape[3] for shape in theirs[: (len(theirs) + 3) // 2]][1::2]
+        level = [shape[3] for shape in theirs if shape[:2] != (1, 1)]
+        level = level[: (len(level) + 3) // 2][1::2]
         raise ConfigError(
             f"{path} has the weights of another network ({len(theirs)} convolutions, "
             f"expected {len(shapes)}; {_difference(shapes, theirs)}): its channels seem to "
-            f"be {level}, set channels in the recipe to those it was trained with."
+            f"be {level}, set channels and skips in the recipe to what it was trained with."
         )
     for (layer, norm), (kernel, bias) in zip(own, folded, strict=True):
         if norm is None:
@@ -180,10 +207,11 @@ def _check(network: keras.Model, path: Path, tiles: Floats) -> None:
     signature = read_signature(path)
     contract = check_contract(signature, path)
     theirs = session.run(list(contract.output_names), {contract.input_name: tiles})
-    turned = signature.metadata.get(TURNED) == "true"
-    own = with_heads(network, turned=turned)(tiles, training=False)
-    # The classes of a tile seen twice were once averaged in another order.
-    compared = slice(None, None, 2 if turned else 1)
+    views = views_of(path)
+    own = with_heads(network, views)(tiles, training=False)
+    # The classes of a tile seen twice were averaged in another order before VIEWS was said.
+    is_old = views.turned and VIEWS not in signature.metadata
+    compared = slice(None, None, 2 if is_old else 1)
     for one, other in zip(own[compared], theirs[compared], strict=True):
         difference = float(np.abs(np.asarray(one) - other).max())
         if not difference < _TOLERANCE:

@@ -1,6 +1,6 @@
 """How far images are changed before a network is shown them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,11 @@ class Strength:
     textured: float = 0.0
     painted: float = 0.0
     flicker: float = 0.0
+
+    def enlarged(self, factor: float) -> "Strength":
+        """Return the same for a network that sees everything so much larger."""
+        low, high = self.scales
+        return replace(self, scales=(low * factor, high * factor))
 
 
 STRENGTHS = {

@@ -20,6 +20,7 @@ from codexseg.training.network import build, loss, with_heads
 from codexseg.training.recipe import Recipe
 from codexseg.training.recipe_sources import Held
 from codexseg.training.scores import Overlap
+from codexseg.training.sizes import nearest, resized
 from codexseg.training.start import load_start
 from codexseg.training.targets import BACKGROUND
 
@@ -66,10 +67,14 @@ def train(
 
     keras.utils.set_random_seed(recipe.seed)
     out.mkdir(parents=True, exist_ok=True)
-    exact = build(recipe.channels)
+    exact = build(recipe.channels, added=recipe.skips == "added")
     if start is not None and not has_begun(out):
         load_start(exact, start, made)
-    network = build(recipe.channels, _POLICIES[recipe.precision])
+    network = build(
+        recipe.channels,
+        _POLICIES[recipe.precision],
+        added=recipe.skips == "added",
+    )
     network.set_weights(exact.get_weights())
     network.compile(
         _optimizer(recipe),
@@ -77,7 +82,7 @@ def train(
         metrics=[Overlap("iou", _foregrounds), Overlap("dice", _foregrounds)],
         jit_compile=False,
     )
-    tiles, targets = held_tiles(held)
+    tiles, targets = held_tiles(held, recipe.views.enlarged)
     size = recipe.tiles
     judged = Batches(
         math.ceil(len(tiles) / size),
@@ -125,17 +130,18 @@ def _foregrounds(truth: Any, maps: Any) -> tuple[Any, Any, Any]:
     )
 
 
-def held_tiles(held: Sequence[Held]) -> tuple[Floats, Floats]:
+def held_tiles(held: Sequence[Held], enlarged: float = 1.0) -> tuple[Floats, Floats]:
     """Return tiles (n, 256, 256, 2) of images that are held back, and their targets.
 
     One from the middle of each image, of at most 24 images, as the network sees them
-    where it is used. What an image lacks beside a tile is empty and has no weight.
+    where it is used: so much larger than they are. What an image lacks beside a tile is
+    empty and has no weight.
     """
     tiles = np.zeros((_MOST_HELD, TILE_PX, TILE_PX, 2), np.float32)
     targets = np.zeros((_MOST_HELD, TILE_PX, TILE_PX, TARGETS), np.float32)
     count = 0
     for example in _spread(held):
-        pixels, target = _seen(example)
+        pixels, target = _seen(example, enlarged)
         height, width = pixels.shape[:2]
         tiles[count, :height, :width] = pixels
         targets[count, :height, :width] = target
@@ -155,19 +161,23 @@ def _spread(held: Sequence[Held]) -> Iterator[Example]:
             number += 1
 
 
-def _seen(example: Example) -> tuple[Floats, Floats]:
-    """Return the middle tile of an image, or all of a smaller one, and its targets."""
-    wide, tile = (_middle(example.nucleus.shape, side) for side in (_SEEN_PX, TILE_PX))
+def _seen(example: Example, enlarged: float) -> tuple[Floats, Floats]:
+    """Return what a tile shows of the middle of an image, and its targets."""
+    shape, side = example.nucleus.shape, round(TILE_PX / enlarged)
+    wide, tile = _middle(shape, _SEEN_PX), _middle(shape, side)
     markers = [marker[wide] for marker in example.markers]
     nucleus = np.ascontiguousarray(example.nucleus[wide])
     membrane = merge_channels(markers) if markers else np.zeros_like(nucleus)
     seen = preprocess(np.stack([nucleus, membrane]))
-    inner = _middle(nucleus.shape, TILE_PX)
+    inner = _middle(nucleus.shape, side)
+    height, width = (min(TILE_PX, round(min(n, side) * enlarged)) for n in shape)
+    size = height, width
     cells, nuclei = (
-        None if labels is None else np.ascontiguousarray(labels[tile])
+        None if labels is None else nearest(np.ascontiguousarray(labels[tile]), size)
         for labels in (example.cells, example.nuclei)
     )
-    pixels = np.moveaxis(seen[:, *inner], 0, -1)
+    channels = [resized(channel, size) for channel in seen[:, *inner]]
+    pixels = np.stack(channels, axis=-1)
     return pixels, targets_of(cells, nuclei, pixels.shape[:2])
 
 

@@ -52,6 +52,9 @@ def test_images_are_changed_by_one_strength_or_one_of_several(tmp_path):
     both = load_recipe(write(tmp_path, sources + "augmentation: [wide, mild]"))
     assert both.strengths == [STRENGTHS["wide"], STRENGTHS["mild"]]
     assert parse_recipe(both.model_dump_json()) == both
+    for larger in ("enlarged: 1.25", "enlarged: 1.125\nlearns_enlarged: 1.25"):
+        made = load_recipe(write(tmp_path, f"{sources}augmentation: mild\n{larger}"))
+        assert made.strengths[0].scales == pytest.approx((0.62 * 1.25, 1.3 * 1.25))
     for wrong in ("weird", "[wide, weird]", "[]"):
         with pytest.raises(ConfigError, match=r"augmentation"):
             load_recipe(write(tmp_path, sources + f"augmentation: {wrong}"))
@@ -106,6 +109,9 @@ def test_a_folder_of_the_same_recipe_before_it_had_more_keys_is_taken(tmp_path):
         assert keys.pop(new) is None
     assert keys.pop("precision") == "float32"
     assert keys.pop("turned") is False
+    assert keys.pop("enlarged") is None
+    assert keys.pop("skips") is None
+    assert keys.pop("learns_enlarged") is None
     (tmp_path / "recipe.json").write_text(json.dumps(keys))
     _check(recipe, tmp_path)
     (tmp_path / "recipe.json").write_text(json.dumps(keys | {"steps": 7}))
@@ -120,6 +126,8 @@ def test_a_folder_of_the_same_recipe_before_it_had_more_keys_is_taken(tmp_path):
         ("sources: [{kind: synthetic}]\nsteps: 0", "steps.*got 0"),
         ("sources: [{kind: synthetic}]\nstep: 5", r"step.*not permitted"),
         ("sources: [{kind: imaginary}]", "imaginary"),
+        ("sources: [{kind: synthetic}]\nenlarged: 1.1", "281.6 px, .* multiple of 16"),
+        ("sources: [{kind: synthetic}]\nenlarged: 0.5", "enlarged.*greater than or equal"),
         ("sources: [{kind: pairs, images: a, mpp: 0.5}]", "expected labels"),
         ("sources: [{kind: pairs, images: a, cells: b}]", "mpp.*required"),
         ("sources: [{kind: synthetic}]\nsplit: 0.2", "source of kind pairs"),

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from codexseg.config import SegmentationConfig
 from codexseg.core.grid import Window
 from codexseg.core.quality import channel_levels
 from codexseg.errors import BackendUnavailable, ConfigError, InputError
+from codexseg.training.targets import INTERIOR
 from tests.runs import ROOT
 from tests.training.pictures import cells, light, write, write_pairs
 
@@ -133,6 +135,7 @@ def test_a_network_that_starts_from_an_onnx_file_has_its_maps(tmp_path):
     from codexseg.training.export import export_onnx
     from codexseg.training.network import build, with_heads
     from codexseg.training.start import load_start
+    from codexseg.training.views import Views
 
     def tiles(number):
         return batch([Synthetic()], [1.0], 1, 5, number)
@@ -140,11 +143,12 @@ def test_a_network_that_starts_from_an_onnx_file_has_its_maps(tmp_path):
     network = build()
     load_start(network, EMBEDDED, tiles)
     session = onnxruntime.InferenceSession(str(EMBEDDED))
+    views = Views.of(session.get_modelmeta().custom_metadata_map)
     seen = tiles(77)[0]
     theirs = session.run([f"semantic_{i}" for i in range(4)], {"input_0": seen})
-    for one, other in zip(with_heads(network, turned=True)(seen), theirs, strict=True):
+    for one, other in zip(with_heads(network, views)(seen), theirs, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-5)
-    export_onnx(network, tmp_path / "again.onnx", MESMER, {}, turned=True)
+    export_onnx(network, tmp_path / "again.onnx", MESMER, {}, views)
     again = onnxruntime.InferenceSession(str(tmp_path / "again.onnx"))
     found = again.run([f"semantic_{i}" for i in range(4)], {"input_0": seen})
     for one, other in zip(found, theirs, strict=True):
@@ -158,6 +162,31 @@ def test_a_network_that_starts_from_an_onnx_file_has_its_maps(tmp_path):
     assert (foreground[0] == foreground[1]).mean() > 0.9
 
 
+def small_network(*, added=False):
+    from codexseg.training.network import build
+
+    network = build((8, 16), added=added)
+    rng = np.random.default_rng(0)  # not all zeros and ones, which the export leaves out
+    network.set_weights(
+        [w + (w.ndim == 1) * rng.uniform(0, 0.1, w.shape) for w in network.get_weights()]
+    )
+    return network
+
+
+def noise(number):
+    return np.random.default_rng(number).random((2, 256, 256, 2), np.float32), None
+
+
+def heads_of(maps):
+    power = np.exp(maps)
+    return [
+        maps[..., :1],
+        power[..., 1:4] / power[..., 1:4].sum(axis=-1, keepdims=True),
+        maps[..., 4:5],
+        power[..., 5:] / power[..., 5:].sum(axis=-1, keepdims=True),
+    ]
+
+
 def test_a_network_that_sees_each_tile_twice_gives_the_mean_and_can_be_a_start(tmp_path):
     import onnxruntime
 
@@ -165,37 +194,98 @@ def test_a_network_that_sees_each_tile_twice_gives_the_mean_and_can_be_a_start(t
     from codexseg.training.export import export_onnx
     from codexseg.training.network import build
     from codexseg.training.start import load_start
+    from codexseg.training.views import Views
 
-    def tiles(number):
-        return np.random.default_rng(number).random((2, 256, 256, 2), np.float32), None
-
-    network = build((8, 16))
-    rng = np.random.default_rng(0)  # not all zeros and ones, which the export leaves out
-    network.set_weights(
-        [w + (w.ndim == 1) * rng.uniform(0, 0.1, w.shape) for w in network.get_weights()]
-    )
-    seen = tiles(5)[0]
-    upright, turned = network(seen), network(seen[:, ::-1, ::-1])
-    mean = (np.asarray(upright) + np.asarray(turned)[:, ::-1, ::-1]) / 2
-    power = np.exp(mean)
-    expected = [
-        mean[..., :1],
-        power[..., 1:4] / power[..., 1:4].sum(axis=-1, keepdims=True),
-        mean[..., 4:5],
-        power[..., 5:] / power[..., 5:].sum(axis=-1, keepdims=True),
-    ]
+    network = small_network()
+    seen, _ = noise(5)
+    back = np.asarray(network(seen[:, ::-1, ::-1]))[:, ::-1, ::-1]
+    expected = heads_of((np.asarray(network(seen)) + back) / 2)
     path = tmp_path / "twice.onnx"
-    export_onnx(network, path, MESMER, {}, turned=True)
+    export_onnx(network, path, MESMER, {}, Views(turned=True))
     session = onnxruntime.InferenceSession(str(path))
     found = session.run([f"semantic_{i}" for i in range(4)], {"input_0": seen})
     for head, true in zip(found, expected, strict=True):
         np.testing.assert_allclose(head, true, atol=2e-5)
-    back = session.run(None, {"input_0": seen[:, ::-1, ::-1].copy()})
-    for head, other in zip(found, back, strict=True):  # a tile upside down: the same
-        np.testing.assert_allclose(head, other[:, ::-1, ::-1], atol=2e-5)
     again = build((8, 16))
-    load_start(again, path, tiles)  # compares maps itself
+    load_start(again, path, noise)  # compares maps itself
     np.testing.assert_allclose(network(seen), again(seen), atol=1e-4)
+
+
+@pytest.mark.parametrize("skips", ["joined", "added"])
+def test_a_network_that_sees_tiles_enlarged_gives_maps_of_their_size_and_can_be_a_start(
+    tmp_path, skips
+):
+    import onnxruntime
+
+    from codexseg.backends.constants import MESMER
+    from codexseg.training.export import export_onnx
+    from codexseg.training.network import build
+    from codexseg.training.start import load_start, skips_of, views_of
+    from codexseg.training.views import Views
+
+    network = small_network(added=skips == "added")
+    path = tmp_path / "enlarged.onnx"
+    export_onnx(network, path, MESMER, {}, Views(turned=True, enlarged=1.25))
+    found = onnxruntime.InferenceSession(str(path)).run(None, {"input_0": noise(6)[0]})
+    assert [head.shape for head in found] == 2 * [(2, 256, 256, 1), (2, 256, 256, 3)]
+    assert views_of(path) == Views(turned=True, enlarged=1.25)
+    assert skips_of(path) == skips
+    again = build((8, 16), added=skips == "added")
+    load_start(again, path, noise)  # compares maps itself
+    np.testing.assert_allclose(network(noise(6)[0]), again(noise(6)[0]), atol=1e-4)
+
+
+@needs_embedded
+def test_what_a_network_finds_in_an_enlarged_tile_lies_where_it_is():
+    from codexseg.training.batches import batch
+    from codexseg.training.examples import Synthetic
+    from codexseg.training.network import build, with_heads
+    from codexseg.training.start import load_start
+    from codexseg.training.views import Views
+
+    def tiles(number):
+        return batch([Synthetic()], [1.0], 1, 5, number)
+
+    network = build()
+    load_start(network, EMBEDDED, tiles)
+    seen = np.concatenate([tiles(i)[0] for i in range(4)])
+    plain, enlarged = (
+        np.asarray(with_heads(network, views)(seen)[3])[:, 8:-8, 8:-8, INTERIOR]
+        for views in (Views(), Views(turned=True, enlarged=1.125))
+    )
+    moves = list(product((-1, 0, 1), repeat=2))
+    agreement = [
+        np.corrcoef(plain.ravel(), np.roll(enlarged, move, (1, 2)).ravel())[0, 1]
+        for move in moves
+    ]
+    assert moves[int(np.argmax(agreement))] == (0, 0)
+    assert max(agreement) > 0.9
+
+
+def test_a_network_is_judged_by_tiles_as_large_as_it_is_shown_them():
+    from codexseg.training.examples import Example
+    from codexseg.training.targets import BACKGROUND
+    from codexseg.training.train_panoptic import held_tiles
+
+    labels = np.zeros((400, 120), np.uint32)
+    labels[180:220, 40:80] = 1
+    image = (0.1 + 0.9 * (labels > 0)).astype(np.float32)
+
+    class Held:
+        def __len__(self):
+            return 1
+
+        def every(self):
+            yield Example(image, image[None], labels, labels)
+
+    for enlarged, side, width in ((1.0, 40, 120), (1.25, 50, 150), (2.0, 80, 240)):
+        tiles, targets = held_tiles([Held()], enlarged)
+        square = targets[0, ..., 1] != BACKGROUND
+        square[:, width:] = False  # beside the image nothing is known
+        assert square.sum() == side**2
+        assert targets[0, ..., 4].sum() == 256 * width
+        bright = tiles[0, ..., 0] > tiles[0, ..., 0].max() / 2
+        assert abs(bright.sum() - side**2) < 0.1 * side**2
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
@@ -253,8 +343,11 @@ def test_a_network_that_learns_in_bfloat16_is_one_of_single_precision(tmp_path):
 
 @needs_embedded
 def test_weights_that_do_not_fit_are_refused(tmp_path):
+    import onnx
+
     from codexseg.training.network import build
     from codexseg.training.start import load_start, start_path
+    from codexseg.training.views import VIEWS
     from tests.mesmer import TOY
 
     def tiles(number):
@@ -265,6 +358,11 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
         load_start(build((16, 32)), EMBEDDED, tiles)
     with pytest.raises((ConfigError, InputError), match=r"toy\.onnx"):
         load_start(build(), TOY, tiles)
+    model = onnx.load(EMBEDDED)
+    onnx.helper.set_model_props(model, {VIEWS: "{"})
+    onnx.save(model, tmp_path / "views.onnx")
+    with pytest.raises(InputError, match=r"views\.onnx .*codexseg_views.* cannot be read"):
+        load_start(build(), tmp_path / "views.onnx", tiles)
     assert start_path("embedded", tmp_path) == EMBEDDED
     with pytest.raises(InputError, match=r"no\.onnx"):
         start_path("no.onnx", tmp_path)
