@@ -125,6 +125,13 @@ def test_nothing_is_learnt_from_a_compartment_that_is_not_given():
         assert float(loss(truth, maps)) != float(loss(truth, other))
 
 
+def like_embedded():
+    from codexseg.training.network import build
+    from codexseg.training.start import skips_of
+
+    return build(added=skips_of(EMBEDDED) == "added")
+
+
 @needs_embedded
 def test_a_network_that_starts_from_an_onnx_file_has_its_maps(tmp_path):
     import onnxruntime
@@ -133,14 +140,14 @@ def test_a_network_that_starts_from_an_onnx_file_has_its_maps(tmp_path):
     from codexseg.training.batches import batch
     from codexseg.training.examples import Synthetic
     from codexseg.training.export import export_onnx
-    from codexseg.training.network import build, with_heads
+    from codexseg.training.network import with_heads
     from codexseg.training.start import load_start
     from codexseg.training.views import Views
 
     def tiles(number):
         return batch([Synthetic()], [1.0], 1, 5, number)
 
-    network = build()
+    network = like_embedded()
     load_start(network, EMBEDDED, tiles)
     session = onnxruntime.InferenceSession(str(EMBEDDED))
     views = Views.of(session.get_modelmeta().custom_metadata_map)
@@ -239,14 +246,14 @@ def test_a_network_that_sees_tiles_enlarged_gives_maps_of_their_size_and_can_be_
 def test_what_a_network_finds_in_an_enlarged_tile_lies_where_it_is():
     from codexseg.training.batches import batch
     from codexseg.training.examples import Synthetic
-    from codexseg.training.network import build, with_heads
+    from codexseg.training.network import with_heads
     from codexseg.training.start import load_start
     from codexseg.training.views import Views
 
     def tiles(number):
         return batch([Synthetic()], [1.0], 1, 5, number)
 
-    network = build()
+    network = like_embedded()
     load_start(network, EMBEDDED, tiles)
     seen = np.concatenate([tiles(i)[0] for i in range(4)])
     plain, enlarged = (
@@ -362,7 +369,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     onnx.helper.set_model_props(model, {VIEWS: "{"})
     onnx.save(model, tmp_path / "views.onnx")
     with pytest.raises(InputError, match=r"views\.onnx .*codexseg_views.* cannot be read"):
-        load_start(build(), tmp_path / "views.onnx", tiles)
+        load_start(like_embedded(), tmp_path / "views.onnx", tiles)
     assert start_path("embedded", tmp_path) == EMBEDDED
     with pytest.raises(InputError, match=r"no\.onnx"):
         start_path("no.onnx", tmp_path)
