@@ -24,7 +24,7 @@ LEAST_MEANS = (0.0, 0.5, 0.55, 0.6, 0.625, 0.65, 0.675, 0.7, 0.725, 0.75, 0.8)
 LEAST_PEAKS = (0.0, 0.6, 0.7, 0.75, 0.8)
 LEAST_OBJECTS = 30
 _FIRST = Constants(h=0.075, interior_threshold=0.4, smoothing_px=1.0, growth_px=1.5)
-_COARSE = {
+_COARSE: dict[str, Sequence[float]] = {
     "growth_px": GROWTHS_PX,
     "least_mean_interior": (0.0, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8),
 }
