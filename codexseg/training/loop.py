@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from codexseg.errors import InputError
+from codexseg.errors import InputError, RunStateError
 from codexseg.files import replacing
 from codexseg.training.figures import draw_curves
 from codexseg.training.history import HELD, History
@@ -178,6 +178,8 @@ def fit(
     ------
     InputError
         If the training diverges.
+    RunStateError
+        If the checkpoint is of another network.
     Exception
         What `batches` raise.
     """
@@ -230,7 +232,14 @@ def _restore(network: keras.Model, path: Path, steps: int) -> int:
     if not path.exists():
         return 0
     network.optimizer.build(network.trainable_variables)
-    network.load_weights(path)
+    try:
+        network.load_weights(path)
+    except ValueError as error:  # a recipe may leave to `start` what the network is like
+        raise RunStateError(
+            f"{path} is of another network, expected one like that of start: was start "
+            f"replaced, or codexseg, while the training was stopped? Go on with what it "
+            f"began with, or begin again in another folder with --out."
+        ) from error
     return int(network.optimizer.iterations.numpy()) // steps
 
 

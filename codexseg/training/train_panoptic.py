@@ -67,14 +67,11 @@ def train(
 
     keras.utils.set_random_seed(recipe.seed)
     out.mkdir(parents=True, exist_ok=True)
-    exact = build(recipe.channels, added=recipe.skips == "added")
+    added = recipe.skips == "added"
+    exact = build(recipe.channels, added=added)
     if start is not None and not has_begun(out):
         load_start(exact, start, made)
-    network = build(
-        recipe.channels,
-        _POLICIES[recipe.precision],
-        added=recipe.skips == "added",
-    )
+    network = build(recipe.channels, _POLICIES[recipe.precision], added=added)
     network.set_weights(exact.get_weights())
     network.compile(
         _optimizer(recipe),

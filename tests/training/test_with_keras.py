@@ -20,7 +20,7 @@ from codexseg.backends.weights import EMBEDDED, resolve
 from codexseg.config import SegmentationConfig
 from codexseg.core.grid import Window
 from codexseg.core.quality import channel_levels
-from codexseg.errors import BackendUnavailable, ConfigError, InputError
+from codexseg.errors import BackendUnavailable, ConfigError, InputError, RunStateError
 from codexseg.training.targets import INTERIOR
 from tests.runs import ROOT
 from tests.training.pictures import cells, light, write, write_pairs
@@ -494,6 +494,18 @@ def test_a_killed_training_goes_on_and_is_as_long(tmp_path):
     assert "network.onnx (segmentation.backend: unet)" in done.stdout
     assert "it/s" not in done.stderr  # quiet: no terminal
     read_spec(tmp_path / "out" / "network.onnx")
+
+
+def test_a_training_does_not_go_on_from_the_checkpoint_of_another_network(tmp_path):
+    from codexseg.training.loop import Batches, fit
+
+    begun, other = small_network(), small_network(added=True)
+    for network in (begun, other):
+        network.compile("adam", loss="mse")
+    batches = Batches(1, lambda number: (noise(number)[0], np.zeros((2, 256, 256, 8))))
+    fit(begun, batches, None, tmp_path, epochs=1, patience=None)
+    with pytest.raises(RunStateError, match=r"of another network.*--out"):
+        fit(other, batches, None, tmp_path, epochs=2, patience=None)
 
 
 def test_a_training_that_goes_on_ends_where_an_unbroken_one_does(tmp_path):
