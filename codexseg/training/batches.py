@@ -67,14 +67,14 @@ def batch(
 
 def targets_of(cells: Labels | None, nuclei: Labels | None, shape: Sequence[int]) -> Floats:
     """Return the targets (y, x, 6) of an image; those of None have no weight."""
-    maps = np.zeros((*shape, TARGETS), np.float32)
+    maps = np.zeros((TARGETS, *shape), np.float32)
     for number, labels in enumerate((cells, nuclei)):
         distance, kind, weight = 2 * number, 2 * number + 1, 4 + number
-        maps[..., kind] = BACKGROUND
+        maps[kind] = BACKGROUND
         if labels is not None:
-            maps[..., distance], maps[..., kind] = inner_distance(labels), classes(labels)
-            maps[..., weight] = 1
-    return maps
+            maps[distance], maps[kind] = inner_distance(labels), classes(labels)
+            maps[weight] = 1
+    return np.moveaxis(maps, 0, -1)
 
 
 def _place(shape: Sequence[int], rng: Rng) -> tuple[slice, slice]:

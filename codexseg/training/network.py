@@ -13,7 +13,7 @@ import keras
 from keras import layers, ops
 
 from codexseg.backends.contract import TILE_PX
-from codexseg.training.targets import BACKGROUND, BOUNDARY, INTERIOR
+from codexseg.training.targets import BOUNDARY
 from codexseg.training.views import AS_IT_IS, Views
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _build(channels: "Sequence[int]", side: int, *, added: bool) -> keras.Model:
     for width, skip in zip(channels[-2::-1], seen[-2::-1], strict=True):
         if added:
             x = layers.Conv2D(width, 1)(x)  # while x is small
-        x = layers.UpSampling2D(interpolation="bilinear")(x)
+        x = _Doubling(interpolation="bilinear")(x)
         x = layers.Add()([x, skip]) if added else layers.Concatenate()([x, skip])
         x = _twice(x, width)
     x = layers.Conv2D(4 * MAPS, 3, padding="same")(x)
@@ -149,23 +149,48 @@ def loss(truth: Any, maps: Any) -> Any:
         What the network gives.
     """
     total = 0.0
+    # One map at a time: what runs along the last axis, a few numbers long, is slow.
+    known, seen = planes(truth), planes(maps)
     for compartment in range(2):
-        weight = truth[..., 4 + compartment]
-        distance, kind = truth[..., 2 * compartment], truth[..., 2 * compartment + 1]
-        # One map at a time: sums over the last axis, three numbers long, are slow.
-        found, *logits = (
-            ops.cast(maps[..., 4 * compartment + n], "float32") for n in range(4)
-        )
+        weight = known[4 + compartment]
+        distance, kind = known[2 * compartment : 2 * compartment + 2]
+        found, *logits = seen[4 * compartment : 4 * compartment + 4]
         error = ops.square(found - distance) * (1 + 4 * ops.cast(distance > 0, "float32"))
-        highest = ops.maximum(ops.maximum(*logits[:2]), logits[2])
+        # It cancels out, and so does its gradient.
+        highest = ops.stop_gradient(ops.maximum(ops.maximum(*logits[:2]), logits[2]))
         total_exp = sum(ops.exp(logit - highest) for logit in logits)
-        true = ops.where(kind == BOUNDARY, logits[BOUNDARY], logits[INTERIOR])
-        true = ops.where(kind == BACKGROUND, logits[BACKGROUND], true)
+        true = sum(
+            ops.cast(kind == number, "float32") * logit
+            for number, logit in enumerate(logits)
+        )
         # Boundaries are thin, and are what keeps neighbours apart.
         share = 1 + ops.cast(kind == BOUNDARY, "float32")
         entropy = share * (ops.log(total_exp) + highest - true)
         total += ops.mean(weight * (10 * error + entropy))
     return total
+
+
+def planes(maps: Any) -> list[Any]:
+    """Take maps (n, y, x, maps) apart, in single precision."""
+    first = ops.transpose(ops.cast(maps, "float32"), (3, 0, 1, 2))
+    apart: list[Any] = ops.unstack(first, axis=0)
+    return apart
+
+
+@keras.saving.register_keras_serializable("codexseg")
+class _Doubling(layers.UpSampling2D):  # type: ignore[misc]
+    """Enlargement of which TensorFlow does not clip what it rounds to bfloat16.
+
+    A mean of pixels cannot be out of range; looking takes as long as the enlargement.
+    """
+
+    def call(self, inputs: Any) -> Any:
+        if self.compute_dtype != "bfloat16" or keras.backend.backend() != "tensorflow":
+            return super().call(inputs)
+        from tensorflow import image
+
+        height, width = inputs.shape[1:3]
+        return ops.cast(image.resize(inputs, (2 * height, 2 * width)), inputs.dtype)
 
 
 @keras.saving.register_keras_serializable("codexseg")

@@ -16,7 +16,7 @@ from codexseg.training.batches import TARGETS, Floats, batch, targets_of
 from codexseg.training.examples import Example, Source
 from codexseg.training.figures import Sample, draw_samples
 from codexseg.training.loop import Batches, finish, fit, has_begun
-from codexseg.training.network import build, loss, with_heads
+from codexseg.training.network import build, loss, planes, with_heads
 from codexseg.training.recipe import Recipe
 from codexseg.training.recipe_sources import Held
 from codexseg.training.scores import Overlap
@@ -117,13 +117,12 @@ def _optimizer(recipe: Recipe) -> Any:
 
 def _foregrounds(truth: Any, maps: Any) -> tuple[Any, Any, Any]:
     """Tell where objects of both compartments are, and where that is known."""
-    found = [
-        maps[..., c + 3] < ops.maximum(maps[..., c + 1], maps[..., c + 2]) for c in (0, 4)
-    ]
+    known, seen = planes(truth), planes(maps)
+    found = [seen[c + 3] < ops.maximum(seen[c + 1], seen[c + 2]) for c in (0, 4)]
     return (
-        ops.stack([truth[..., 1], truth[..., 3]], axis=-1) != BACKGROUND,
-        ops.stack(found, axis=-1),
-        truth[..., 4:6],
+        ops.stack([known[1], known[3]]) != BACKGROUND,
+        ops.stack(found),
+        ops.stack(known[4:6]),
     )
 
 

@@ -316,6 +316,29 @@ def test_normalisation_in_one_pass_is_that_of_keras(dtype):
         np.testing.assert_allclose(weight, expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_maps_are_doubled_as_keras_does_and_so_is_what_they_learn_by(dtype):
+    import tensorflow
+
+    from codexseg.training.network import _Doubling
+
+    drawn = np.random.default_rng(1).normal(0, 3, (2, 6, 7, 4))
+    seen = tensorflow.cast(drawn, dtype.removeprefix("mixed_"))
+    found = []
+    for kind in (_Doubling, tensorflow.keras.layers.UpSampling2D):
+        layer = kind(interpolation="bilinear", dtype=dtype)
+        with tensorflow.GradientTape() as tape:
+            tape.watch(seen)
+            larger = layer(seen)
+            square = tensorflow.reduce_sum(larger * larger)
+        assert larger.shape == (2, 12, 14, 4)
+        assert larger.dtype == seen.dtype
+        maps = larger, tape.gradient(square, seen)
+        found.append([np.asarray(tensorflow.cast(one, "float32")) for one in maps])
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_the_loss_is_squared_error_and_weighted_cross_entropy():
     from codexseg.training.network import loss
 
