@@ -245,7 +245,8 @@ def make_backend(
         raise ConfigError(
             f"the image is in grey, and channels.mode {channels.mode} shows it as cells "
             f"without nuclei, which the backend {backend.name!r} needs: set "
-            f"channels.nucleus to grey to show it as nuclei instead."
+            f"channels.nucleus to grey, and channels.mode to L, to show it as nuclei "
+            f"instead."
         )
     wanted = config.segmentation.diameter
     if wanted is None:

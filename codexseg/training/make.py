@@ -41,6 +41,8 @@ def make(recipe: AnyRecipe, data: Path, out: Path) -> Path:
     ------
     InputError
         If images and labels cannot be used; nothing was written.
+    ConfigError
+        If `start` names a network that is not like the recipe's; nothing was written.
     BackendUnavailable
         If keras or what it needs is not installed.
     RunStateError
@@ -61,21 +63,20 @@ def make(recipe: AnyRecipe, data: Path, out: Path) -> Path:
 def _make_panoptic(recipe: Recipe, data: Path, out: Path) -> Path:
     sources, held = recipe.open_all(data)
     need_objects(held)
-    first = recipe.start
-    while isinstance(first, Recipe):  # what is needed in an hour is looked for now
+    first, folder = recipe, out
+    while isinstance(first.start, Recipe):  # what is needed in an hour is looked for now
+        first, folder = first.start, folder / START
         need_objects(first.open_all(data)[1])
-        first = first.start
     _need_keras()
 
     import keras
 
     from codexseg.training.export import export_onnx
     from codexseg.training.loop import TRAINED
-    from codexseg.training.start import start_path
     from codexseg.training.train_panoptic import train
 
-    if first is not None:
-        start_path(first, data)
+    if first.start is not None and not isinstance(first.start, Recipe):
+        _need_start(first, first.start, data, folder)
     _take(recipe, out)
     start = _start(recipe, data, out)
     constants = MESMER
@@ -94,6 +95,17 @@ def _make_panoptic(recipe: Recipe, data: Path, out: Path) -> Path:
         part.unlink()
     export_onnx(network, out / NETWORK, constants, said, recipe.views)
     return out / NETWORK
+
+
+def _need_start(recipe: Recipe, named: str | Path, data: Path, out: Path) -> None:
+    """Check that the file that a training begins with is there, and is like its network."""
+    from codexseg.training.network import build
+    from codexseg.training.start import need_fit, start_path
+
+    path = start_path(named, data)
+    if not (out / RECIPE).exists():  # it has begun with what was there then
+        added = _as_start(recipe, path).skips == "added"
+        need_fit(build(recipe.channels, added=added), path)
 
 
 def _start(recipe: Recipe, data: Path, out: Path) -> Path | None:

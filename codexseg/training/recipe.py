@@ -140,10 +140,18 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _goes_on(self) -> "Recipe":
-        if isinstance(self.start, Recipe) and self.start.channels != self.channels:
+        if not isinstance(self.start, Recipe):
+            return self
+        if self.start.channels != self.channels:
             raise ValueError(
                 f"start makes a network of the channels {list(self.start.channels)}, "
                 f"expected the same as here"
+            )
+        theirs = self.start.made_skips
+        if self.skips and theirs and self.skips != theirs:
+            raise ValueError(
+                f"start makes a network whose skips are {theirs}, got {self.skips}: set "
+                f"skips to {theirs} here, or leave it out"
             )
         return self
 
@@ -157,6 +165,13 @@ class Recipe(Strict):
                 f"to 1 or more by a multiple of {2**levels / TILE_PX:g}"
             )
         return self
+
+    @property
+    def made_skips(self) -> Literal["joined", "added"] | None:
+        """The skips of the network that this makes; None: those of a file under `start`."""
+        if self.skips is not None or self.start is None:
+            return self.skips or "joined"
+        return self.start.made_skips if isinstance(self.start, Recipe) else None
 
     @property
     def views(self) -> Views:

@@ -82,6 +82,29 @@ def skips_of(path: Path) -> Literal["joined", "added"]:
     return "added" if is_added else "joined"
 
 
+def need_fit(network: keras.Model, path: Path) -> None:
+    """Check that a network has the convolutions of an ONNX file.
+
+    Raises
+    ------
+    ConfigError
+        If the file's network has other channels or skips.
+    InputError
+        If it is no export of ``codexseg train``.
+    """
+    theirs = [kernel.shape for kernel, _ in read_convolutions(path)]
+    shapes = [tuple(layer.kernel.shape) for layer, _ in _convolutions(network)]
+    if shapes == theirs:
+        return
+    level = [shape[3] for shape in theirs if shape[:2] != (1, 1)]
+    level = level[: (len(level) + 3) // 2][1::2]
+    raise ConfigError(
+        f"{path} has the weights of another network ({len(theirs)} convolutions, "
+        f"expected {len(shapes)}; {_difference(shapes, theirs)}): its channels seem to "
+        f"be {level}, set channels and skips in the recipe to what it was trained with."
+    )
+
+
 def load_start(
     network: keras.Model, path: Path, batch: Callable[[int], tuple[Floats, Any]]
 ) -> None:
@@ -104,7 +127,8 @@ def load_start(
         If it is no export of ``codexseg train``.
     """
     tiles = np.concatenate([batch(i)[0] for i in range(CALIBRATION_BATCHES)])
-    _give(network, read_convolutions(path), path)
+    need_fit(network, path)
+    _give(network, read_convolutions(path))
     calibrate(network, tiles)
     _check(network, path, tiles[:2])
 
@@ -146,20 +170,9 @@ def _convolutions(network: keras.Model) -> list[tuple[Any, Any]]:
     return found
 
 
-def _give(network: keras.Model, folded: Sequence[Folded], path: Path) -> None:
+def _give(network: keras.Model, folded: Sequence[Folded]) -> None:
     """Give kernels and biases to the network; normalisations add the bias alone."""
-    own = _convolutions(network)
-    shapes = [tuple(layer.kernel.shape) for layer, _ in own]
-    theirs = [kernel.shape for kernel, _ in folded]
-    if shapes != theirs:
-        level = [shape[3] for shape in theirs if shape[:2] != (1, 1)]
-        level = level[: (len(level) + 3) // 2][1::2]
-        raise ConfigError(
-            f"{path} has the weights of another network ({len(theirs)} convolutions, "
-            f"expected {len(shapes)}; {_difference(shapes, theirs)}): its channels seem to "
-            f"be {level}, set channels and skips in the recipe to what it was trained with."
-        )
-    for (layer, norm), (kernel, bias) in zip(own, folded, strict=True):
+    for (layer, norm), (kernel, bias) in zip(_convolutions(network), folded, strict=True):
         if norm is None:
             layer.set_weights([kernel, bias])
             continue

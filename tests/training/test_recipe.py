@@ -61,6 +61,30 @@ def test_images_are_changed_by_one_strength_or_one_of_several(tmp_path):
             load_recipe(write(tmp_path, sources + f"augmentation: {wrong}"))
 
 
+def test_a_recipe_begins_with_a_network_like_its_own(tmp_path):
+    sources = "sources: [{kind: synthetic}]\n"
+
+    def recipe(skips, *starts):
+        said = f"skips: {skips}\n" if skips else ""
+        first = f"start: {{{starts[0]}}}\n" if starts else ""
+        return load_recipe(write(tmp_path, sources + said + first))
+
+    one = sources.strip()
+    assert recipe("").made_skips == "joined"
+    assert recipe("", f"{one}, skips: added").made_skips == "added"
+    assert recipe("added", f"{one}, start: embedded").made_skips == "added"
+    assert recipe("", f"{one}, start: embedded").made_skips is None
+    for skips, start, theirs in (
+        ("joined", f"{one}, skips: added", "added"),
+        ("added", one, "joined"),
+        ("joined", f"{one}, start: {{{one}, skips: added}}", "added"),
+    ):
+        with pytest.raises(ConfigError, match=f"whose skips are {theirs}, got {skips}"):
+            recipe(skips, start)
+    with pytest.raises(ConfigError, match=r"channels \[8, 16\], expected the same"):
+        recipe("", f"{one}, channels: [8, 16]")
+
+
 def test_a_recipe_cannot_begin_with_itself_or_a_unet(tmp_path):
     sources = "sources: [{kind: synthetic}]\n"
     (tmp_path / "first.yaml").write_text(sources + "start: recipe.yaml")

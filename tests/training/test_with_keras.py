@@ -376,7 +376,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     import onnx
 
     from codexseg.training.network import build
-    from codexseg.training.start import load_start, start_path
+    from codexseg.training.start import load_start, skips_of, start_path
     from codexseg.training.views import VIEWS
     from tests.mesmer import TOY
 
@@ -393,6 +393,12 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     onnx.save(model, tmp_path / "views.onnx")
     with pytest.raises(InputError, match=r"views\.onnx .*codexseg_views.* cannot be read"):
         load_start(like_embedded(), tmp_path / "views.onnx", tiles)
+    other = {"joined": "added", "added": "joined"}[skips_of(EMBEDDED)]
+    for wrong in (f"skips: {other}", "channels: [8, 16]"):
+        text = f"sources: [{{kind: synthetic}}]\nstart: embedded\nsteps: 1\n{wrong}"
+        with pytest.raises(ConfigError, match="set channels and skips"):
+            made(tmp_path, text)
+        assert not (tmp_path / "out").exists()
     assert start_path("embedded", tmp_path) == EMBEDDED
     with pytest.raises(InputError, match=r"no\.onnx"):
         start_path("no.onnx", tmp_path)
