@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from codexseg.codex_image import CodexImage
     from codexseg.codex_patches import CodexPatches
-    from codexseg.config import Config
+    from codexseg.config.schema import Config
     from codexseg.core.grid import Window
     from codexseg.errors import (
         BackendUnavailable,
@@ -48,7 +48,7 @@ __all__ = [
 _HOMES = {
     "CodexImage": "codex_image",
     "CodexPatches": "codex_patches",
-    "Config": "config",
+    "Config": "config.schema",
     "Pipeline": "pipeline",
     "Window": "core.grid",
     "get_boundary": "segment",

@@ -1,6 +1,6 @@
 """``python -m codexseg`` is ``codexseg``."""
 
-from codexseg.cli import main
+from codexseg.cli.app import main
 
 if __name__ == "__main__":
     main()

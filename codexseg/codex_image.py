@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from codexseg.core.grid import Window
 from codexseg.errors import InputError
-from codexseg.io.images import open_image, resolve_mpp
-from codexseg.io.panel import resolve_channel
+from codexseg.io.slides.base import resolve_mpp
+from codexseg.io.slides.open import open_image
+from codexseg.io.slides.panel import resolve_channel
 
 _BAND_PIXELS: Final = 2**24
 

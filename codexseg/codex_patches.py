@@ -7,21 +7,17 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from codexseg.config import Config
+from codexseg.config.schema import Config
 from codexseg.errors import RunStateError
-from codexseg.execute import executor
-from codexseg.io.images import open_image
-from codexseg.run import Run
+from codexseg.execution.processes import executor
+from codexseg.io.slides.open import open_image
+from codexseg.run.directory import Run
 from codexseg.stages.base import Job, Source
 from codexseg.stages.chain import Chain, open_chain
 from codexseg.stages.export import write_pickles
 from codexseg.stages.metadata import METADATA, counts_of, metadata_rows, write_metadata
 from codexseg.stages.pixels import grid_of, loaded, slide_of, valid_patches
-from codexseg.stages.results import (
-    Masks,
-    matched_masks,
-    original_masks,
-)
+from codexseg.stages.results import Masks, matched_masks, original_masks
 
 if TYPE_CHECKING:
     import pandas as pd

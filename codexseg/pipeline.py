@@ -13,18 +13,13 @@ from typing import Any
 
 from codexseg.backends.base import Backend
 from codexseg.backends.registry import WITHOUT_OPTIONS
-from codexseg.config import Config
-from codexseg.config_file import load as load_config
-from codexseg.errors import (
-    BackendUnavailable,
-    ConfigError,
-    InputError,
-    RunStateError,
-)
-from codexseg.execute import executor
-from codexseg.files import replacing
-from codexseg.io.images import open_image
-from codexseg.run import Row, Run, is_foreign
+from codexseg.config.loader import load as load_config
+from codexseg.config.schema import Config
+from codexseg.errors import BackendUnavailable, ConfigError, InputError, RunStateError
+from codexseg.execution.processes import executor
+from codexseg.io.slides.open import open_image
+from codexseg.run.directory import Row, Run, is_foreign
+from codexseg.run.files import replacing
 from codexseg.stages.base import Source
 from codexseg.stages.chain import Chain, Status, find_own_backend, open_chain
 from codexseg.stages.channels import check_channels, with_channels_by_name

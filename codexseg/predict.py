@@ -8,10 +8,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from codexseg.config import OWN_WEIGHTS
+from codexseg.config.schema import OWN_WEIGHTS
 from codexseg.errors import ConfigError, InputError, RunStateError
 from codexseg.pipeline import Pipeline, Result
-from codexseg.run import Run
+from codexseg.run.directory import Run
 from codexseg.segment import as_config
 from codexseg.stages.channels import COLOURS, GREY
 

@@ -9,8 +9,7 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from codexseg.core.labels import Integers, Labels, as_labels, object_table
-from codexseg.core.matching import (
+from codexseg.core.labels.matching import (
     Matching,
     MatchingStats,
     PairTable,
@@ -22,6 +21,7 @@ from codexseg.core.matching import (
     matching_stats,
     pair_table,
 )
+from codexseg.core.labels.operations import Integers, Labels, as_labels, object_table
 from codexseg.errors import InputError
 
 
@@ -92,7 +92,7 @@ def repair_masks(
     matching : {"best", "sequential"}
         ``best``: pairs by the highest overlap first, whatever the numbers of the labels.
         ``sequential``: the published rule, cells choose in the order of their labels.
-        See `codexseg.core.matching.match`.
+        See `codexseg.core.labels.matching.match`.
     min_overlap : float
         Smallest share of a nucleus that must lie in the interior of its cell, 0 to 1;
         0: any pixel.

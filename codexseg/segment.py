@@ -9,22 +9,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import ValidationError
 
-from codexseg.backends.base import (
-    bytes_per_px,
-    check_labels,
-)
-from codexseg.config import Config, SegmentationConfig
-from codexseg.config_file import load
-from codexseg.config_yaml import dotted, shown
+from codexseg.backends.base import bytes_per_px, check_labels
+from codexseg.config.loader import load
+from codexseg.config.schema import Config, SegmentationConfig
+from codexseg.config.yaml_lines import dotted, shown
 from codexseg.core.grid import Window
-from codexseg.core.labels import Labels, as_labels, label_boundaries
+from codexseg.core.labels.operations import Labels, as_labels, label_boundaries
 from codexseg.errors import ConfigError, InputError
-from codexseg.stages.arrays import (
-    Patches,
-    pixel_size,
-    scaled_backend,
-    slide_of_patches,
-)
+from codexseg.stages.arrays import Patches, pixel_size, scaled_backend, slide_of_patches
 from codexseg.stages.segment import choose_compartment
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import numpy as np
 import tifffile
 
 from codexseg import CodexImage, get_boundary, repair_masks_batch, separate_masks
-from codexseg.io.samples import write_synthetic
+from codexseg.samples.write import write_synthetic
 from codexseg.segment import segment
 
 

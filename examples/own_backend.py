@@ -18,7 +18,7 @@ from skimage.measure import label
 from skimage.segmentation import expand_labels
 
 from codexseg import Pipeline
-from codexseg.io.samples import write_synthetic
+from codexseg.samples.write import write_synthetic
 
 
 class Threshold:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from codexseg import Pipeline
-from codexseg.io.samples import write_synthetic
+from codexseg.samples.write import write_synthetic
 
 
 def main(folder: Path) -> None:

@@ -56,7 +56,7 @@ def main(run: Path) -> None:
 def make_run(folder: Path) -> Path:
     """Run codexseg on made-up tissue."""
     from codexseg import Pipeline
-    from codexseg.io.samples import write_synthetic
+    from codexseg.samples.write import write_synthetic
 
     sample = write_synthetic(folder, size=512)
     return Pipeline.from_yaml(sample.config).execute().path

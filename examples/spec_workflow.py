@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from codexseg import CodexPatches, Pipeline, run_cell_segmentation
-from codexseg.io.samples import write_synthetic
+from codexseg.samples.write import write_synthetic
 
 CONFIG = """
 data:

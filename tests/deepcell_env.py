@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from codexseg.backends.python310 import find_deepcell
+from codexseg.backends.deepcell.environment import find_deepcell
 from codexseg.errors import BackendUnavailable
 
 

@@ -9,7 +9,7 @@ import signal
 import sys
 from itertools import count
 
-from codexseg.cli import app
+from codexseg.cli.app import app
 
 
 def main() -> None:

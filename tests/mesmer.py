@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codexseg.backends.base import Slide
-from codexseg.backends.panoptic import Panoptic
-from codexseg.config import SegmentationConfig
+from codexseg.backends.panoptic.backend import Panoptic
+from codexseg.config.schema import SegmentationConfig
 
 DATA = Path(__file__).parent / "data" / "mesmer"
 TOY = DATA / "toy.onnx"

@@ -22,8 +22,8 @@ def test_every_command_explains_itself(command):
 def test_help_imports_nothing_heavy():
     code = """
 import sys, typer.main
-import codexseg.cli
-typer.main.get_command(codexseg.cli.app)
+import codexseg.cli.app
+typer.main.get_command(codexseg.cli.app.app)
 heavy = {"numpy", "pandas", "zarr", "numba", "pydantic", "scipy"} & set(sys.modules)
 sys.exit(str(heavy) if heavy else 0)
 """

@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from codexseg.backends.contract import append_properties, graph_digest
-from codexseg.backends.instanseg_weights import FILE_NAME
-from codexseg.backends.weights import resolve
+from codexseg.backends.networks.contract import append_properties, graph_digest
+from codexseg.backends.networks.weights import resolve
+from codexseg.backends.tiled.instanseg_weights import FILE_NAME
 from tests.networks import TOY, TOY_ONNX, TOY_SAVED_MODEL, onnx_bytes, pack
 from tests.runs import ROOT, codexseg
 
@@ -34,9 +34,9 @@ def test_every_command_explains_itself(models, command):
 def test_its_import_is_quick():
     code = """
 import sys
-import codexseg.cli_models
+import codexseg.cli.models
 ours = {name for name in sys.modules if name.startswith("codexseg")}
-expected = {"codexseg", "codexseg.errors", "codexseg.cli_models", "codexseg.cli_words"}
+expected = {"codexseg", "codexseg.errors", "codexseg.cli.models", "codexseg.cli.console"}
 sys.exit(str(ours ^ expected) if ours != expected or "numpy" in sys.modules else 0)
 """
     done = subprocess.run(
@@ -210,9 +210,10 @@ def test_fetch_what_is_there(models, tmp_path):
     folder.mkdir(parents=True)
     md5 = pack(folder / "MultiplexSegmentation-9.tar.gz")
     code = (
-        "import dataclasses, codexseg.cli; from codexseg.backends.weights import KNOWN\n"
+        "import dataclasses, codexseg.cli.app\n"
+        "from codexseg.backends.networks.weights import KNOWN\n"
         f"KNOWN['mesmer'] = dataclasses.replace(KNOWN['mesmer'], md5={md5!r})\n"
-        "codexseg.cli.main()"
+        "codexseg.cli.app.main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "models", "fetch", "mesmer"],

@@ -7,7 +7,7 @@ import pytest
 import tifffile
 
 from codexseg.codex_patches import CodexPatches
-from codexseg.config import Config, SegmentationConfig
+from codexseg.config.schema import Config, SegmentationConfig
 from codexseg.errors import ConfigError, RunStateError
 from codexseg.segment import run_cell_segmentation
 from tests.runs import execute, labels

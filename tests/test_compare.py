@@ -6,16 +6,16 @@ import pytest
 import tifffile
 from PIL import Image
 
-from codexseg.cli_words import is_no_option, spread
-from codexseg.compare import compare
-from codexseg.compare_picture import outlines_alone, place_of_dispute, side_by_side
-from codexseg.compare_scene import Scene, brightest_window, read_truth
+from codexseg.cli.console import is_no_option, spread
+from codexseg.comparison.compare import compare
+from codexseg.comparison.figure import outlines_alone, place_of_dispute, side_by_side
+from codexseg.comparison.window import Scene, brightest_window, read_truth
 from codexseg.core.grid import Window
 from codexseg.errors import BackendUnavailable, ConfigError, InputError
-from codexseg.evaluate import evaluate
-from codexseg.io.images import open_image
-from codexseg.io.label_files import find_labels
-from codexseg.io.label_images import open_labels
+from codexseg.evaluation.evaluate import evaluate
+from codexseg.io.labels.finder import find_labels
+from codexseg.io.labels.reader import open_labels
+from codexseg.io.slides.open import open_image
 from codexseg.segment import as_config
 from tests.drawing import draw
 from tests.images import write_ome_tiff

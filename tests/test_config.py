@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from codexseg.config import Config, PatchingConfig
-from codexseg.config_file import LoadedConfig, load, parse
+from codexseg.config.loader import LoadedConfig, load, parse
+from codexseg.config.schema import Config, PatchingConfig
 from codexseg.errors import ConfigError
 
 # As the template of aegle has it, with the values of a user.
@@ -541,7 +541,7 @@ def test_any_text_is_a_config_or_a_config_error(text: str) -> None:
 
 def test_config_is_quick_to_import() -> None:
     code = (
-        "import sys, codexseg.config_file\n"
+        "import sys, codexseg.config.loader\n"
         "heavy = {'numpy', 'pandas', 'zarr', 'numba', 'scipy', 'skimage'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from codexseg.config import Config, Section, WatershedConfig, dotted_keys, field_of
-from codexseg.config_file import parse, template
-from codexseg.config_legacy import LEGACY
+from codexseg.config.aegle import LEGACY
+from codexseg.config.loader import parse, template
+from codexseg.config.schema import Config, Section, WatershedConfig, dotted_keys, field_of
 from codexseg.errors import ConfigError
 
 
@@ -48,7 +48,7 @@ def test_every_key_is_described(key: str) -> None:
 
 
 def test_the_watershed_section_is_what_the_watershed_takes() -> None:
-    from codexseg.core.watershed import WatershedOptions
+    from codexseg.core.algorithms.nuclei_watershed import WatershedOptions
 
     assert asdict(WatershedOptions()) == WatershedConfig().model_dump()
 

@@ -7,13 +7,13 @@ import pytest
 import tifffile
 from PIL import Image
 
-from codexseg.cli_words import spread
+from codexseg.cli.console import spread
 from codexseg.core.grid import Window
 from codexseg.errors import InputError
-from codexseg.evaluate import evaluate, evaluate_files
-from codexseg.io.label_files import find_labels
-from codexseg.io.label_images import open_labels
-from codexseg.io.ome_zarr import LabelStore
+from codexseg.evaluation.evaluate import evaluate, evaluate_files
+from codexseg.io.labels.finder import find_labels
+from codexseg.io.labels.reader import open_labels
+from codexseg.io.labels.store import LabelStore
 from tests.drawing import draw
 from tests.images import write_ome_tiff, write_ome_zarr
 from tests.runs import ROOT, codexseg
@@ -118,7 +118,7 @@ def test_windows_do_not_show(monkeypatch):
     pred = moved(tiles(0))
     expected = evaluate(truth, pred, iou=(0.3, 0.5), ignore_border=2)
     assert expected.matches[0].tp > 100
-    monkeypatch.setattr("codexseg.evaluate.WINDOW_PX", 37)
+    monkeypatch.setattr("codexseg.evaluation.evaluate.WINDOW_PX", 37)
     assert evaluate(truth, pred, iou=(0.3, 0.5), ignore_border=2) == expected
 
 
@@ -174,8 +174,8 @@ KINDS = (
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_file(tmp_path, kind, monkeypatch):
-    monkeypatch.setattr("codexseg.evaluate.WINDOW_PX", 128)
-    monkeypatch.setattr("codexseg.evaluate.STRIP_PX", 50)
+    monkeypatch.setattr("codexseg.evaluation.evaluate.WINDOW_PX", 128)
+    monkeypatch.setattr("codexseg.evaluation.evaluate.STRIP_PX", 50)
     truth, pred = tiles(0), moved(tiles(0))
     if kind == "png":  # 16 bits: labels are others
         truth = np.unique(truth, return_inverse=True)[1].reshape(truth.shape)
@@ -431,8 +431,8 @@ def test_wrong_input_exits_with_2(folders, words, message):
 
 
 def test_the_overlay_is_at_most_4000_px_wide(tmp_path, monkeypatch):
-    monkeypatch.setattr("codexseg.evaluate.OVERLAY_PX", 100)
-    monkeypatch.setattr("codexseg.evaluate.WINDOW_PX", 64)
+    monkeypatch.setattr("codexseg.evaluation.evaluate.OVERLAY_PX", 100)
+    monkeypatch.setattr("codexseg.evaluation.evaluate.WINDOW_PX", 64)
     np.save(tmp_path / "t.npy", tiles(0, (250, 310), 60))
     np.save(tmp_path / "p.npy", moved(tiles(0, (250, 310), 60), (3, 3)))
     path = tmp_path / "e.png"
@@ -440,8 +440,8 @@ def test_the_overlay_is_at_most_4000_px_wide(tmp_path, monkeypatch):
     with Image.open(path) as picture:
         small = np.asarray(picture)
     assert small.shape == (63, 78, 3)
-    from codexseg.core.error_picture import draw_errors
-    from codexseg.core.overlaps import overlaps
+    from codexseg.core.drawing.error_overlay import draw_errors
+    from codexseg.core.labels.overlaps import overlaps
 
     truth, pred = np.load(tmp_path / "t.npy"), np.load(tmp_path / "p.npy")
     expected = draw_errors(truth[::4, ::4], pred[::4, ::4], overlaps(truth, pred))
@@ -463,6 +463,6 @@ def test_several_thresholds_after_one_option(words, expected):
 
 
 def test_its_import_is_quick():
-    code = "import sys, codexseg.cli_evaluate; sys.exit('numpy' in sys.modules)"
+    code = "import sys, codexseg.cli.evaluate; sys.exit('numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
     assert done.returncode == 0

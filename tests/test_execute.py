@@ -5,8 +5,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from codexseg import execute
-from codexseg.execute import Processes, executor
+from codexseg.execution import processes as execute
+from codexseg.execution.processes import Processes, executor
 
 SAID = ["stopping: what is in hand is finished first"]
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from codexseg.backends.base import Slide
-from codexseg.backends.deepcell import Deepcell
-from codexseg.backends.panoptic import Panoptic
-from codexseg.config import SegmentationConfig
+from codexseg.backends.deepcell.backend import Deepcell
+from codexseg.backends.panoptic.backend import Panoptic
+from codexseg.config.schema import SegmentationConfig
 from codexseg.core.grid import Window
 from tests.benchmarks.pipeline import identical
 from tests.deepcell_env import deepcell_python

@@ -9,12 +9,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from codexseg.backends.panoptic import InMemory
-from codexseg.backends.panoptic_surveys import (
-    ContrastSurvey,
-    LevelSurvey,
-    NetworkSurvey,
-)
+from codexseg.backends.panoptic.backend import InMemory
+from codexseg.backends.panoptic.passes import ContrastSurvey, LevelSurvey, NetworkSurvey
 from codexseg.codex_patches import CodexPatches
 from codexseg.core.grid import Window
 from codexseg.pipeline import Pipeline
@@ -147,7 +143,7 @@ def visits(monkeypatch):
             return real(self, piece, view)
 
         monkeypatch.setattr(survey, "visit", visit)
-    monkeypatch.setattr("codexseg.core.tiles.BLOCK_TILES", 1)
+    monkeypatch.setattr("codexseg.core.algorithms.tiles.BLOCK_TILES", 1)
     return seen, stop
 
 

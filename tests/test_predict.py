@@ -8,10 +8,10 @@ import pytest
 import tifffile
 import typer
 
-from codexseg.cli_words import clear_errors
+from codexseg.cli.console import clear_errors
 from codexseg.errors import ConfigError, InputError, RunStateError
 from codexseg.predict import prepare, stem
-from codexseg.run import Run
+from codexseg.run.directory import Run
 from tests.images import write_ome_tiff
 from tests.mesmer import TOY, blobs
 from tests.runs import codexseg

@@ -12,8 +12,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from skimage.segmentation import find_boundaries
 
-from codexseg.core.labels import object_table, relabel
-from codexseg.core.matching import pair_table
+from codexseg.core.labels.matching import pair_table
+from codexseg.core.labels.operations import object_table, relabel
 from codexseg.errors import InputError
 from codexseg.repair_masks import repair_masks, repair_masks_batch
 from tests.drawing import draw

@@ -12,14 +12,14 @@ from PIL import Image
 
 from codexseg.backends.base import Slide
 from codexseg.backends.registry import create
-from codexseg.config import ChannelsConfig, Config, SegmentationConfig
-from codexseg.core.metrics import count_matches, object_pairs
-from codexseg.core.overlaps import overlaps
-from codexseg.core.scale import SizeModel
+from codexseg.config.schema import ChannelsConfig, Config, SegmentationConfig
+from codexseg.core.intensity.scaling import SizeModel
+from codexseg.core.labels.overlaps import overlaps
+from codexseg.core.metrics.objects import count_matches, object_pairs
 from codexseg.errors import ConfigError, InputError
 from codexseg.pipeline import Pipeline
 from codexseg.predict import prepare
-from codexseg.run import Run
+from codexseg.run.directory import Run
 from codexseg.segment import segment
 from codexseg.stages import scale as scaling
 from codexseg.stages.channels import by_name, check_channels, has_nuclei

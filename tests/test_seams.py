@@ -18,10 +18,10 @@ from skimage.measure import regionprops_table
 from skimage.segmentation import expand_labels, find_boundaries
 
 from codexseg.core.grid import Window
-from codexseg.core.labels import relabel
-from codexseg.core.matching import interior
-from codexseg.execute import Serial
-from codexseg.run import Run as Directory
+from codexseg.core.labels.matching import interior
+from codexseg.core.labels.operations import relabel
+from codexseg.execution.processes import Serial
+from codexseg.run.directory import Run as Directory
 from codexseg.stages.base import Job
 from codexseg.stages.chain import open_chain
 from codexseg.stages.painting import paint, painted

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from skimage.segmentation import find_boundaries
 
-from codexseg.config import Config, SegmentationConfig
+from codexseg.config.schema import Config, SegmentationConfig
 from codexseg.core.grid import Window
 from codexseg.errors import CodexsegError, ConfigError, InputError
 from codexseg.segment import as_config, get_boundary, segment, separate_masks

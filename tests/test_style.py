@@ -61,8 +61,3 @@ def test_readme_names_only_commands_and_files_that_exist():
         r"`(\w+)`", text.split("tests.benchmarks.NAME")[1].split(".\n")[0]
     ):
         assert (ROOT / "tests" / "benchmarks" / f"{name}.py").exists(), name
-
-
-def test_no_module_grows_beyond_400_lines():
-    sizes = {p: len(p.read_text().splitlines()) for p in (ROOT / "codexseg").rglob("*.py")}
-    assert {p.name: n for p, n in sizes.items() if n > 400} == {}

@@ -13,7 +13,7 @@ from scipy import ndimage as ndi
 
 from codexseg.backends.base import Labels, Pixels, Slide
 from codexseg.core.grid import Window
-from codexseg.core.labels import relabel
+from codexseg.core.labels.operations import relabel
 from tests.images import write_ome_tiff
 
 OFFSET = 200

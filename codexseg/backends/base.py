@@ -91,7 +91,7 @@ class Backend(Protocol):
         Optional: without it `segmentation.diameter` is refused.
     needs_nucleus : bool
         Whether it finds nothing without nuclei. Optional: True where it reads "nucleus".
-    size_model : codexseg.core.scale.SizeModel
+    size_model : codexseg.core.intensity.scaling.SizeModel
         What tells the diameter of cells, um at the slide's `mpp`, from style vectors.
         Optional, with ``style(patches) -> (n, d)``: the style vector of each patch
         (n, 2, y, x). Where both are there, they are the first pass of diameter `auto`.

@@ -12,15 +12,15 @@ GROUP = "codexseg.backends"
 """Entry point group under which other packages register a backend class."""
 
 BUILT_IN = {
-    "embedded": "codexseg.backends.panoptic:Embedded",
+    "embedded": "codexseg.backends.panoptic.backend:Embedded",
     "watershed": "codexseg.backends.watershed:Watershed",
-    "mesmer": "codexseg.backends.panoptic:Mesmer",
-    "panoptic": "codexseg.backends.panoptic:Panoptic",
-    "deepcell": "codexseg.backends.deepcell:Deepcell",
-    "unet": "codexseg.backends.unet:Unet",
-    "instanseg": "codexseg.backends.instanseg:Instanseg",
-    "cellpose": "codexseg.backends.cellpose:Cellpose",
-    "stardist": "codexseg.backends.stardist:Stardist",
+    "mesmer": "codexseg.backends.panoptic.backend:Mesmer",
+    "panoptic": "codexseg.backends.panoptic.backend:Panoptic",
+    "deepcell": "codexseg.backends.deepcell.backend:Deepcell",
+    "unet": "codexseg.backends.unet.backend:Unet",
+    "instanseg": "codexseg.backends.tiled.instanseg:Instanseg",
+    "cellpose": "codexseg.backends.tiled.cellpose:Cellpose",
+    "stardist": "codexseg.backends.tiled.stardist:Stardist",
 }
 
 BY_WEIGHTS = {*BUILT_IN} - {"watershed"}

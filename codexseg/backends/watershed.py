@@ -7,14 +7,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from codexseg.backends.base import ChannelStatistics, Labels, Pixels, Slide
+from codexseg.core.algorithms.nuclei_watershed import Levels, context_um, segment_nuclei
 from codexseg.core.grid import Window
-from codexseg.core.quality import channel_levels
-from codexseg.core.watershed import (
-    Levels,
-    context_um,
-    grow_labels,
-    segment_nuclei,
-)
+from codexseg.core.intensity.background import channel_levels
+from codexseg.core.labels.expand import grow_labels
 from codexseg.errors import InputError
 
 VERSION = 1
@@ -22,13 +18,14 @@ LARGEST_CELL = 3  # in diameters of a typical nucleus, plus the growth
 
 
 class Watershed:
-    """Classical segmentation; see :mod:`codexseg.core.watershed`.
+    """Classical segmentation; see :mod:`codexseg.core.algorithms.nuclei_watershed`.
 
     Parameters
     ----------
     config
         The segmentation section: `normalization` ("slide" or "patch") and `watershed`
-        (attributes of :class:`codexseg.core.watershed.WatershedOptions`) are read.
+        (attributes of :class:`codexseg.core.algorithms.nuclei_watershed.WatershedOptions`)
+        are read.
     slide : Slide
         `mpp` sets all sizes; with slide normalisation its statistics set the levels.
     """

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from codexseg.backends.base import Backend, ChannelStatistics, Slide, diameter_um
 from codexseg.backends.registry import create
-from codexseg.config import Config, SegmentationConfig
+from codexseg.config.schema import Config, SegmentationConfig
 from codexseg.core.grid import Window
-from codexseg.core.intensity import N_BINS, histogram
-from codexseg.core.quality import LevelTally
-from codexseg.core.scale import GreyScale
+from codexseg.core.intensity.background import LevelTally
+from codexseg.core.intensity.histogram import N_BINS, histogram
+from codexseg.core.intensity.scaling import GreyScale
 from codexseg.errors import ConfigError, InputError
 from codexseg.stages.pixels import own_greys, rescaled
 from codexseg.stages.scale import (

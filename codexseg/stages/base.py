@@ -11,10 +11,10 @@ from functools import partial
 
 from tqdm import tqdm
 
-from codexseg.config import Config
+from codexseg.config.schema import Config
 from codexseg.errors import RunStateError
-from codexseg.execute import DIED, Execute
-from codexseg.run import Arrays, Row, Run, Tables
+from codexseg.execution.processes import DIED, Execute
+from codexseg.run.directory import Arrays, Row, Run, Tables
 
 log = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from codexseg.config import Config
+from codexseg.config.schema import Config
 from codexseg.errors import ConfigError, RunStateError
-from codexseg.execute import Execute
-from codexseg.run import Row, Run, digest
+from codexseg.execution.processes import Execute
+from codexseg.run.directory import Row, Run, digest
 from codexseg.stages import (
     export,
     flag,

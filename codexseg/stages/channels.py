@@ -7,9 +7,9 @@ alone; the rule of many entries to the NeurIPS 2022 cell segmentation challenge.
 import re
 from collections.abc import Sequence
 
-from codexseg.config import ChannelsConfig, Config
+from codexseg.config.schema import ChannelsConfig, Config
 from codexseg.errors import ConfigError, InputError
-from codexseg.io.panel import resolve_channel
+from codexseg.io.slides.panel import resolve_channel
 
 COLOURS = ("red", "green", "blue")
 GREY = "grey"

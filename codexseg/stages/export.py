@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from codexseg.config import Config
-from codexseg.io.h5ad import write_h5ad
-from codexseg.io.ome_tiff import encode_band, n_bands, write_label_ome_tiff
-from codexseg.io.pickles import join_pickle, write_pickle, write_pickle_item
-from codexseg.io.tables import write_csv, write_parquet
-from codexseg.run import Row, Tables
+from codexseg.config.schema import Config
+from codexseg.exports.anndata import write_h5ad
+from codexseg.exports.ome_tiff import encode_band, n_bands, write_label_ome_tiff
+from codexseg.exports.pickles import join_pickle, write_pickle, write_pickle_item
+from codexseg.exports.tables import write_csv, write_parquet
+from codexseg.run.directory import Row, Tables
 from codexseg.stages.base import Context, Job, Source, Stage
 from codexseg.stages.metadata import METADATA, cells_of, counts_of, write_metadata
 from codexseg.stages.pixels import valid_patches

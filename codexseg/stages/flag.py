@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from codexseg.config import PatchQcConfig
-from codexseg.core.quality import has_signal, patch_statistics
-from codexseg.run import Row
+from codexseg.config.schema import PatchQcConfig
+from codexseg.core.intensity.background import has_signal, patch_statistics
+from codexseg.run.directory import Row
 from codexseg.stages.base import Context, Job, Stage
 from codexseg.stages.metadata import write_metadata
 from codexseg.stages.pixels import grid_of, loaded, slide_of

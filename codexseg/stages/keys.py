@@ -1,8 +1,8 @@
 """Which keys of the configuration a result depends on."""
 
 from codexseg.backends.registry import BY_WEIGHTS
-from codexseg.config import Config
-from codexseg.run import Row
+from codexseg.config.schema import Config
+from codexseg.run.directory import Row
 
 NOT_IN_KEYS = {
     "data": {"file_name", "antibodies_file", "image_mpp"},  # the slide says what it is

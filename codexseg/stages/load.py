@@ -12,9 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codexseg.config import Config
+from codexseg.config.schema import Config
 from codexseg.core.grid import PatchGrid, Window
-from codexseg.core.intensity import (
+from codexseg.core.intensity.background import (
+    BLOCK_PX,
+    Blocks,
+    estimate_background,
+    measure_blocks,
+)
+from codexseg.core.intensity.histogram import (
     N_BINS,
     are_grey_levels,
     block_mean,
@@ -23,10 +29,9 @@ from codexseg.core.intensity import (
     percentile,
     sum_levels,
 )
-from codexseg.core.quality import BLOCK_PX, Blocks, estimate_background, measure_blocks
 from codexseg.errors import InputError
-from codexseg.files import replacing
-from codexseg.run import Row, Tables
+from codexseg.run.directory import Row, Tables
+from codexseg.run.files import replacing
 from codexseg.stages.base import Context, Job, Source, Stage
 from codexseg.stages.pixels import MERGED, SegmentationChannels, slide_of
 

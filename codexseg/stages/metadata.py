@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codexseg.core.matching import matched_fraction
-from codexseg.files import replacing
-from codexseg.run import Arrays, Row, Tables
+from codexseg.core.labels.matching import matched_fraction
+from codexseg.run.directory import Arrays, Row, Tables
+from codexseg.run.files import replacing
 from codexseg.stages.base import Job
 from codexseg.stages.pixels import grid_of
 

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codexseg.core.grid import Patch, PatchGrid, Window
-from codexseg.core.labels import relabel
-from codexseg.run import Arrays
+from codexseg.core.labels.operations import relabel
+from codexseg.run.directory import Arrays
 from codexseg.stages.base import Job
 from codexseg.stages.pixels import grid_of
 from codexseg.stages.segment import COMPARTMENTS

@@ -4,9 +4,9 @@ from math import ceil
 
 import numpy as np
 
-from codexseg.config import Config
+from codexseg.config.schema import Config
 from codexseg.core.grid import PatchGrid
-from codexseg.run import Row
+from codexseg.run.directory import Row
 from codexseg.stages.base import Context, Source, Stage
 
 ALIGN_PX = 64

@@ -13,10 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codexseg.core.grid import PatchGrid, Window
-from codexseg.core.intensity import block_mean
-from codexseg.core.labels import relabel
-from codexseg.core.overlay import (
+from codexseg.core.drawing.overlay import (
     Kind,
     Picture,
     blend,
@@ -28,7 +25,10 @@ from codexseg.core.overlay import (
     round_length,
     window_around,
 )
-from codexseg.run import Arrays, Row, Tables
+from codexseg.core.grid import PatchGrid, Window
+from codexseg.core.intensity.histogram import block_mean
+from codexseg.core.labels.operations import relabel
+from codexseg.run.directory import Arrays, Row, Tables
 from codexseg.stages.base import Job
 from codexseg.stages.load import overview_factor
 from codexseg.stages.metadata import cells_of

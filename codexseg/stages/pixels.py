@@ -19,14 +19,15 @@ from codexseg.backends.base import (
     needs_nucleus,
 )
 from codexseg.backends.registry import create
-from codexseg.config import Config
+from codexseg.config.schema import Config
 from codexseg.core.grid import PatchGrid, Window
-from codexseg.core.intensity import N_BINS, histogram, merge_channels
-from codexseg.core.scale import GreyScale
+from codexseg.core.intensity.histogram import N_BINS, histogram, merge_channels
+from codexseg.core.intensity.scaling import GreyScale
 from codexseg.errors import ConfigError
-from codexseg.io.images import SlideImage, open_image
-from codexseg.io.panel import resolve_channel
-from codexseg.run import digest
+from codexseg.io.slides.base import SlideImage
+from codexseg.io.slides.open import open_image
+from codexseg.io.slides.panel import resolve_channel
+from codexseg.run.directory import digest
 from codexseg.stages.base import Job
 from codexseg.stages.channels import by_name, has_nuclei
 from codexseg.stages.keys import section_in_key

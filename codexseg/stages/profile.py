@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codexseg.core.grid import Window
-from codexseg.core.measure import (
+from codexseg.core.measure.intensity import (
     cell_entropy,
     index_labels,
     measure_channel,
@@ -20,9 +20,9 @@ from codexseg.core.measure import (
     solidity,
     split_compartments,
 )
-from codexseg.io.panel import resolve_channel
-from codexseg.io.tables import intensity_column, unique_names
-from codexseg.run import Row, Tables
+from codexseg.exports.tables import intensity_column, unique_names
+from codexseg.io.slides.panel import resolve_channel
+from codexseg.run.directory import Row, Tables
 from codexseg.stages.base import Context, Job, Stage
 from codexseg.stages.metadata import cells_of
 from codexseg.stages.pixels import grid_of, slide_of

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codexseg.core.free_quality import (
+from codexseg.core.grid import Window
+from codexseg.core.intensity.background import BIN_PX, has_signal, signal_pixels
+from codexseg.core.metrics.reference_free import (
     FRACTIONS,
     OTHERS,
     Sizes,
@@ -24,10 +26,8 @@ from codexseg.core.free_quality import (
     sizes,
     tally_pixels,
 )
-from codexseg.core.grid import Window
-from codexseg.core.quality import BIN_PX, has_signal, signal_pixels
-from codexseg.files import replacing
-from codexseg.run import Row
+from codexseg.run.directory import Row
+from codexseg.run.files import replacing
 from codexseg.stages.base import Context, Job
 from codexseg.stages.metadata import counts_of
 from codexseg.stages.painting import patches_to_paint

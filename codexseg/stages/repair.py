@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from scipy import ndimage as ndi
 
 from codexseg.core.grid import PatchGrid, Window
-from codexseg.core.labels import object_table, relabel
-from codexseg.core.matching import interior, match, matched_fraction, pair_table
-from codexseg.core.stitching import Versions
-from codexseg.run import Row, Tables
+from codexseg.core.labels.matching import interior, match, matched_fraction, pair_table
+from codexseg.core.labels.operations import object_table, relabel
+from codexseg.core.labels.stitching import Versions
+from codexseg.run.directory import Row, Tables
 from codexseg.stages.base import Context, Job, Stage
 from codexseg.stages.painting import Painted, painted, patches_to_paint
 from codexseg.stages.pixels import grid_of

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from codexseg.core.free_quality import FRACTIONS, OTHERS
-from codexseg.core.overlay import round_length
+from codexseg.core.drawing.overlay import round_length
+from codexseg.core.metrics.reference_free import FRACTIONS, OTHERS
 from codexseg.errors import RunStateError
-from codexseg.files import write_atomic
-from codexseg.run import Row
+from codexseg.run.directory import Row
+from codexseg.run.files import write_atomic
 from codexseg.stages.base import Context, Job, Stage
 from codexseg.stages.metadata import cells_of, counts_of
 from codexseg.stages.pictures import COLOURS, overview, pictures

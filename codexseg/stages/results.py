@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codexseg.core.labels import label_boundaries, relabel
-from codexseg.core.matching import matched_fraction, matching_stats
+from codexseg.core.labels.matching import matched_fraction, matching_stats
+from codexseg.core.labels.operations import label_boundaries, relabel
 from codexseg.stages.base import Job
 from codexseg.stages.metadata import cells_of, counts_of
 from codexseg.stages.pixels import grid_of

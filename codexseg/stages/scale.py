@@ -15,18 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codexseg.backends.base import Backend, Pixels, check_labels, diameter_um
-from codexseg.config import Config
+from codexseg.config.schema import Config
 from codexseg.core.grid import Window
-from codexseg.core.quality import BLOCK_PX, signal_pixels
-from codexseg.core.scale import (
+from codexseg.core.intensity.background import BLOCK_PX, signal_pixels
+from codexseg.core.intensity.scaling import (
     SizeModel,
     choose_windows,
     equivalent_diameters,
     median_diameter,
 )
 from codexseg.errors import InputError
-from codexseg.io.images import SlideImage, resolve_mpp
-from codexseg.run import Row
+from codexseg.io.slides.base import SlideImage, resolve_mpp
+from codexseg.run.directory import Row
 from codexseg.stages.base import Context, Job
 from codexseg.stages.pixels import FOUND, SCALE, backend_for, loaded, pixels_of, scale_job
 

@@ -1,6 +1,7 @@
 """Seams: which patch speaks for which object, and which objects are the slide's.
 
-:mod:`codexseg.core.stitching` decides; this module reads the patches' labels for it, and
+:mod:`codexseg.core.labels.stitching` decides; this module reads the patches' labels for
+it, and
 has :mod:`codexseg.stages.painting` show what is left of an object.
 """
 
@@ -12,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codexseg.core.grid import PatchGrid, Window
-from codexseg.core.labels import relabel
-from codexseg.core.matching import pair_table
-from codexseg.core.stitching import (
+from codexseg.core.labels.matching import pair_table
+from codexseg.core.labels.operations import relabel
+from codexseg.core.labels.stitching import (
     Objects,
     Versions,
     choose_drops,
@@ -22,7 +23,7 @@ from codexseg.core.stitching import (
     largest_piece,
     settle,
 )
-from codexseg.run import Arrays, Row, Tables
+from codexseg.run.directory import Arrays, Row, Tables
 from codexseg.stages.base import Context, Job
 from codexseg.stages.painting import (
     SEAMS,

@@ -27,22 +27,16 @@ from codexseg.backends.base import (
     context_px,
     surveys_of,
 )
-from codexseg.config import Config
+from codexseg.config.schema import Config
 from codexseg.core.grid import Patch, PatchGrid, Window
-from codexseg.core.labels import any_where, object_table, relabel
-from codexseg.core.quality import signal_pixels
-from codexseg.core.stitching import Objects, describe, reach_cut_edge
-from codexseg.files import map_npy
-from codexseg.run import Row, Tables
+from codexseg.core.intensity.background import signal_pixels
+from codexseg.core.labels.operations import any_where, object_table, relabel
+from codexseg.core.labels.stitching import Objects, describe, reach_cut_edge
+from codexseg.run.directory import Row, Tables
+from codexseg.run.files import map_npy
 from codexseg.stages.base import Context, Job, Source, Stage
 from codexseg.stages.metadata import write_metadata
-from codexseg.stages.pixels import (
-    backend_of,
-    grid_of,
-    loaded,
-    pixels_of,
-    valid_patches,
-)
+from codexseg.stages.pixels import backend_of, grid_of, loaded, pixels_of, valid_patches
 from codexseg.stages.scale import find_scale
 from codexseg.stages.surveys import drop_surveys, survey_slide, view_of
 

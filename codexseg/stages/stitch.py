@@ -12,13 +12,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from codexseg.config import Config
+from codexseg.config.schema import Config
 from codexseg.core.grid import PatchGrid
-from codexseg.core.labels import renumber
+from codexseg.core.labels.operations import renumber
 from codexseg.errors import RunStateError
-from codexseg.io.label_chunks import core_levels
-from codexseg.io.ome_zarr import LabelStore
-from codexseg.run import Arrays, Row, Tables
+from codexseg.io.labels.chunks import core_levels
+from codexseg.io.labels.store import LabelStore
+from codexseg.run.directory import Arrays, Row, Tables
 from codexseg.stages.base import Context, Job, Source, Stage
 from codexseg.stages.load import overview_factor
 from codexseg.stages.metadata import cells_of, counts_of, write_metadata

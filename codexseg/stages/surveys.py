@@ -13,8 +13,8 @@ from functools import lru_cache, partial
 
 from codexseg.backends.base import Arrays, Pixels, SlideView, Survey, surveys_of
 from codexseg.core.grid import Window
-from codexseg.core.quality import has_signal
-from codexseg.run import Row, Run, Tables, digest
+from codexseg.core.intensity.background import has_signal
+from codexseg.run.directory import Row, Run, Tables, digest
 from codexseg.stages.base import Context, Job
 from codexseg.stages.keys import section_in_key
 from codexseg.stages.pixels import backend_of, diameter_of, loaded, pixels_of

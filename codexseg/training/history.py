@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from codexseg.files import replacing
+from codexseg.run.files import replacing
 
 Row = dict[str, float]
 

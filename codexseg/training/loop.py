@@ -15,9 +15,9 @@ import keras
 import numpy as np
 
 from codexseg.errors import InputError, RunStateError
-from codexseg.files import replacing
-from codexseg.training.figures import draw_curves
+from codexseg.run.files import replacing
 from codexseg.training.history import HELD, History
+from codexseg.training.plots import draw_curves
 
 log = logging.getLogger(__name__)
 

@@ -9,20 +9,20 @@ import keras
 import numpy as np
 from keras import ops
 
-from codexseg.backends.contract import TILE_PX
-from codexseg.core.contrast import preprocess
-from codexseg.core.intensity import merge_channels
-from codexseg.training.batches import TARGETS, Floats, batch, targets_of
-from codexseg.training.examples import Example, Source
-from codexseg.training.figures import Sample, draw_samples
+from codexseg.backends.networks.contract import TILE_PX
+from codexseg.core.intensity.clahe import preprocess
+from codexseg.core.intensity.histogram import merge_channels
+from codexseg.training.data.batches import TARGETS, Floats, batch, targets_of
+from codexseg.training.data.examples import Example, Source
+from codexseg.training.data.resize import nearest, resized
+from codexseg.training.data.targets import BACKGROUND
 from codexseg.training.loop import Batches, finish, fit, has_begun
-from codexseg.training.network import build, loss, planes, with_heads
-from codexseg.training.recipe import Recipe
-from codexseg.training.recipe_sources import Held
+from codexseg.training.networks.panoptic import build, loss, planes, with_heads
+from codexseg.training.networks.pretrained import load_start
+from codexseg.training.plots import Sample, draw_samples
+from codexseg.training.recipe.schema import Recipe
+from codexseg.training.recipe.sources import Held
 from codexseg.training.scores import Overlap
-from codexseg.training.sizes import nearest, resized
-from codexseg.training.start import load_start
-from codexseg.training.targets import BACKGROUND
 
 SAMPLES = "samples.png"
 _MOST_HELD = 24

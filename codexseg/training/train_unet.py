@@ -10,16 +10,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from codexseg.backends.unet_spec import Objects, UnetSpec
-from codexseg.files import write_atomic
-from codexseg.training.figures import Sample, draw_samples
+from codexseg.backends.unet.spec import Objects, UnetSpec
+from codexseg.run.files import write_atomic
+from codexseg.training.data.pairs import Pair
+from codexseg.training.data.unet_images import Floats, Order, UnetImages
 from codexseg.training.loop import TRAINED, Batches, finish, fit
-from codexseg.training.pairs import Pair
-from codexseg.training.recipe import UnetRecipe
+from codexseg.training.networks.unet import build_unet, export_unet, unet_loss, with_sigmoid
+from codexseg.training.plots import Sample, draw_samples
+from codexseg.training.recipe.schema import UnetRecipe
 from codexseg.training.scores import Overlap
-from codexseg.training.tune_unet import choose_objects
-from codexseg.training.unet_images import Floats, Order, UnetImages
-from codexseg.training.unet_network import build_unet, export_unet, unet_loss, with_sigmoid
+from codexseg.training.tuning.unet import choose_objects
 
 log = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy import ndimage as ndi
 
-from codexseg.backends import cellpose as adapter
-from codexseg.backends import packages
+from codexseg.backends import optional as packages
 from codexseg.backends.base import Slide, is_paired
 from codexseg.backends.registry import create
-from codexseg.config import SegmentationConfig
+from codexseg.backends.tiled import cellpose as adapter
+from codexseg.config.schema import SegmentationConfig
 from codexseg.core.grid import Window
 from codexseg.errors import BackendUnavailable, ConfigError, InputError
 

@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 
 from codexseg.backends.base import Slide
-from codexseg.backends.constants import CONSTANTS, MESMER, Constants, constants_of, to_json
-from codexseg.backends.panoptic import Panoptic
-from codexseg.backends.weights import resolve
-from codexseg.config import SegmentationConfig
+from codexseg.backends.networks.weights import resolve
+from codexseg.backends.panoptic.backend import Panoptic
+from codexseg.backends.panoptic.parameters import (
+    CONSTANTS,
+    MESMER,
+    Constants,
+    constants_of,
+    to_json,
+)
+from codexseg.config.schema import SegmentationConfig
 from codexseg.core.grid import Window
 from codexseg.errors import InputError
 from tests.mesmer import TOY, golden

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from codexseg.backends.contract import (
+from codexseg.backends.networks.contract import (
     Contract,
     append_properties,
     check_contract,

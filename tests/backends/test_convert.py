@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codexseg.backends.contract import graph_digest, read_signature
-from codexseg.backends.convert import compared_tiles, convert
-from codexseg.backends.weights import KNOWN, Weights, models_dir, resolve
+from codexseg.backends.networks.contract import graph_digest, read_signature
+from codexseg.backends.networks.convert import compared_tiles, convert
+from codexseg.backends.networks.weights import KNOWN, Weights, models_dir, resolve
 from codexseg.errors import BackendUnavailable, InputError
 from tests.networks import TOY_ONNX, TOY_SAVED_MODEL, pack
 from tests.runs import ROOT
@@ -54,7 +54,7 @@ def _cache(tmp_path, monkeypatch):
 @pytest.fixture
 def fake(tmp_path, monkeypatch):
     tiles = compared_tiles()[3:7]
-    monkeypatch.setattr("codexseg.backends.convert.compared_tiles", lambda: tiles)
+    monkeypatch.setattr("codexseg.backends.networks.convert.compared_tiles", lambda: tiles)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("DEEPCELL_ACCESS_TOKEN", "secret")
     monkeypatch.setenv("FAKE", "{}")

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from codexseg.backends.base import Backend, Slide, check_labels
-from codexseg.backends.deepcell import Deepcell
+from codexseg.backends.deepcell.backend import Deepcell
 from codexseg.core.grid import Window
 from codexseg.errors import (
     BackendUnavailable,

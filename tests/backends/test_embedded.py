@@ -11,15 +11,15 @@ from scipy import ndimage as ndi
 
 import codexseg
 from codexseg.backends.base import Slide
-from codexseg.backends.constants import MESMER, constants_of
-from codexseg.backends.panoptic import Embedded
-from codexseg.backends.weights import EMBEDDED, resolve
-from codexseg.config import Config, SegmentationConfig
+from codexseg.backends.networks.weights import EMBEDDED, resolve
+from codexseg.backends.panoptic.backend import Embedded
+from codexseg.backends.panoptic.parameters import MESMER, constants_of
+from codexseg.config.schema import Config, SegmentationConfig
 from codexseg.core.grid import Window
-from codexseg.core.metrics import count_matches, object_pairs
-from codexseg.core.overlaps import overlaps
-from codexseg.core.synthetic import MARKERS, Tissue
+from codexseg.core.labels.overlaps import overlaps
+from codexseg.core.metrics.objects import count_matches, object_pairs
 from codexseg.errors import ConfigError
+from codexseg.samples.tissue import MARKERS, Tissue
 
 CARD = EMBEDDED.with_name("CARD.md").read_text("utf-8")
 MEMBRANES = [MARKERS.index(name) + 1 for name in ("PANCK", "CD45")]

@@ -19,13 +19,13 @@ from codexseg.backends.base import (
     is_paired,
     surveys_of,
 )
-from codexseg.backends.panoptic import InMemory
+from codexseg.backends.panoptic.backend import InMemory
 from codexseg.backends.registry import BUILT_IN, BY_WEIGHTS, create
-from codexseg.config import SegmentationConfig
+from codexseg.config.schema import SegmentationConfig
 from codexseg.core.grid import Window
-from codexseg.core.quality import channel_levels
-from codexseg.core.synthetic import Tissue
+from codexseg.core.intensity.background import channel_levels
 from codexseg.errors import BackendUnavailable
+from codexseg.samples.tissue import Tissue
 from tests.backends.test_unet import BOTH, write_unet
 from tests.networks import TOY_ONNX, TOY_SAVED_MODEL
 

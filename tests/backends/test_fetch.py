@@ -9,9 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from codexseg.backends import fetch
-from codexseg.backends.fetch import fetch_mesmer
-from codexseg.backends.weights import KNOWN, resolve
+from codexseg.backends.networks import download as fetch
+from codexseg.backends.networks.download import fetch_mesmer
+from codexseg.backends.networks.weights import KNOWN, resolve
 from codexseg.errors import BackendUnavailable, CodexsegError, InputError
 from tests.networks import TOY_SAVED_MODEL, pack
 

@@ -5,14 +5,14 @@ import zipfile
 import numpy as np
 import pytest
 
-from codexseg.backends import instanseg_weights as weights
 from codexseg.backends.base import Slide
-from codexseg.backends.instanseg import Instanseg, Network
 from codexseg.backends.registry import create
-from codexseg.config import SegmentationConfig
+from codexseg.backends.tiled import instanseg_weights as weights
+from codexseg.backends.tiled.instanseg import Instanseg, Network
+from codexseg.config.schema import SegmentationConfig
 from codexseg.core.grid import Window
 from codexseg.errors import BackendUnavailable, ConfigError, InputError
-from codexseg.io.pypi import RegistryUnavailable
+from codexseg.samples.pypi import RegistryUnavailable
 
 PAYLOAD = b"a network" * 1000
 HAS_TORCH = importlib.util.find_spec("torch") is not None

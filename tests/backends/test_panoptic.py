@@ -5,15 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codexseg.backends import panoptic_surveys
 from codexseg.backends.base import Backend, Slide, SurveyingBackend, surveys_of
-from codexseg.backends.constants import MESMER
-from codexseg.backends.panoptic import InMemory, Mesmer, Panoptic, flood
-from codexseg.backends.panoptic_image import MAPS, Image
-from codexseg.backends.runtime import open_network
-from codexseg.backends.sessions import OutOfMemory
-from codexseg.config import SegmentationConfig
-from codexseg.core.deep_watershed import deep_watershed
+from codexseg.backends.networks.onnx import OutOfMemory
+from codexseg.backends.networks.runtime import open_network
+from codexseg.backends.panoptic import passes as panoptic_surveys
+from codexseg.backends.panoptic.backend import InMemory, Mesmer, Panoptic, flood
+from codexseg.backends.panoptic.image import MAPS, Image
+from codexseg.backends.panoptic.parameters import MESMER
+from codexseg.config.schema import SegmentationConfig
+from codexseg.core.algorithms.deep_watershed import deep_watershed
 from codexseg.core.grid import Window
 from codexseg.errors import BackendUnavailable, ConfigError
 from tests.mesmer import TOY, blobs, golden, panoptic, same_objects
@@ -186,8 +186,8 @@ def test_a_peak_that_is_in_doubt_grows_the_window():
 
 
 def test_surveys_do_not_depend_on_the_order_of_their_pieces(monkeypatch):
-    monkeypatch.setattr("codexseg.backends.panoptic_image.PIECE_PX", 256)
-    monkeypatch.setattr("codexseg.core.tiles.BLOCK_TILES", 2)
+    monkeypatch.setattr("codexseg.backends.panoptic.image.PIECE_PX", 256)
+    monkeypatch.setattr("codexseg.core.algorithms.tiles.BLOCK_TILES", 2)
     image = blobs((700, 650)).astype(np.float32) / 7
     _, view = surveyed(image)
 
@@ -211,7 +211,7 @@ def test_pieces_do_not_show(monkeypatch):
     backend, view = surveyed(image)
     labels = backend.label(whole, view)
     seen = Image.of((700, 650), 0.5).preprocessed(whole, view)
-    monkeypatch.setattr("codexseg.backends.panoptic_image.PIECE_PX", 256)
+    monkeypatch.setattr("codexseg.backends.panoptic.image.PIECE_PX", 256)
     backend, view = surveyed(image)
     assert np.array_equal(Image.of((700, 650), 0.5).preprocessed(whole, view), seen)
     assert np.array_equal(backend.label(whole, view), labels)

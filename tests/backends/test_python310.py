@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from codexseg.backends import python310
-from codexseg.backends.python310 import (
+from codexseg.backends.deepcell import environment as python310
+from codexseg.backends.deepcell.environment import (
     find_deepcell,
     find_python310,
     has_deepcell,
@@ -238,7 +238,8 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
 
 def test_two_setups_at_once_make_one_environment(tmp_path):
     base = fake_python(tmp_path / "base/bin/python")
-    code = "import sys; from codexseg.backends.python310 import setup_deepcell as s; "
+    code = "import sys; from codexseg.backends.deepcell import environment as e; "
+    code += "s = e.setup_deepcell; "
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     both = [
         subprocess.Popen(

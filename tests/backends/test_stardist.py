@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from scipy import ndimage as ndi
 
-from codexseg.backends import stardist as adapter
 from codexseg.backends.base import Slide, is_paired
 from codexseg.backends.registry import create
-from codexseg.config import SegmentationConfig
+from codexseg.backends.tiled import stardist as adapter
+from codexseg.config.schema import SegmentationConfig
 from codexseg.core.grid import Window
 from codexseg.errors import BackendUnavailable, ConfigError, InputError
 

@@ -5,10 +5,10 @@ from hypothesis import strategies as st
 from scipy import ndimage as ndi
 
 from codexseg.backends.base import Finding, Slide, SurveyingBackend
-from codexseg.backends.panoptic import InMemory
-from codexseg.backends.tiled import SignalLevels, Tiled, scaled, scaling_ends
-from codexseg.backends.tiled_labels import put_together
-from codexseg.config import SegmentationConfig
+from codexseg.backends.panoptic.backend import InMemory
+from codexseg.backends.tiled.backend import SignalLevels, Tiled, scaled, scaling_ends
+from codexseg.backends.tiled.merge import put_together
+from codexseg.config.schema import SegmentationConfig
 from codexseg.core.grid import PatchGrid, Window
 from tests.drawing import draw
 

@@ -7,15 +7,20 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from codexseg.backends.base import Backend, ChannelStatistics, Slide, SurveyingBackend
-from codexseg.backends.panoptic import InMemory, Panoptic
-from codexseg.backends.unet import Unet
-from codexseg.backends.unet_objects import REACH_PX, flood_constants, margin_px, relief
-from codexseg.backends.unet_spec import Objects, UnetSpec, limits, read_spec, to_unit
-from codexseg.backends.weights import UNET
-from codexseg.config import SegmentationConfig
-from codexseg.core.deep_watershed import deep_watershed
+from codexseg.backends.networks.weights import UNET
+from codexseg.backends.panoptic.backend import InMemory, Panoptic
+from codexseg.backends.unet.backend import Unet
+from codexseg.backends.unet.postprocessing import (
+    REACH_PX,
+    flood_constants,
+    margin_px,
+    relief,
+)
+from codexseg.backends.unet.spec import Objects, UnetSpec, limits, read_spec, to_unit
+from codexseg.config.schema import SegmentationConfig
+from codexseg.core.algorithms.deep_watershed import deep_watershed
 from codexseg.core.grid import Window
-from codexseg.core.quality import channel_levels
+from codexseg.core.intensity.background import channel_levels
 from codexseg.errors import ConfigError, InputError
 from tests.mesmer import TOY, same_objects
 from tests.networks import _value, field
@@ -225,7 +230,7 @@ def test_patches_do_not_show_in_a_run(tmp_path):
         config = write_config(tmp_path, "x", name=f"c{number}", **grid)
         said = yaml.safe_load(config.read_text())
         said["segmentation"] = {
-            "backend": "codexseg.backends.unet:Unet",
+            "backend": "codexseg.backends.unet.backend:Unet",
             "model_path": str(net),
         }
         config.write_text(yaml.safe_dump(said))

@@ -15,9 +15,9 @@ from codexseg.backends.base import (
     is_paired,
 )
 from codexseg.backends.watershed import Watershed
+from codexseg.core.algorithms.nuclei_watershed import WatershedOptions
 from codexseg.core.grid import PatchGrid, Window
-from codexseg.core.quality import channel_levels
-from codexseg.core.watershed import WatershedOptions
+from codexseg.core.intensity.background import channel_levels
 from codexseg.errors import InputError
 
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from codexseg.backends import weights
-from codexseg.backends.archive import file_hash
-from codexseg.backends.contract import append_properties, graph_digest
-from codexseg.backends.runtime import choose_runtime
-from codexseg.backends.weights import KNOWN, converted_path, models_dir, resolve
+from codexseg.backends.networks import weights
+from codexseg.backends.networks.archive import file_hash
+from codexseg.backends.networks.contract import append_properties, graph_digest
+from codexseg.backends.networks.runtime import choose_runtime
+from codexseg.backends.networks.weights import KNOWN, converted_path, models_dir, resolve
 from codexseg.errors import BackendUnavailable, ConfigError, InputError
 from tests.networks import TOY, TOY_ONNX, TOY_SAVED_MODEL, onnx_bytes, pack
 
@@ -328,7 +328,7 @@ def test_two_that_unpack_at_once_do_not_meet(tmp_path, monkeypatch):
 
 
 def test_a_tarball_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("codexseg.backends.archive.MOST_BYTES", 1000)
+    monkeypatch.setattr("codexseg.backends.networks.archive.MOST_BYTES", 1000)
     monkeypatch.setenv("CODEXSEG_CACHE", str(tmp_path / "cache"))
     tarball = tmp_path / "big.tar.gz"
     with tarfile.open(tarball, "w:gz") as archive:

@@ -85,14 +85,14 @@ def environment(
 
 def deepcell_python() -> Path:
     """Return a Python 3.10 that has deepcell; its environment is made where it lacks."""
-    from codexseg.backends.python310 import find_python310, has_deepcell
+    from codexseg.backends.deepcell.environment import find_python310, has_deepcell
 
     found = find_python310()
     if found is None:
         raise SystemExit("this benchmark needs Python 3.10: set CODEXSEG_PYTHON310.")
     if has_deepcell(found):
         return found
-    pins = ROOT / "codexseg" / "backends" / "deepcell-requirements.txt"
+    pins = ROOT / "codexseg" / "backends" / "deepcell" / "requirements.txt"
     return environment("deepcell", ["-r", str(pins)], found)
 
 

@@ -22,9 +22,9 @@ import tifffile
 from numpy.typing import NDArray
 
 from codexseg.backends.base import Slide
-from codexseg.backends.panoptic import Panoptic
-from codexseg.backends.weights import EMBEDDED
-from codexseg.config import SegmentationConfig
+from codexseg.backends.networks.weights import EMBEDDED
+from codexseg.backends.panoptic.backend import Panoptic
+from codexseg.config.schema import SegmentationConfig
 from codexseg.core.grid import Window
 from tests.benchmarks.common import shared
 from tests.benchmarks.instanseg_side import with_instanseg

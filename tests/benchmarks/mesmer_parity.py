@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codexseg.backends.base import Slide
-from codexseg.backends.panoptic import InMemory, Panoptic
-from codexseg.backends.panoptic_image import MAPS, Image
-from codexseg.config import SegmentationConfig
+from codexseg.backends.panoptic.backend import InMemory, Panoptic
+from codexseg.backends.panoptic.image import MAPS, Image
+from codexseg.config.schema import SegmentationConfig
 from codexseg.core.grid import Window
 from tests.benchmarks.common import deepcell_side, shared, toy
 from tests.benchmarks.mesmer_postprocess import postprocess

@@ -21,12 +21,12 @@ import tifffile
 from numpy.typing import NDArray
 
 from codexseg.backends.base import Slide
-from codexseg.backends.constants import MESMER
-from codexseg.backends.panoptic import InMemory, Panoptic
-from codexseg.backends.panoptic_image import MAPS, Image
-from codexseg.config import SegmentationConfig
-from codexseg.core.deep_watershed import deep_watershed
-from codexseg.core.flooding import Ties
+from codexseg.backends.panoptic.backend import InMemory, Panoptic
+from codexseg.backends.panoptic.image import MAPS, Image
+from codexseg.backends.panoptic.parameters import MESMER
+from codexseg.config.schema import SegmentationConfig
+from codexseg.core.algorithms.deep_watershed import deep_watershed
+from codexseg.core.algorithms.flood import Ties
 from codexseg.core.grid import Window
 from tests.benchmarks.common import bench_image, deepcell_side, toy
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from codexseg.backends.runtime import open_network
-from codexseg.backends.weights import resolve
+from codexseg.backends.networks.runtime import open_network
+from codexseg.backends.networks.weights import resolve
 from tests.benchmarks.common import OURS, ROOT, environment, toy
 
 TENSORFLOW = ("tensorflow-cpu==2.18.*", "tensorflow-cpu")

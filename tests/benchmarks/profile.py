@@ -31,7 +31,7 @@ import zarr
 from numpy.typing import NDArray
 from skimage.measure import regionprops_table
 
-from codexseg.io.tables import intensity_column
+from codexseg.exports.tables import intensity_column
 from tests.benchmarks.common import (
     bench_image,
     cache,

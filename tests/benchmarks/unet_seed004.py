@@ -17,18 +17,18 @@ from pathlib import Path
 
 import numpy as np
 
-from codexseg.backends.unet_network import open_unet
-from codexseg.backends.unet_spec import THRESHOLD, read_spec
-from codexseg.core.overlaps import overlaps
-from codexseg.core.pixel_metrics import (
+from codexseg.backends.unet.network import open_unet
+from codexseg.backends.unet.spec import THRESHOLD, read_spec
+from codexseg.core.labels.overlaps import overlaps
+from codexseg.core.metrics.pixels import (
     PixelCounts,
     auroc,
     count_pixels,
     probability_levels,
 )
-from codexseg.training.make import make
-from codexseg.training.recipe import UnetRecipe
-from codexseg.training.unet_images import UnetImages
+from codexseg.training.data.unet_images import UnetImages
+from codexseg.training.recipe.schema import UnetRecipe
+from codexseg.training.train import make
 from tests.benchmarks.common import shared
 
 WIDTHS = (64, 128, 256, 512, 1024)

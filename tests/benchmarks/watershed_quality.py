@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from codexseg.backends.base import ChannelStatistics, Slide
 from codexseg.backends.watershed import Watershed
+from codexseg.core.algorithms.nuclei_watershed import WatershedOptions
 from codexseg.core.grid import Window
-from codexseg.core.intensity import merge_channels
-from codexseg.core.quality import channel_levels
-from codexseg.core.watershed import WatershedOptions
+from codexseg.core.intensity.background import channel_levels
+from codexseg.core.intensity.histogram import merge_channels
 from tests.benchmarks.common import shared
 
 Image = NDArray[Any]

@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from skimage.exposure import equalize_adapthist, rescale_intensity
 
-from codexseg.core.contrast import (
+from codexseg.core.intensity.clahe import (
     BLOCK_PX,
     Levels,
     blocks_needed,
@@ -22,7 +22,7 @@ from codexseg.core.contrast import (
     reflected,
     to_unit,
 )
-from codexseg.core.intensity import histogram
+from codexseg.core.intensity.histogram import histogram
 from codexseg.errors import InputError
 
 GOLDEN = Path(__file__).parents[1] / "data" / "mesmer" / "golden.npz"

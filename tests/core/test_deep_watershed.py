@@ -13,14 +13,14 @@ from skimage.morphology import disk
 from skimage.morphology import h_maxima as skimage_h_maxima
 from skimage.segmentation import watershed
 
-from codexseg.core.deep_watershed import (
+from codexseg.core.algorithms.deep_watershed import (
     deep_watershed,
     euler_numbers,
     fill_holes,
     remove_small_objects,
 )
-from codexseg.core.flooding import flood
-from codexseg.core.hmaxima import h_maxima
+from codexseg.core.algorithms.flood import flood
+from codexseg.core.algorithms.h_maxima import h_maxima
 from codexseg.errors import InputError
 from tests.drawing import draw
 

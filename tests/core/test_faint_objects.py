@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from codexseg.core.faint_objects import remove_faint_objects
+from codexseg.core.algorithms.object_filters import remove_faint_objects
 from tests.drawing import draw
 
 

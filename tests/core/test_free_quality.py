@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codexseg.core.free_quality import (
+from codexseg.core.intensity.background import Blocks, channel_levels, estimate_background
+from codexseg.core.intensity.histogram import block_mean
+from codexseg.core.metrics.reference_free import (
     FRACTIONS,
     OTHERS,
     Tally,
@@ -15,8 +17,6 @@ from codexseg.core.free_quality import (
     sizes,
     tally_pixels,
 )
-from codexseg.core.intensity import block_mean
-from codexseg.core.quality import Blocks, channel_levels, estimate_background
 from tests.drawing import draw
 
 CELLS = draw("""

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from codexseg.core.intensity import (
+from codexseg.core.intensity.histogram import (
     are_grey_levels,
     bin_values,
     block_mean,

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from skimage.segmentation import find_boundaries
 
-from codexseg.core.labels import (
+from codexseg.core.labels.operations import (
     any_where,
     as_labels,
     inner_boundary,

@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 
 from codexseg.core.grid import Window
-from codexseg.core.quality import (
+from codexseg.core.intensity.background import (
     BLOCK_PX,
     Blocks,
     channel_levels,
     estimate_background,
     measure_blocks,
 )
-from codexseg.core.synthetic import Tissue
+from codexseg.samples.tissue import Tissue
 
 
 def covered(shape=(512, 512), seed=0, pitch=16, height=(800, 6000)):

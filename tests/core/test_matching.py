@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from skimage.segmentation import find_boundaries
 
-from codexseg.core.labels import object_table
-from codexseg.core.matching import (
+from codexseg.core.labels.matching import (
     apply_pairs,
     interior,
     match,
@@ -17,6 +16,7 @@ from codexseg.core.matching import (
     matching_stats,
     pair_table,
 )
+from codexseg.core.labels.operations import object_table
 from codexseg.errors import InputError
 from tests.drawing import draw
 

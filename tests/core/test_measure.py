@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage as ndi
 from skimage.measure import regionprops_table
 
-from codexseg.core.measure import (
+from codexseg.core.measure.intensity import (
     COMPARTMENTS,
     STATISTICS,
     cell_entropy,

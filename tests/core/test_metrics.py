@@ -6,10 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from codexseg.core.error_picture import GAINED, MATCHED, MISSED, TRUTH, draw_errors
-from codexseg.core.error_types import ErrorCounts, count_errors
+from codexseg.core.drawing.error_overlay import GAINED, MATCHED, MISSED, TRUTH, draw_errors
 from codexseg.core.grid import PatchGrid, Window
-from codexseg.core.metrics import (
+from codexseg.core.labels.overlaps import (
+    add_overlaps,
+    border_labels,
+    drop_objects,
+    overlaps,
+)
+from codexseg.core.metrics.error_types import ErrorCounts, count_errors
+from codexseg.core.metrics.objects import (
     QUOTIENTS,
     Matches,
     count_matches,
@@ -18,8 +24,7 @@ from codexseg.core.metrics import (
     object_pairs,
     pool_matches,
 )
-from codexseg.core.overlaps import add_overlaps, border_labels, drop_objects, overlaps
-from codexseg.core.pixel_metrics import auroc, count_pixels, probability_levels
+from codexseg.core.metrics.pixels import auroc, count_pixels, probability_levels
 from codexseg.errors import InputError
 from tests.drawing import draw
 
@@ -155,7 +160,7 @@ def test_batches_of_groups_change_nothing(monkeypatch):
     pairs = pairs_of(truth, pred)
     rows = match_objects(pairs, 0.1)
     assert len(rows) > 100
-    monkeypatch.setattr("codexseg.core.metrics._COMPONENTS_AT_ONCE", 1)
+    monkeypatch.setattr("codexseg.core.metrics.objects._COMPONENTS_AT_ONCE", 1)
     assert np.array_equal(match_objects(pairs, 0.1), rows)
 
 

@@ -4,9 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from codexseg.core.grid import PatchGrid, Window
-from codexseg.core.labels import inner_boundary
-from codexseg.core.overlay import (
+from codexseg.core.drawing.overlay import (
     MOST_SHARED,
     blend,
     brightness,
@@ -17,6 +15,8 @@ from codexseg.core.overlay import (
     round_length,
     window_around,
 )
+from codexseg.core.grid import PatchGrid, Window
+from codexseg.core.labels.operations import inner_boundary
 from tests.drawing import draw
 
 RED = (255, 0, 0)

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from codexseg.core.grid import Window
-from codexseg.core.intensity import block_mean
-from codexseg.core.quality import (
+from codexseg.core.intensity.background import (
     BLOCK_PX,
     estimate_background,
     has_signal,
@@ -16,6 +15,7 @@ from codexseg.core.quality import (
     patch_statistics,
     signal_pixels,
 )
+from codexseg.core.intensity.histogram import block_mean
 
 
 def signal_of(image, p999):

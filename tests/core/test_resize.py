@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from skimage.transform import resize as skimage_resize
 
 from codexseg.core.grid import PatchGrid, Window
-from codexseg.core.resize import Scaling
+from codexseg.core.intensity.resize import Scaling
 from codexseg.errors import InputError
 
 GOLDEN = Path(__file__).parents[1] / "data" / "mesmer" / "golden.npz"

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from codexseg.core.intensity import histogram
-from codexseg.core.scale import (
+from codexseg.core.intensity.histogram import histogram
+from codexseg.core.intensity.scaling import (
     GreyScale,
     SizeModel,
     choose_windows,

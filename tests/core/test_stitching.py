@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage as ndi
 
 from codexseg.core.grid import PatchGrid, Window
-from codexseg.core.stitching import (
+from codexseg.core.labels.stitching import (
     choose_drops,
     describe,
     find_versions,

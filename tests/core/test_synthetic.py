@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from codexseg.core.grid import Window
-from codexseg.core.synthetic import CAMERA_OFFSET, CHANNELS, KINDS, MARKERS, Tissue
 from codexseg.errors import InputError
+from codexseg.samples.tissue import CAMERA_OFFSET, CHANNELS, KINDS, MARKERS, Tissue
 
 TISSUE = Tissue((700, 800), seed=3)
 

@@ -3,8 +3,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from codexseg.core.algorithms.tiles import (
+    BLOCK_TILES,
+    OVERLAP_PX,
+    STRIDE_PX,
+    TILE_PX,
+    TileGrid,
+)
 from codexseg.core.grid import Window
-from codexseg.core.tiles import BLOCK_TILES, OVERLAP_PX, STRIDE_PX, TILE_PX, TileGrid
 
 sides = st.integers(1, 4000)
 shapes = st.tuples(sides, sides)

@@ -4,14 +4,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from codexseg.core.basins import climb, connected, fill_holes, merge, trim
-from codexseg.core.watershed import (
+from codexseg.core.algorithms.basins import climb, connected, fill_holes, merge, trim
+from codexseg.core.algorithms.nuclei_watershed import (
     Levels,
     WatershedOptions,
     gaussian,
-    grow_labels,
     segment_nuclei,
 )
+from codexseg.core.labels.expand import grow_labels
 from tests.drawing import draw
 
 NOTHING = -np.inf

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from codexseg.core.grid import Window
 from codexseg.errors import InputError
-from codexseg.io import tiff
-from codexseg.io.images import SlideImage, open_image, resolve_mpp
+from codexseg.io.slides import tiff
+from codexseg.io.slides.base import SlideImage, resolve_mpp
+from codexseg.io.slides.open import open_image
 from tests.images import pixels, write_ome_tiff, write_ome_zarr, write_qptiff, write_tiff
 
 NAMES = ("DAPI", "CD3", "PanCK")

@@ -5,9 +5,9 @@ import pytest
 import tifffile
 
 from codexseg.core.grid import PatchGrid, Window
-from codexseg.io import ome_tiff
-from codexseg.io.ome_tiff import encode_band, n_bands, write_label_ome_tiff
-from codexseg.io.ome_zarr import LabelStore
+from codexseg.exports import ome_tiff
+from codexseg.exports.ome_tiff import encode_band, n_bands, write_label_ome_tiff
+from codexseg.io.labels.store import LabelStore
 
 
 @dataclass

@@ -13,8 +13,8 @@ from ome_zarr.reader import Reader
 
 from codexseg.core.grid import PatchGrid, Window
 from codexseg.errors import InputError, RunStateError
-from codexseg.io.label_chunks import chunk_length, core_levels
-from codexseg.io.ome_zarr import LabelStore
+from codexseg.io.labels.chunks import chunk_length, core_levels
+from codexseg.io.labels.store import LabelStore
 
 VERSIONS = ("0.4", "0.5")
 SHAPES = {  # shape of the slide, step of the grid

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codexseg.errors import InputError
-from codexseg.io.panel import read_panel, resolve_channel
+from codexseg.io.slides.panel import read_panel, resolve_channel
 
 NAMES = ["DAPI", "CD3e", "Pan-Cytokeratin", "HLA-DR", "CD8"]
 

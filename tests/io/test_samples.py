@@ -11,12 +11,12 @@ import pytest
 import tifffile
 import zarr
 
-from codexseg import config_file
-from codexseg.core.synthetic import CHANNELS, Tissue
+from codexseg.config import loader as config_file
 from codexseg.errors import InputError
-from codexseg.io import samples
-from codexseg.io.pypi import RegistryUnavailable
-from codexseg.io.samples import SampleUnavailable, write_nsclc, write_synthetic
+from codexseg.samples import write as samples
+from codexseg.samples.pypi import RegistryUnavailable
+from codexseg.samples.tissue import CHANNELS, Tissue
+from codexseg.samples.write import SampleUnavailable, write_nsclc, write_synthetic
 
 SHAPE = (6, 70, 50)
 PIXELS_SHA256 = "598ea4617c5df41550f035c077d02aafb19f56bf92519b1dbc750b6982801b45"

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from codexseg.errors import InputError
-from codexseg.io.h5ad import write_h5ad
-from codexseg.io.tables import intensity_column, unique_names, write_csv, write_parquet
+from codexseg.exports.anndata import write_h5ad
+from codexseg.exports.tables import intensity_column, unique_names, write_csv, write_parquet
 
 CHANNELS = ["DAPI", "CD3, clone 1", "CD3, clone 1"]
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from scipy import ndimage as ndi
 
-from codexseg.core.intensity import block_mean
-from codexseg.core.quality import Blocks, channel_levels, estimate_background
+from codexseg.core.intensity.background import Blocks, channel_levels, estimate_background
+from codexseg.core.intensity.histogram import block_mean
 from codexseg.stages import pictures, quality, report, segment
 from tests.images import write_ome_tiff
 from tests.runs import execute, labels

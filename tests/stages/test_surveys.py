@@ -2,8 +2,8 @@
 
 import pytest
 
-from codexseg.config import Config
-from codexseg.run import Run
+from codexseg.config.schema import Config
+from codexseg.run.directory import Run
 from codexseg.stages import surveys
 from codexseg.stages.base import Job
 

@@ -6,12 +6,12 @@ import tifffile
 from scipy import ndimage
 
 from codexseg.errors import InputError
-from codexseg.training import batches
-from codexseg.training.augment import _membrane, _warped, augmented
-from codexseg.training.batches import batch
-from codexseg.training.examples import Crops, Example, Nuclei, Pair, Synthetic, choose
-from codexseg.training.strength import STRENGTHS
-from codexseg.training.targets import (
+from codexseg.training.augmentation.geometry import _membrane, _warped, augmented
+from codexseg.training.augmentation.presets import STRENGTHS
+from codexseg.training.data import batches
+from codexseg.training.data.batches import batch
+from codexseg.training.data.examples import Crops, Example, Nuclei, Pair, Synthetic, choose
+from codexseg.training.data.targets import (
     BACKGROUND,
     BOUNDARY,
     INTERIOR,

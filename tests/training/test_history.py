@@ -60,7 +60,7 @@ def test_pictures_are_drawn(tmp_path):
     pytest.importorskip("matplotlib", reason="pictures of a training need matplotlib")
     from PIL import Image
 
-    from codexseg.training.figures import Sample, draw_curves, draw_samples
+    from codexseg.training.plots import Sample, draw_curves, draw_samples
 
     rows = [{"epoch": e, "loss": 1 / (e + 1), "iou": 0.5, "val_iou": 0.4} for e in range(3)]
     draw_curves(rows, tmp_path / "curves.png")

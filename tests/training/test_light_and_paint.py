@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from codexseg.core.labels import inner_boundary
-from codexseg.training.light import exposed, field, taken, textured, unit
-from codexseg.training.paint import flickered, painted
-from codexseg.training.strength import STRENGTHS
+from codexseg.core.labels.operations import inner_boundary
+from codexseg.training.augmentation.illumination import (
+    exposed,
+    field,
+    taken,
+    textured,
+    unit,
+)
+from codexseg.training.augmentation.presets import STRENGTHS
+from codexseg.training.augmentation.stains import flickered, painted
 
 SIDE = 96
 SEEDS = range(6)

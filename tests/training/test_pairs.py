@@ -6,10 +6,10 @@ import tifffile
 from PIL import Image
 
 from codexseg.errors import InputError
-from codexseg.training import pairs as module
-from codexseg.training.pair_examples import Keep, Pairs
-from codexseg.training.pairs import find_pairs, split
-from codexseg.training.picture_files import Picture
+from codexseg.training.data import pairs as module
+from codexseg.training.data.image_files import Picture
+from codexseg.training.data.pair_examples import Keep, Pairs
+from codexseg.training.data.pairs import find_pairs, split
 from tests.training.pictures import cells, light, write, write_pairs
 
 
@@ -211,7 +211,7 @@ def test_images_are_read_when_drawn_and_dropped_when_room_is_short(tmp_path, mon
 
 
 def test_a_compartment_that_is_not_given_has_no_weight(tmp_path):
-    from codexseg.training.batches import batch
+    from codexseg.training.data.batches import batch
 
     write_pairs(tmp_path)
     for name, weights in (("cells", [1, 0]), ("nuclei", [0, 1])):

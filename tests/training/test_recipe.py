@@ -6,9 +6,9 @@ import pytest
 import tifffile
 
 from codexseg.errors import ConfigError, InputError, RunStateError
-from codexseg.training.make import _check, make
-from codexseg.training.recipe_file import load_recipe, parse_recipe
-from codexseg.training.strength import STRENGTHS
+from codexseg.training.augmentation.presets import STRENGTHS
+from codexseg.training.recipe.loader import load_recipe, parse_recipe
+from codexseg.training.train import _check, make
 from tests.runs import ROOT, codexseg
 from tests.training.pictures import write_pairs
 

@@ -5,8 +5,8 @@ import pytest
 from scipy import ndimage as ndi
 
 from codexseg.errors import InputError
-from codexseg.training.targets import inner_distance
-from codexseg.training.tune import (
+from codexseg.training.data.targets import inner_distance
+from codexseg.training.tuning.search import (
     HEIGHTS,
     SMOOTHINGS_PX,
     THRESHOLDS,

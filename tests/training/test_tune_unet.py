@@ -1,7 +1,7 @@
 import numpy as np
 from scipy import ndimage as ndi
 
-from codexseg.training.tune_unet import HEIGHTS_PX, SMOOTHINGS_PX, choose_objects
+from codexseg.training.tuning.unet import HEIGHTS_PX, SMOOTHINGS_PX, choose_objects
 
 
 def test_touching_discs_are_told_apart_by_the_depth_of_their_foreground():

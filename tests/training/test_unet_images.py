@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codexseg.errors import InputError
-from codexseg.training.pairs import find_pairs
-from codexseg.training.recipe import UnetRecipe
-from codexseg.training.unet_images import Order, UnetImages
+from codexseg.training.data.pairs import find_pairs
+from codexseg.training.data.unet_images import Order, UnetImages
+from codexseg.training.recipe.schema import UnetRecipe
 from tests.training.pictures import cells, light, write, write_pairs
 
 

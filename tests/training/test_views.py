@@ -2,7 +2,7 @@
 
 import pytest
 
-from codexseg.training.views import VIEWS, Views
+from codexseg.training.networks.test_time import VIEWS, Views
 
 
 @pytest.mark.parametrize(

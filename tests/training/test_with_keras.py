@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 
 from codexseg.backends.base import ChannelStatistics, Slide
-from codexseg.backends.constants import constants_of
-from codexseg.backends.unet import Unet
-from codexseg.backends.unet_spec import read_spec
-from codexseg.backends.weights import EMBEDDED, resolve
-from codexseg.config import SegmentationConfig
+from codexseg.backends.networks.weights import EMBEDDED, resolve
+from codexseg.backends.panoptic.parameters import constants_of
+from codexseg.backends.unet.backend import Unet
+from codexseg.backends.unet.spec import read_spec
+from codexseg.config.schema import SegmentationConfig
 from codexseg.core.grid import Window
-from codexseg.core.quality import channel_levels
+from codexseg.core.intensity.background import channel_levels
 from codexseg.errors import BackendUnavailable, ConfigError, InputError, RunStateError
-from codexseg.training.targets import INTERIOR
+from codexseg.training.data.targets import INTERIOR
 from tests.runs import ROOT
 from tests.training.pictures import cells, light, write, write_pairs
 
@@ -54,8 +54,8 @@ def write_recipe(folder, text):
 
 
 def made(folder, text):
-    from codexseg.training.make import make
-    from codexseg.training.recipe_file import load_recipe
+    from codexseg.training.recipe.loader import load_recipe
+    from codexseg.training.train import make
 
     return make(load_recipe(write_recipe(folder, text)), folder, folder / "out")
 
@@ -66,7 +66,7 @@ def rows(folder):
 
 
 def test_the_unet_is_that_of_the_seeds():
-    from codexseg.training.unet_network import build_unet
+    from codexseg.training.networks.unet import build_unet
 
     network = build_unet(3, 2, (4, 8, 16, 32, 64))
     kernels = [w.shape for w in network.trainable_variables if len(w.shape) == 4]
@@ -81,7 +81,7 @@ def test_the_unet_is_that_of_the_seeds():
 
 
 def test_the_losses_are_cross_entropy_and_half_of_1_less_dice():
-    from codexseg.training.unet_network import unet_loss
+    from codexseg.training.networks.unet import unet_loss
 
     truth = np.array([[[[1.0], [1.0], [0.0], [0.0]]]], np.float32)
     logits = np.array([[[[2.0], [-1.0], [0.5], [-3.0]]]], np.float32)
@@ -109,7 +109,7 @@ def test_iou_and_dice_are_pooled_over_batches_and_weighted():
 
 
 def test_nothing_is_learnt_from_a_compartment_that_is_not_given():
-    from codexseg.training.network import loss
+    from codexseg.training.networks.panoptic import loss
 
     rng = np.random.default_rng(0)
     truth = rng.uniform(0, 1, (1, 4, 4, 6)).astype(np.float32)
@@ -126,8 +126,8 @@ def test_nothing_is_learnt_from_a_compartment_that_is_not_given():
 
 
 def like_embedded():
-    from codexseg.training.network import build
-    from codexseg.training.start import skips_of
+    from codexseg.training.networks.panoptic import build
+    from codexseg.training.networks.pretrained import skips_of
 
     return build(added=skips_of(EMBEDDED) == "added")
 
@@ -136,13 +136,13 @@ def like_embedded():
 def test_a_network_that_starts_from_an_onnx_file_has_its_maps(tmp_path):
     import onnxruntime
 
-    from codexseg.backends.constants import MESMER
-    from codexseg.training.batches import batch
-    from codexseg.training.examples import Synthetic
-    from codexseg.training.export import export_onnx
-    from codexseg.training.network import with_heads
-    from codexseg.training.start import load_start
-    from codexseg.training.views import Views
+    from codexseg.backends.panoptic.parameters import MESMER
+    from codexseg.training.data.batches import batch
+    from codexseg.training.data.examples import Synthetic
+    from codexseg.training.networks.export import export_onnx
+    from codexseg.training.networks.panoptic import with_heads
+    from codexseg.training.networks.pretrained import load_start
+    from codexseg.training.networks.test_time import Views
 
     def tiles(number):
         return batch([Synthetic()], [1.0], 1, 5, number)
@@ -170,7 +170,7 @@ def test_a_network_that_starts_from_an_onnx_file_has_its_maps(tmp_path):
 
 
 def small_network(*, added=False):
-    from codexseg.training.network import build
+    from codexseg.training.networks.panoptic import build
 
     network = build((8, 16), added=added)
     rng = np.random.default_rng(0)  # not all zeros and ones, which the export leaves out
@@ -197,11 +197,11 @@ def heads_of(maps):
 def test_a_network_that_sees_each_tile_twice_gives_the_mean_and_can_be_a_start(tmp_path):
     import onnxruntime
 
-    from codexseg.backends.constants import MESMER
-    from codexseg.training.export import export_onnx
-    from codexseg.training.network import build
-    from codexseg.training.start import load_start
-    from codexseg.training.views import Views
+    from codexseg.backends.panoptic.parameters import MESMER
+    from codexseg.training.networks.export import export_onnx
+    from codexseg.training.networks.panoptic import build
+    from codexseg.training.networks.pretrained import load_start
+    from codexseg.training.networks.test_time import Views
 
     network = small_network()
     seen, _ = noise(5)
@@ -224,11 +224,11 @@ def test_a_network_that_sees_tiles_enlarged_gives_maps_of_their_size_and_can_be_
 ):
     import onnxruntime
 
-    from codexseg.backends.constants import MESMER
-    from codexseg.training.export import export_onnx
-    from codexseg.training.network import build
-    from codexseg.training.start import load_start, skips_of, views_of
-    from codexseg.training.views import Views
+    from codexseg.backends.panoptic.parameters import MESMER
+    from codexseg.training.networks.export import export_onnx
+    from codexseg.training.networks.panoptic import build
+    from codexseg.training.networks.pretrained import load_start, skips_of, views_of
+    from codexseg.training.networks.test_time import Views
 
     network = small_network(added=skips == "added")
     path = tmp_path / "enlarged.onnx"
@@ -244,11 +244,11 @@ def test_a_network_that_sees_tiles_enlarged_gives_maps_of_their_size_and_can_be_
 
 @needs_embedded
 def test_what_a_network_finds_in_an_enlarged_tile_lies_where_it_is():
-    from codexseg.training.batches import batch
-    from codexseg.training.examples import Synthetic
-    from codexseg.training.network import with_heads
-    from codexseg.training.start import load_start
-    from codexseg.training.views import Views
+    from codexseg.training.data.batches import batch
+    from codexseg.training.data.examples import Synthetic
+    from codexseg.training.networks.panoptic import with_heads
+    from codexseg.training.networks.pretrained import load_start
+    from codexseg.training.networks.test_time import Views
 
     def tiles(number):
         return batch([Synthetic()], [1.0], 1, 5, number)
@@ -270,8 +270,8 @@ def test_what_a_network_finds_in_an_enlarged_tile_lies_where_it_is():
 
 
 def test_a_network_is_judged_by_tiles_as_large_as_it_is_shown_them():
-    from codexseg.training.examples import Example
-    from codexseg.training.targets import BACKGROUND
+    from codexseg.training.data.examples import Example
+    from codexseg.training.data.targets import BACKGROUND
     from codexseg.training.train_panoptic import held_tiles
 
     labels = np.zeros((400, 120), np.uint32)
@@ -299,7 +299,7 @@ def test_a_network_is_judged_by_tiles_as_large_as_it_is_shown_them():
 def test_normalisation_in_one_pass_is_that_of_keras(dtype):
     import keras
 
-    from codexseg.training.network import _BatchNormalization
+    from codexseg.training.networks.panoptic import _BatchNormalization
 
     seen = np.random.default_rng(0).normal(3, 2, (4, 16, 16, 5)).astype(np.float32)
     kinds = _BatchNormalization, keras.layers.BatchNormalization
@@ -320,7 +320,7 @@ def test_normalisation_in_one_pass_is_that_of_keras(dtype):
 def test_maps_are_doubled_as_keras_does_and_so_is_what_they_learn_by(dtype):
     import tensorflow
 
-    from codexseg.training.network import _Doubling
+    from codexseg.training.networks.panoptic import _Doubling
 
     drawn = np.random.default_rng(1).normal(0, 3, (2, 6, 7, 4))
     seen = tensorflow.cast(drawn, dtype.removeprefix("mixed_"))
@@ -340,7 +340,7 @@ def test_maps_are_doubled_as_keras_does_and_so_is_what_they_learn_by(dtype):
 
 
 def test_the_loss_is_squared_error_and_weighted_cross_entropy():
-    from codexseg.training.network import loss
+    from codexseg.training.networks.panoptic import loss
 
     rng = np.random.default_rng(3)
     truth = rng.uniform(0, 1, (2, 4, 5, 6)).astype(np.float32)
@@ -375,9 +375,9 @@ def test_a_network_that_learns_in_bfloat16_is_one_of_single_precision(tmp_path):
 def test_weights_that_do_not_fit_are_refused(tmp_path):
     import onnx
 
-    from codexseg.training.network import build
-    from codexseg.training.start import load_start, skips_of, start_path
-    from codexseg.training.views import VIEWS
+    from codexseg.training.networks.panoptic import build
+    from codexseg.training.networks.pretrained import load_start, skips_of, start_path
+    from codexseg.training.networks.test_time import VIEWS
     from tests.mesmer import TOY
 
     def tiles(number):
@@ -405,7 +405,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
 
 
 def test_a_package_without_a_network_says_so(tmp_path, monkeypatch):
-    from codexseg.training import start
+    from codexseg.training.networks import pretrained as start
 
     monkeypatch.setattr(start, "EMBEDDED", tmp_path / "none.onnx")
     with pytest.raises(BackendUnavailable, match="ships no network"):
@@ -470,9 +470,9 @@ def test_a_unet_is_trained_and_segments(tmp_path):
 def test_training_ends_early_and_takes_the_best_weights(tmp_path):
     import keras
 
+    from codexseg.training.data.unet_images import UnetImages
     from codexseg.training.history import History
-    from codexseg.training.recipe_file import load_recipe
-    from codexseg.training.unet_images import UnetImages
+    from codexseg.training.recipe.loader import load_recipe
 
     write_pairs(tmp_path)
     text = UNET.format(epochs=30, more="patience: 2").replace("0.01", "0.5")

@@ -1,0 +1,1 @@
+"""Network weights: known files, download, conversion, runtime."""

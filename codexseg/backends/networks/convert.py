@@ -1,0 +1,327 @@
+"""From a SavedModel to ONNX, on the user's machine: the licence forbids to ship either.
+
+TensorFlow and tf2onnx do it in a process of their own, of this Python or of another, so
+that neither is loaded here. What they made is compared with the SavedModel tile by tile
+before it is kept.
+"""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codexseg.backends.networks.contract import (
+    TILE_PX,
+    Contract,
+    append_properties,
+    check_contract,
+    graph_digest,
+    read_signature,
+)
+from codexseg.backends.networks.weights import (
+    GRAPH,
+    LICENCE,
+    NAME,
+    SOURCE,
+    TITLE,
+    TOKEN,
+    VERIFIED,
+    Weights,
+    converted_path,
+    resolve,
+)
+from codexseg.errors import BackendUnavailable, InputError
+from codexseg.run.files import replacing
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = 1e-4
+"""Largest difference between the maps of SavedModel and conversion: both run to 1.0."""
+
+EXTRA = (
+    "install the extra 'mesmer' (in a clone: pip install -c constraints.txt '.[mesmer]')"
+)
+
+_OPSET = 17
+_NEEDED = ("tensorflow", "tf2onnx", "onnx")
+_PROBE_S = 120
+
+_PROBE = """
+import sys
+del sys.path[0]  # the current folder: it may hold anything
+import importlib.metadata, importlib.util, json
+def version(name):
+    if importlib.util.find_spec(name) is None:
+        return None
+    for dist in (name, name + "-cpu", name + "-intel", name + "-macos"):
+        try:
+            return importlib.metadata.version(dist)
+        except importlib.metadata.PackageNotFoundError:
+            pass
+    return "of unknown version"
+print(json.dumps({name: version(name) for name in ("tensorflow", "tf2onnx", "onnx")}))
+"""
+
+# runs in a Python that need not have codexseg
+_PREDICT = """
+import json, sys
+import numpy, tensorflow
+with open(sys.argv[1]) as file:
+    job = json.load(file)
+model = tensorflow.saved_model.load(job["saved_model"])
+function = model.signatures["serving_default"]
+maps = []
+for tile in numpy.load(job["tiles"]):
+    heads = function(**{job["input"]: tensorflow.constant(tile[None])})
+    maps.append([heads[name].numpy()[0, ..., channel] for name, channel in job["maps"]])
+numpy.save(job["expected"], numpy.asarray(maps, "float32"))
+"""
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A network that was converted.
+
+    Attributes
+    ----------
+    path : Path
+        The ONNX file.
+    tiles : int
+        On how many tiles it was compared with the SavedModel.
+    max_abs_diff : float
+        The largest difference of a pixel of the four maps that are used.
+    """
+
+    path: Path
+    tiles: int
+    max_abs_diff: float
+
+
+def convert(
+    weights: Weights,
+    out: Path | None = None,
+    python: str | None = None,
+    announce: Callable[[str], object] = lambda _: None,
+) -> Conversion:
+    """Convert a SavedModel to ONNX, and keep it if it computes the same.
+
+    Parameters
+    ----------
+    weights : Weights
+        A SavedModel of Mesmer's contract.
+    out : Path, optional
+        The .onnx file to write; default: where :func:`resolve` finds it, in the cache.
+        A file that is there is replaced if it is a conversion of these weights.
+    python : str, optional
+        A Python that has tensorflow and tf2onnx; default: the one that runs this.
+    announce : callable
+        Is told what is done, once all that is needed was found.
+
+    Raises
+    ------
+    BackendUnavailable
+        If that Python lacks a package, or has TensorFlow 2.16.
+    InputError
+        If the weights are no SavedModel of the contract, `out` is something else, or the
+        conversion fails, computes something else, or cannot be written.
+    """
+    if weights.kind != "saved_model":
+        raise InputError(f"{weights.path} is an ONNX file already: there is nothing to do.")
+    target = out or converted_path(weights.digest)
+    if target.suffix != ".onnx" or target.is_dir():
+        raise InputError(
+            f"--out is {target}, expected the name of a file, such as my.onnx."
+        )
+    if out is not None:
+        _check_place(out, weights)
+    contract = check_contract(read_signature(weights.path), weights.path)
+    executable = _checked_python(python)
+    announce(f"Converting {weights.path}; with Mesmer's network this takes minutes.")
+    try:
+        with replacing(target) as part, TemporaryDirectory(prefix="codexseg-") as name:
+            return Conversion(target, *_convert(weights, contract, part, name, executable))
+    except OSError as error:
+        raise InputError(
+            f"the conversion cannot be written to {target} ({error.strerror or error}); "
+            f"give another place with --out, or set CODEXSEG_CACHE to a folder that can be "
+            f"written."
+        ) from error
+
+
+def compared_tiles() -> NDArray[np.float32]:
+    """Make the tiles on which a conversion is compared: noise, edges and made up cells.
+
+    Returns
+    -------
+    (n, 256, 256, 2) float32, 0 to 1
+    """
+    from scipy.ndimage import gaussian_filter
+
+    rng = np.random.default_rng(0)
+    shape = (TILE_PX, TILE_PX)
+    ramp = np.broadcast_to(np.linspace(0, 1, TILE_PX), shape)
+    board = np.indices(shape).sum(axis=0) // 16 % 2
+    pairs = [(np.zeros(shape),) * 2, (np.ones(shape),) * 2, (ramp, ramp.T), (board, ramp)]
+    pairs += [(board, 1 - board), *rng.random((2, 2, *shape))]
+    for sigma in (3.0, 5.0, 8.0):
+        spots = (rng.random(shape) < 0.3 / sigma**3).astype(float)
+        blurred = [gaussian_filter(spots, width) for width in (sigma, 2 * sigma)]
+        pairs.append(tuple(channel / (channel.max() or 1) for channel in blurred))
+    return np.stack([np.stack(pair, axis=-1) for pair in pairs]).astype(np.float32)
+
+
+def _check_place(out: Path, weights: Weights) -> None:
+    """Refuse to write over what is not a conversion of the same weights."""
+    if not out.exists():
+        return
+    try:
+        there = resolve(out, known=None).digest
+    except InputError:
+        there = ""
+    if there != weights.digest:
+        raise InputError(
+            f"--out is {out}, which exists and is no conversion of {weights.path}: choose "
+            f"another name, or delete it."
+        )
+
+
+def _convert(
+    weights: Weights, contract: Contract, part: Path, folder: str, python: str
+) -> tuple[int, float]:
+    """Write the conversion to `part`; return how many tiles were compared, and how well."""
+    saved_model = str(weights.path.absolute())
+    words = ["--saved-model", saved_model, "--output", str(part.absolute())]
+    words += ["--tag", "serve", "--signature_def", "serving_default"]
+    command = [python, "-m", "tf2onnx.convert", *words, "--opset", str(_OPSET)]
+    _call(command, folder, f"tf2onnx cannot convert {weights.path}")
+    check_contract(read_signature(part), part)
+    tiles = compared_tiles()
+    expected = _expected(weights, contract, Path(folder), python, tiles)
+    append_properties(part, _properties(weights, part))
+    from codexseg.backends.networks.runtime import open_network
+
+    made = Weights(part, "onnx", weights.name, weights.digest)
+    network = open_network(made, "onnxruntime", "cpu")
+    differences = [
+        float(np.abs(network.predict(tile[None])[0] - maps).max())
+        for tile, maps in zip(tiles, expected, strict=True)
+    ]
+    worst = max(differences, key=lambda value: (np.isnan(value), value))
+    if not worst <= TOLERANCE:
+        raise InputError(
+            f"the conversion of {weights.path} does not compute the same: tile "
+            f"{differences.index(worst)} of {len(tiles)} differs by {worst:.3g}, expected "
+            f"at most {TOLERANCE:g}; it was not kept. Try another TensorFlow with "
+            f"--python, or run the SavedModel itself (segmentation.runtime: tensorflow)."
+        )
+    return len(tiles), worst
+
+
+def _expected(
+    weights: Weights,
+    contract: Contract,
+    folder: Path,
+    python: str,
+    tiles: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """Predict with the SavedModel, (n, 4, y, x)."""
+    np.save(folder / "tiles.npy", tiles)
+    job = {
+        "saved_model": str(weights.path.absolute()),
+        "tiles": str(folder / "tiles.npy"),
+        "expected": str(folder / "expected.npy"),
+        "input": contract.input_name,
+        # of the pixelwise heads the interior
+        "maps": list(zip(contract.output_names, (0, 1, 0, 1), strict=True)),
+    }
+    (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+    _call(
+        [python, "-c", _PREDICT, str(folder / "job.json")],
+        str(folder),
+        f"TensorFlow cannot run {weights.path}",
+    )
+    return np.asarray(np.load(folder / "expected.npy"), np.float32)
+
+
+def _properties(weights: Weights, part: Path) -> dict[str, str]:
+    """Return what the conversion of weights says of itself."""
+    known = weights.known
+    said = {
+        SOURCE: weights.digest,
+        NAME: weights.name,
+        LICENCE: weights.licence,
+        TITLE: known.title if known else None,
+        VERIFIED: known.md5 if known and weights.verified else None,
+        GRAPH: graph_digest(part),
+    }
+    return {key: value for key, value in said.items() if value}
+
+
+def _checked_python(named: str | None) -> str:
+    """Return the executable of a Python that has what converts."""
+    found = shutil.which(named or sys.executable)
+    python = str(Path(found or named or sys.executable).absolute())
+    try:
+        done = subprocess.run(
+            [python, "-c", _PROBE],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_PROBE_S,
+            check=True,
+        )
+        versions: Mapping[str, str | None] = json.loads(done.stdout)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        raise BackendUnavailable(
+            f"{python} does not run ({error}), expected the executable of a Python with "
+            f"{' and '.join(_NEEDED)}: correct --python."
+        ) from error
+    missing = [name for name in _NEEDED if not versions[name]]
+    if missing:
+        remedy = f"run {python} -m pip install tensorflow tf2onnx"
+        raise BackendUnavailable(
+            f"converting needs {', '.join(missing)}, which {python} does not have: "
+            f"{remedy if named else EXTRA}, or name a Python that has them with --python."
+        )
+    if str(versions["tensorflow"]).startswith("2.16."):
+        raise BackendUnavailable(
+            f"{python} has TensorFlow {versions['tensorflow']}, with which nothing can be "
+            f"converted: the packages that it asks for break onnx. Install "
+            f"tensorflow>=2.18, or name a Python that has it with --python."
+        )
+    return python
+
+
+def _call(command: Sequence[str], folder: str, failure: str) -> None:
+    """Run a command in a folder with nothing to import; say why it failed."""
+    env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+    env.pop(TOKEN, None)
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    log.debug("%s: %s", command[:3], done.stdout)
+    if done.returncode:
+        lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+        last = lines[-1][:300] if lines else "it said nothing"
+        raise InputError(
+            f"{failure} (exit code {done.returncode}): {last}. Try another TensorFlow with "
+            f"--python, more memory where it was killed (exit code -9), or run the "
+            f"SavedModel itself (segmentation.runtime: tensorflow)."
+        )

@@ -1,0 +1,1 @@
+"""Networks with Mesmer's contract: embedded, mesmer, panoptic."""

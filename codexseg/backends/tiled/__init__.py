@@ -1,0 +1,1 @@
+"""Adapters of networks that segment tiles: Cellpose, StarDist, InstanSeg."""

@@ -1,0 +1,263 @@
+"""Cellpose: cells and nuclei by one model each, of cellpose 3 or 4.
+
+Stringer et al., Cellpose: a generalist algorithm for cellular segmentation, Nature
+Methods 18, 2021; Stringer and Pachitariu, Cellpose3, Nature Methods 22, 2025; Pachitariu
+et al., Cellpose-SAM, bioRxiv 2025.04.28.651001.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from math import ceil
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from codexseg.backends.base import CELL_UM, Labels, Slide
+from codexseg.backends.networks.archive import file_hash
+from codexseg.backends.networks.onnx import first_line
+from codexseg.backends.optional import (
+    OPTIONS,
+    check_options,
+    check_torch,
+    options_digest,
+    require,
+    torch_device,
+    version_of,
+)
+from codexseg.backends.tiled.backend import Channels, Floats, Tiled
+from codexseg.errors import BackendUnavailable, InputError
+
+VERSION = 1
+
+EVAL_OPTIONS: Mapping[str, tuple[type, ...]] = {
+    "flow_threshold": (float,),
+    "cellprob_threshold": (float,),
+    "min_size": (int,),
+    "niter": (int, type(None)),
+    "batch_size": (int,),
+    "augment": (bool,),
+    "tile_overlap": (float,),
+}
+"""Options that go to `CellposeModel.eval` as they are."""
+OPTIONS_TAKEN = {"model": (str,), "nuclei_model": (str,), **EVAL_OPTIONS}
+FASTER_ONLY = {"batch_size"}
+"""Options that change no label."""
+
+DEFAULTS = {3: ("cyto3", "nuclei"), 4: ("cpsam", "cpsam")}
+"""Model of the cells and of the nuclei, by version of cellpose."""
+FILES = {"nuclei": "nucleitorch_0", "cyto": "cytotorch_0", "cyto2": "cyto2torch_0"}
+"""How files are called that are called otherwise than their model."""
+LICENCES = {
+    3: "the package is BSD-3-Clause; it states no licence of its models. "
+    "https://github.com/MouseLand/cellpose",
+    4: "CC-BY-NC 4.0, non-commercial use (the package is BSD-3-Clause). "
+    "https://huggingface.co/mouseland/cellpose-sam",
+}
+MODELS_DIR = "CELLPOSE_LOCAL_MODELS_PATH"
+
+
+class Cellpose(Tiled):
+    """Cells from both channels by one model, nuclei from the nuclear channel by another.
+
+    With cellpose 3 these are `cyto3` and `nuclei`, with cellpose 4 `cpsam` twice. Without
+    a whole-cell channel cells are the nuclei, grown by segmentation.watershed.expansion_um,
+    and paired with them; otherwise labels of cells and nuclei are each their own.
+
+    Models expect objects of a size: the image is scaled so that cells of 10 um, and nuclei
+    of segmentation.watershed.nucleus_diameter_um, have it. What cellpose would estimate
+    from each image is not used: it depends on how the slide is cut. Cellpose is not local
+    (its tiles, and with cellpose 3 their style, depend on the image's origin): tiles that
+    are fixed on the slide make it a function of the slide; see
+    :class:`codexseg.backends.tiled.backend.Tiled`, also for normalisation, which is done
+    there
+    and not by cellpose.
+
+    Parameters
+    ----------
+    config
+        The segmentation section: model_path (weights for the cells), options, device,
+        normalization, compartment and watershed are read. Options are `model` and
+        `nuclei_model` (names, or paths of weights) and those of `EVAL_OPTIONS`.
+    slide : Slide
+        `mpp` sets the diameters in px.
+
+    Raises
+    ------
+    ConfigError
+        If an option is unknown, or of another type than expected.
+    BackendUnavailable
+        If cellpose is missing or of another version, or there are no weights. They are
+        never downloaded from here.
+    """
+
+    name: ClassVar[str] = "cellpose"
+    percents = (1.0, 99.0)
+
+    def __init__(self, config: Any, slide: Slide) -> None:
+        check_options(self.name, config.options, OPTIONS_TAKEN)
+        require(self.name, "cellpose")
+        self._major = major_version()
+        check_torch(self.name, config.device)
+        cells, nuclei = DEFAULTS[self._major]
+        options = config.options
+        self._nuclei = weights_of(options.get("nuclei_model", nuclei), self._major)
+        self._cells: Path | None = None
+        if slide.has_wholecell:
+            chosen = config.model_path or options.get("model", cells)
+            self._cells = weights_of(chosen, self._major)
+        else:
+            self.planes = ((1,),)
+            self.expansion_px = config.watershed.expansion_um / slide.mpp
+        self._diameters = (
+            CELL_UM / slide.mpp,
+            config.watershed.nucleus_diameter_um / slide.mpp,
+        )
+        self.margin_px = 16 * ceil(2 * max(self._diameters) / 16)
+        self.largest_px = ceil(3 * max(self._diameters))
+        super().__init__(config, slide)
+        if config.compartment == "nuclear":
+            self.diameter_um = config.watershed.nucleus_diameter_um
+
+    @property
+    def about(self) -> dict[str, str | bool | None]:
+        """What the manifest says of package and weights."""
+        models = self._models()
+        return {
+            "cellpose": version_of("cellpose"),
+            "weights": ", ".join(path.name for path in models),
+            "weights_path": ", ".join(map(str, models)),
+            "weights_digest": ", ".join(file_hash(path, "sha256") for path in models),
+            "licence": LICENCES[self._major],
+        }
+
+    def fingerprint(self) -> str:
+        """Name the computation, the package, the weights and the options."""
+        settings = {
+            "weights": [file_hash(path, "sha256") for path in self._models()],
+            "options": {
+                name: value
+                for name, value in self._config.options.items()
+                if name in EVAL_OPTIONS and name not in FASTER_ONLY
+            },
+            "diameters": self._diameters,
+            "expansion_px": self.expansion_px,
+        }
+        package = version_of("cellpose")
+        return f"{self.name}-{VERSION}-{package}-{options_digest(settings)}"
+
+    def segment(self, channels: Channels) -> tuple[Labels, str]:
+        """Segment a tile; see :class:`codexseg.backends.tiled.backend.Tiled`."""
+        nucleus, wholecell = channels
+        shape = next(channel.shape for channel in channels if channel is not None)
+        labels = np.zeros((2, *shape), np.uint32)
+        asked, device = self._config.compartment, self._config.device
+        if nucleus is not None and (asked != "whole-cell" or self._cells is None):
+            labels[1] = self._eval(self._nuclei, [nucleus], self._diameters[1])
+        if self._cells is not None and asked != "nuclear":
+            # without contrast in the whole-cell channel the nuclear one shows the cells
+            both = [channel for channel in (wholecell, nucleus) if channel is not None]
+            labels[0] = self._eval(self._cells, both, self._diameters[0])
+        return labels, torch_device(device)
+
+    def _models(self) -> list[Path]:
+        return [path for path in (self._cells, self._nuclei) if path is not None]
+
+    def _eval(self, weights: Path, channels: list[Floats], diameter: float) -> Labels:
+        """Run a model on one channel, or on cells and nuclei."""
+        digest = file_hash(weights, "sha256")
+        model = load_model(weights, digest, self._config.device, self._major)
+        settings: dict[str, Any] = {"diameter": diameter, "normalize": False}
+        for name in EVAL_OPTIONS:
+            if name in self._config.options:
+                settings[name] = self._config.options[name]
+        image = channels[0] if len(channels) == 1 else np.stack(channels, axis=-1)
+        if len(channels) == 2:
+            settings["channel_axis"] = -1
+        if self._major == 3:  # 4 takes channels in any order, and warns
+            settings["channels"] = [1, 2] if len(channels) == 2 else [0, 0]
+        masks = np.asarray(model.eval(image, **settings)[0])
+        if masks.size != channels[0].size or masks.dtype.kind not in "iu":
+            raise InputError(
+                f"cellpose {version_of('cellpose')} gives masks of {masks.dtype} and shape "
+                f"{masks.shape}, expected integers of shape {channels[0].shape}: take a "
+                f"version of cellpose from 3.1 to 4."
+            )
+        return masks.reshape(channels[0].shape).astype(np.uint32)
+
+
+def major_version() -> int:
+    """Return the major version of cellpose, 3 or 4.
+
+    Raises
+    ------
+    BackendUnavailable
+        If it is another one than 3.1 and later, or 4.
+    """
+    text = version_of("cellpose")
+    found = re.match(r"(\d+)\.(\d+)", text)
+    numbers = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not (3, 1) <= numbers < (5, 0):
+        raise BackendUnavailable(
+            f"cellpose {text} is installed, and the backend 'cellpose' works with 3.1 and "
+            f"later, and with 4: pip install 'cellpose>=3.1,<5'."
+        )
+    return numbers[0]
+
+
+def models_dir() -> Path:
+    """Return the folder in which cellpose keeps its models."""
+    return Path(os.environ.get(MODELS_DIR) or Path.home() / ".cellpose" / "models")
+
+
+def weights_of(model: str | Path, major: int) -> Path:
+    """Find the weights of a model, by its name or its path.
+
+    Raises
+    ------
+    BackendUnavailable
+        If they are not on this machine.
+    """
+    path = Path(model).expanduser()
+    if path.is_file():
+        return path
+    cached = models_dir() / FILES.get(str(model), str(model))
+    if len(path.parts) == 1 and cached.is_file():
+        return cached
+    where = str(path) if len(path.parts) > 1 else str(cached)
+    argument = "pretrained_model" if major > 3 else "model_type"
+    raise BackendUnavailable(
+        f"there are no weights of cellpose's model '{model}' on this machine ({where} is "
+        f"missing). Have cellpose {major} fetch a model of its own once, where there is a "
+        f'network (python -c "from cellpose.models import CellposeModel; '
+        f"CellposeModel({argument}='{model}')\"), and copy the file to {models_dir()}; or "
+        f"set {OPTIONS}.model, {OPTIONS}.nuclei_model to names or paths of models that are "
+        f"there. Licence: {LICENCES[major]}"
+    )
+
+
+@lru_cache(maxsize=2)
+def load_model(weights: Path, digest: str, device: str, major: int) -> Any:
+    """Load a model, once per process and content.
+
+    Raises
+    ------
+    InputError
+        If cellpose cannot load it.
+    """
+    del digest, major
+    from cellpose.models import CellposeModel
+
+    try:
+        return CellposeModel(
+            gpu=torch_device(device) == "cuda", pretrained_model=str(weights)
+        )
+    except Exception as error:
+        raise InputError(
+            f"{weights} cannot be loaded by cellpose {version_of('cellpose')} "
+            f"({first_line(error)}), expected the weights of a model of that version: "
+            f"fetch it again, or correct {OPTIONS}.model, {OPTIONS}.nuclei_model or "
+            f"segmentation.model_path."
+        ) from error

@@ -1,0 +1,1 @@
+"""Several backends compared on one window of an image."""

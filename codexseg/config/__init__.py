@@ -1,0 +1,1 @@
+"""Configuration: YAML sections as frozen models, and the loader that reads them."""

@@ -1,0 +1,237 @@
+"""Reading the YAML file: every error at once, each with its line and the remedy."""
+
+import os
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from importlib.resources import files
+from pathlib import Path
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from codexseg.config.aegle import Found, take_legacy
+from codexseg.config.schema import OWN_WEIGHTS, Config, dotted_keys, field_of
+from codexseg.config.yaml_lines import INIT, Document, Keys, dotted, read, shown
+from codexseg.errors import ConfigError
+
+_EXPECTED = {
+    "model_type": "expected a section: lines of 'key: value' below it, indented",
+    "dict_type": "expected a section: lines of 'key: value' below it, indented",
+    "bool_type": "expected true or false",
+    "bool_parsing": "expected true or false",
+    "float_type": "expected a number",
+    "float_parsing": "expected a number",
+    "int_type": "expected a whole number",
+    "int_parsing": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "tuple_type": "expected a name or a list of names, like [CD3, CD8]",
+    "too_short": "expected at least one name",
+    "path_type": "expected a path, as text",
+}
+_TEXT_WANTED = {"name_type", "path_type"}
+
+
+@dataclass(frozen=True)
+class LoadedConfig:
+    """A configuration, and what a user should be told about the file once."""
+
+    config: Config
+    notes: tuple[str, ...] = ()
+
+
+def load(path: Path | str, *, require_image: bool = True) -> LoadedConfig:
+    """Read and check a YAML file.
+
+    Parameters
+    ----------
+    path : path
+        The file. Relative paths in it are relative to its folder.
+    require_image : bool
+        Whether a file without `data.file_name` is wrong (a run needs an image).
+
+    Returns
+    -------
+    LoadedConfig
+        The configuration with absolute paths, and notes for the user.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read or is wrong; the message holds all its errors.
+    """
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(f"there is no file {path}; {INIT}.") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"{path}, line {line}: byte 0x{raw[error.start]:02x} is not UTF-8 text; save "
+            f"the file with the encoding UTF-8."
+        ) from None
+    return parse(text, path, require_image=require_image)
+
+
+def parse(text: str, path: Path | str, *, require_image: bool = True) -> LoadedConfig:
+    """Check the text of a YAML file; `path` names it and anchors relative paths.
+
+    Raises
+    ------
+    ConfigError
+        If it is wrong; the message holds all errors, each with line and key.
+    """
+    document = read(text, Path(path))
+    notes = _translate(document, take_legacy(document.data))
+    config = None
+    try:
+        config = Config.model_validate(document.data)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            document.complain(detail["loc"], _explain(detail, document))
+    data = document.data.get("data")
+    if require_image and not (isinstance(data, dict) and data.get("file_name")):
+        document.complain(
+            ("data", "file_name"),
+            "missing; expected the path of the slide image, relative to this file",
+        )
+    if config is None or document.problems:
+        raise ConfigError(_message(document))
+    backend = config.segmentation.backend
+    if config.segmentation.model_path and backend in OWN_WEIGHTS:
+        notes.append(
+            f"segmentation.model_path is for backends that take weights, and "
+            f"{backend!r} takes none: name the one that they are for, "
+            f"segmentation.backend: mesmer for instance."
+        )
+    return LoadedConfig(_anchored(config, Path(path)), tuple(notes))
+
+
+def template(name: str = "default") -> str:
+    """Return the text of a file of `config/`: 'default' (every key) or a preset.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such file.
+    """
+    packaged = files("codexseg").joinpath("_config", f"{name}.yaml")
+    checkout = Path(__file__).resolve().parents[2] / "config" / f"{name}.yaml"
+    for source in (packaged, checkout):
+        if source.is_file():
+            return source.read_text(encoding="utf-8")
+    raise ConfigError(f"there is no preset {name!r} in {packaged} nor at {checkout}.")
+
+
+def _translate(document: Document, found: list[Found]) -> list[str]:
+    """Apply the keys of aegle, and return the notes about them."""
+    ignored, moved = [], []
+    for item in found:
+        keys, advice = tuple(item.key.split(".")), item.legacy.advice
+        line = document.place(keys).line
+        if item.legacy.action == "refused":
+            document.complain(keys, f"got {shown(item.value)}; {advice}")
+        elif item.legacy.action == "ignored":
+            ignored.append((line, f"  line {line}: {item.key}: {advice}"))
+        else:
+            moved.append(f"line {line}: {item.key} is read as {advice}.")
+            _move(document, item, tuple(advice.split(".")))
+    if not found:
+        return []
+    notes = moved
+    if ignored:
+        lines = [text for _, text in sorted(ignored)]
+        notes.append("\n".join(["these keys of aegle are ignored:", *lines]))
+    data = document.data.get("data")
+    name = data.get("file_name") if isinstance(data, dict) else None
+    if isinstance(name, str) and name and not Path(name).is_absolute():
+        notes.append("data.file_name is relative to the folder of the YAML file.")
+    return notes
+
+
+def _move(document: Document, item: Found, to: tuple[str, ...]) -> None:
+    old = tuple(item.key.split("."))
+    section = document.data[to[0]]
+    if to[1] not in section:
+        section[to[1]] = item.value
+        for keys in [keys for keys in document.places if keys[: len(old)] == old]:
+            document.places[*to, *keys[len(old) :]] = document.places[keys]
+        document.renamed[to] = f"{item.key} (now {dotted(to)})"
+    elif section[to[1]] != item.value:
+        document.complain(
+            old,
+            f"got {shown(item.value)}, but {dotted(to)} in line "
+            f"{document.place(to).line} is {shown(section[to[1]])}; remove one of them",
+        )
+
+
+def _explain(detail: ErrorDetails, document: Document) -> str:
+    """Say what was got, what was expected and what to do."""
+    keys, kind = detail["loc"], detail["type"]
+    got = f"got {shown(detail['input'])}"
+    if kind == "extra_forbidden":
+        return f"no such key; {_suggestion(keys)}"
+    expected = _EXPECTED.get(kind) or detail["msg"].replace("Input should be", "expected")
+    text = document.place(keys).text
+    if kind in _TEXT_WANTED and text and not isinstance(detail["input"], str):
+        return f"{got}; {expected}: put it in quotes, '{text}'"
+    info = field_of(".".join(str(key) for key in keys if isinstance(key, str)))
+    about = f" ({info.description})" if info is not None else ""
+    if detail["input"] is None and info is not None:
+        default = shown(info.default)
+        return f"{got}, {expected}{about}; remove the line for the default, {default}"
+    return f"{got}, {expected}{about}"
+
+
+def _suggestion(keys: Keys) -> str:
+    """Name the nearest known key, also of other sections, or list those of the section."""
+    *parents, last = [str(key) for key in keys]
+    known = [(*key.rpartition("."),) for key in dotted_keys()]
+    section = ".".join(parents)
+
+    def likeness(candidate: tuple[str, ...]) -> float:
+        near = SequenceMatcher(None, last, candidate[-1]).ratio()
+        return near + 0.15 * (candidate[0] == section)
+
+    best = max(known, key=likeness)
+    if likeness(best) >= 0.75:
+        return f"did you mean {''.join(best)}?"
+    names = ", ".join(name for parent, _, name in known if parent == section)
+    return f"keys of {section}: {names}" if section else f"sections: {names}"
+
+
+def _message(document: Document) -> str:
+    lines = [f"  line {line}: {text}" for line, text in sorted(document.problems)]
+    count = f"{len(lines)} error{'s' if len(lines) > 1 else ''}"
+    return "\n".join([f"{document.path} is not a valid configuration, {count}:", *lines])
+
+
+def _anchored(config: Config, path: Path) -> Config:
+    """Make the paths of a config absolute: they are relative to the folder of `path`."""
+    folder = path.absolute().parent.resolve()
+
+    def absolute(value: Path | None) -> Path | None:
+        if value is None:
+            return None
+        home = value.expanduser() if value.parts[:1] == ("~",) else value
+        # normpath, not resolve: a linked image keeps the name that the user gave it
+        return Path(os.path.normpath(folder / home))
+
+    data, segmentation = config.data, config.segmentation
+    paths = {
+        "file_name": absolute(data.file_name),
+        "antibodies_file": absolute(data.antibodies_file),
+    }
+    model = {
+        name: absolute(getattr(segmentation, name)) for name in ("model_path", "python")
+    }
+    return config.model_copy(
+        update={
+            "data": data.model_copy(update=paths),
+            "segmentation": segmentation.model_copy(update=model),
+        }
+    )

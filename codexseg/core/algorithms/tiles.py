@@ -1,0 +1,243 @@
+"""Tiles for a network of fixed input size: where they lie, and how their outputs blend.
+
+The grid and the squared-spline window are those of deepcell_toolbox's `tile_image` and
+`untile_image`, so maps that are put together here are those of `Mesmer.predict`. Sums
+are kept per block of tiles: blocks can be predicted apart, in any order, and add up. Where
+blocks overlap the sums stay in double precision until they are complete: a network that
+saturates gives plateaus, and a last bit decides there who floods first.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from math import ceil
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codexseg.core.grid import Window
+from codexseg.core.intensity.clahe import reflected
+
+TILE_PX = 256
+STRIDE_PX = 192
+OVERLAP_PX = TILE_PX - STRIDE_PX
+BLOCK_TILES = 6
+"""Tiles along a side of a block."""
+
+Floats = NDArray[np.float32]
+Edges = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class TileGrid:
+    """The tiles of an image of `shape` (y, x) px.
+
+    An axis of at least 256 px is padded with zeros on both sides until strides of 192 px
+    fill it; a shorter one is padded to 256 px by reflection.
+    """
+
+    shape: tuple[int, int]
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Rows and columns of tiles."""
+        rows, columns = (max(1, ceil((n - TILE_PX) / STRIDE_PX + 1)) for n in self.shape)
+        return rows, columns
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Pixels that were put before the first row and the first column."""
+        y, x = (
+            (_padded(count) - n) // 2 if n < TILE_PX else ceil((_padded(count) - n) / 2)
+            for n, count in zip(self.shape, self.counts, strict=True)
+        )
+        return y, x
+
+    @property
+    def is_blended(self) -> bool:
+        """Whether tiles blend where they overlap.
+
+        An image that is one tile high or wide is pasted together: deepcell does so.
+        """
+        return min(self.counts) > 1
+
+    @property
+    def block_counts(self) -> tuple[int, int]:
+        """Rows and columns of blocks."""
+        rows, columns = (ceil(count / BLOCK_TILES) for count in self.counts)
+        return rows, columns
+
+    def block(self, number: int) -> "TileBlock":
+        """Return a block; blocks are numbered row by row."""
+        row, column = divmod(number, self.block_counts[1])
+        first = row * BLOCK_TILES, column * BLOCK_TILES
+        last = tuple(
+            min(count, start + BLOCK_TILES)
+            for count, start in zip(self.counts, first, strict=True)
+        )
+        return TileBlock(self, number, (first[0], last[0]), (first[1], last[1]))
+
+    def blocks(self, window: Window) -> Iterator["TileBlock"]:
+        """Yield the blocks whose tiles share a pixel with a window of the image."""
+        ranges = []
+        for start, stop, pad, count in zip(
+            (window.y0, window.x0),
+            (window.y1, window.x1),
+            self.padding,
+            self.block_counts,
+            strict=True,
+        ):
+            side = BLOCK_TILES * STRIDE_PX
+            first = max(0, start + pad - OVERLAP_PX) // side
+            ranges.append(range(first, min(count - 1, (stop - 1 + pad) // side) + 1))
+        for row in ranges[0]:
+            for column in ranges[1]:
+                yield self.block(row * self.block_counts[1] + column)
+
+    def weights(self, axis: int, tile: int) -> NDArray[np.float64]:
+        """Return the weight (256,) of each pixel of a tile along an axis."""
+        is_last = tile == self.counts[axis] - 1
+        if not self.is_blended:
+            weights = np.ones(TILE_PX)
+            if not is_last:
+                weights[-OVERLAP_PX:] = 0  # the next tile is pasted over it
+            return weights
+        return _spline_weights(rises=tile > 0, falls=not is_last)
+
+
+@dataclass(frozen=True)
+class TileBlock:
+    """The tiles of some rows and columns of a grid, half-open."""
+
+    grid: TileGrid
+    number: int
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+
+    @property
+    def corner(self) -> tuple[int, int]:
+        """First row and column of the first tile; negative in the padding."""
+        y, x = self.grid.padding
+        return self.rows[0] * STRIDE_PX - y, self.columns[0] * STRIDE_PX - x
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of what the tiles cover, padding included."""
+        rows, columns = self.rows[1] - self.rows[0], self.columns[1] - self.columns[0]
+        return _padded(rows), _padded(columns)
+
+    @property
+    def window(self) -> Window:
+        """What the tiles cover of the image."""
+        (y, x), (height, width) = self.corner, self.shape
+        return Window(
+            max(0, y),
+            max(0, x),
+            min(self.grid.shape[0], y + height),
+            min(self.grid.shape[1], x + width),
+        )
+
+    @property
+    def edges(self) -> tuple[Window, ...]:
+        """Where tiles of other blocks overlap: windows of the image."""
+        window, found = self.window, []
+        for axis, (first, last) in enumerate((self.rows, self.columns)):
+            start = self.corner[axis]
+            stop = start + self.shape[axis]
+            if first > 0:
+                found.append((axis, start, start + OVERLAP_PX))
+            if last < self.grid.counts[axis]:
+                found.append((axis, stop - OVERLAP_PX, stop))
+        return tuple(
+            Window(low, window.x0, high, window.x1)
+            if axis == 0
+            else Window(window.y0, low, window.y1, high)
+            for axis, low, high in found
+        )
+
+    @property
+    def tiles(self) -> list[tuple[int, int]]:
+        """(row, column) of the tiles, row by row."""
+        return [(i, j) for i in range(*self.rows) for j in range(*self.columns)]
+
+    def place(self, tile: tuple[int, int]) -> tuple[slice, slice]:
+        """Index of a tile in an array of the block."""
+        y, x = (tile[0] - self.rows[0]) * STRIDE_PX, (tile[1] - self.columns[0]) * STRIDE_PX
+        return slice(y, y + TILE_PX), slice(x, x + TILE_PX)
+
+    def tile_window(self, tile: tuple[int, int]) -> Window:
+        """Return what a tile covers of the image."""
+        (y, x), (rows, columns) = self.corner, self.place(tile)
+        height, width = self.grid.shape
+        return Window(
+            max(0, y + rows.start),
+            max(0, x + columns.start),
+            min(height, y + rows.stop),
+            min(width, x + columns.stop),
+        )
+
+    def pad(self, pixels: Floats) -> Floats:
+        """Pad the pixels (c, y, x) of `window` to those of the block's tiles."""
+        padded = pixels
+        for axis, (start, size) in enumerate(
+            zip(self.corner, self.grid.shape, strict=True)
+        ):
+            side = self.shape[axis]
+            if size < TILE_PX:  # one tile holds the whole axis
+                padded = padded.take(reflected(start, start + side, size), axis=axis + 1)
+            else:
+                before = max(0, -start)
+                width = [(0, 0)] * 3
+                width[axis + 1] = before, side - before - padded.shape[axis + 1]
+                padded = np.pad(padded, width)
+        return padded
+
+    def cut_edges(self, summed: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the pixels of `edges` of a map (y, x) of `window`, one after the other."""
+        parts = [summed[edge.within(self.window)].ravel() for edge in self.edges]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    def lay_edges(self, summed: NDArray[np.float64], part: Window, cut: Edges) -> None:
+        """Lay what :meth:`cut_edges` cut over a part (y, x) of the map."""
+        start = 0
+        for edge in self.edges:
+            shared, stop = edge.intersection(part), start + edge.area
+            if shared is not None:
+                pixels = cut[start:stop].reshape(edge.shape)
+                summed[shared.within(part)] = pixels[shared.within(edge)]
+            start = stop
+
+    def crop(self, maps: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Cut maps (c, y, x) of the block's tiles down to those of `window`."""
+        (y, x), window = self.corner, self.window
+        return maps[:, window.y0 - y : window.y1 - y, window.x0 - x : window.x1 - x]
+
+    def add(
+        self, total: NDArray[np.float64], tile: tuple[int, int], output: Floats
+    ) -> None:
+        """Add the output (c, 256, 256) of a tile to the sums (c, y, x), weighted."""
+        rows = self.grid.weights(0, tile[0])[:, None]
+        columns = self.grid.weights(1, tile[1])[None, :]
+        total[:, *self.place(tile)] += output * (rows * columns)
+
+
+def _padded(tiles: int) -> int:
+    return TILE_PX + STRIDE_PX * (tiles - 1)
+
+
+@cache
+def _spline_weights(*, rises: bool, falls: bool) -> NDArray[np.float64]:
+    """Squared spline over the overlap at each end, 1 between.
+
+    Neighbours add up to 1 but for 0.02 %: deepcell divides by the largest value.
+    """
+    # A triangle from 0 to 1, and two parabolas in place of its halves.
+    ramp = (2 * np.arange(1, OVERLAP_PX + 1) - 1) / (2 * OVERLAP_PX)
+    rise = np.where(ramp < 0.5, (2 * ramp) ** 2 / 2, 1 - (2 * (ramp - 1)) ** 2 / 2)
+    rise /= rise.max()
+    weights = np.ones(TILE_PX)
+    if rises:
+        weights[:OVERLAP_PX] = rise
+    if falls:
+        weights[-OVERLAP_PX:] = rise[::-1]
+    return weights

@@ -1,0 +1,1 @@
+"""Outlines drawn on images."""

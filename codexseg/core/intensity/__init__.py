@@ -1,0 +1,1 @@
+"""Histograms, background, scaling and resampling of intensities."""

@@ -1,0 +1,385 @@
+"""Measure cells: every channel in the cell, its nucleus and its cytoplasm.
+
+All sums run over an object's own pixels in raster order, so that a cell's row does not
+depend on the window in which it is measured.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codexseg.core.kernel import kernel
+from codexseg.core.measure.morphology import Columns, Index, measure_shapes, solidity
+from codexseg.errors import InputError
+
+__all__ = [
+    "COMPARTMENTS",
+    "STATISTICS",
+    "Compartments",
+    "cell_entropy",
+    "index_labels",
+    "measure_channel",
+    "measure_shapes",
+    "solidity",
+    "split_compartments",
+]
+
+Labels = NDArray[np.uint32]
+
+COMPARTMENTS = ("cell", "nucleus", "cytoplasm")
+QUANTILES = {"median": 0.5, "p5": 0.05, "p25": 0.25, "p75": 0.75, "p95": 0.95}
+STATISTICS = ("mean", "std", "max", "min", "total", *QUANTILES)
+
+
+@dataclass(frozen=True)
+class Compartments:
+    """The pixels of n cells, as runs along rows, in raster order.
+
+    Found once for a window by :func:`split_compartments` and used for all its channels:
+    a channel is then read only where there are cells, a row's piece at a time.
+
+    Parameters
+    ----------
+    n : int
+        Number of cells.
+    shape : (int, int)
+        Height and width of the window, px.
+    runs : (r, 3) int32
+        Row, first column, column behind the last, px of the window.
+    members : (r, 3) int32
+        Which cell the run belongs to as cell, as nucleus and as cytoplasm; -1: none.
+    """
+
+    n: int
+    shape: tuple[int, int]
+    runs: NDArray[np.int32]
+    members: NDArray[np.int32]
+
+    @cached_property
+    def areas(self) -> NDArray[np.int64]:
+        """Pixels per compartment and cell, (3, n) int64: cell, nucleus, cytoplasm."""
+        return _run_areas(self.runs, self.members, self.n)[:, : self.n]
+
+
+def index_labels(labels: Labels, ids: Labels) -> Index:
+    """Say for each pixel which of the listed objects it belongs to.
+
+    Parameters
+    ----------
+    labels : (y, x) uint32
+        Label image; 0 is background. Labels may have any gaps and any order.
+    ids : (n,) uint32
+        Labels of the objects to measure, sorted, each once, none 0.
+
+    Returns
+    -------
+    index : (y, x) int32
+        Position of the pixel's label in `ids`; -1 for every other pixel.
+
+    Raises
+    ------
+    InputError
+        If `ids` is not sorted, or holds a label twice, or holds 0.
+    """
+    if ids.ndim != 1 or np.any(ids[:1] == 0) or np.any(ids[1:] <= ids[:-1]):
+        raise InputError(
+            f"the ids to measure must be labels above 0 in rising order, each once, got "
+            f"{np.array2string(ids, threshold=6, edgeitems=3)}: numpy.unique orders them."
+        )
+    return _index_labels(labels, ids)
+
+
+def split_compartments(cell_index: Index, nucleus_index: Index, n: int) -> Compartments:
+    """Find the runs of pixels of which cells, nuclei and cytoplasms consist.
+
+    Parameters
+    ----------
+    cell_index, nucleus_index : (y, x) int32
+        Position 0..n-1 of the cell at each pixel, -1 for none, as :func:`index_labels`
+        returns it; cell i and nucleus i are one cell.
+    n : int
+        Number of cells.
+
+    Returns
+    -------
+    Compartments
+        A cell's cytoplasm is its pixels outside its own nucleus.
+
+    Raises
+    ------
+    InputError
+        If the two images differ in shape.
+    """
+    if cell_index.shape != nucleus_index.shape:
+        raise InputError(
+            f"cells and nuclei must cover the same window, got shapes "
+            f"{cell_index.shape} and {nucleus_index.shape}."
+        )
+    count = _count_runs(cell_index, nucleus_index)
+    runs, members = np.empty((count, 3), np.int32), np.empty((count, 3), np.int32)
+    _fill_runs(cell_index, nucleus_index, runs, members)
+    shape = (int(cell_index.shape[0]), int(cell_index.shape[1]))
+    return Compartments(n, shape, runs, members)
+
+
+def measure_channel(
+    pixels: NDArray[Any], compartments: Compartments, statistics: Sequence[str] = ("mean",)
+) -> Columns:
+    """Measure the grey levels of one channel in cells, nuclei and cytoplasms.
+
+    Parameters
+    ----------
+    pixels : (y, x) uint8, uint16 or float32
+        The channel in the window that `compartments` covers.
+    compartments : Compartments
+        Where the cells are.
+    statistics : sequence of str
+        Any of `mean`, `std` (of the population), `max`, `min`, `total` (sum), `median`,
+        `p5`, `p25`, `p75`, `p95` (percentiles, interpolated between two grey levels).
+
+    Returns
+    -------
+    columns : dict of (n,) arrays
+        `{cell,nucleus,cytoplasm}_{statistic}`, float32, totals float64; NaN where the
+        compartment has no pixel.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, or the dtype or a statistic is not one of the above.
+    """
+    _check_channel(pixels, compartments, statistics)
+    runs, members, n = compartments.runs, compartments.members, compartments.n
+    areas = compartments.areas
+    empty = areas == 0
+    found: dict[str, NDArray[Any]] = {}
+    wanted = set(statistics)
+    if wanted & {"mean", "std", "total"}:
+        add = _add_floats if pixels.dtype.kind == "f" else _add_integers
+        found["total"] = add(pixels, runs, members, n)[:, :n]
+        found["mean"] = found["total"] / np.maximum(areas, 1)
+    if "std" in wanted:
+        squares = _add_squares(pixels, runs, members, found["mean"])[:, :n]
+        found["std"] = np.sqrt(squares / np.maximum(areas, 1))
+    if wanted & {"min", "max"}:
+        found["min"], found["max"] = _extremes(pixels, runs, members, n)
+    if ranked := [name for name in QUANTILES if name in wanted]:
+        shares = np.array([QUANTILES[name] for name in ranked])
+        found |= zip(ranked, _quantiles(pixels, runs, members, areas, shares), strict=True)
+    columns: Columns = {}
+    for statistic in statistics:
+        kind = np.float64 if statistic == "total" else np.float32
+        values = np.where(empty, np.nan, found[statistic]).astype(kind)
+        for row, compartment in enumerate(COMPARTMENTS):
+            columns[f"{compartment}_{statistic}"] = values[row]
+    return columns
+
+
+def cell_entropy(means: NDArray[Any]) -> NDArray[np.float64]:
+    """Measure how evenly a cell's signal spreads over the channels, in bits.
+
+    Parameters
+    ----------
+    means : (n, c) numbers
+        Mean grey level of each cell in each channel.
+
+    Returns
+    -------
+    entropy : (n,) float64
+        -sum(p log2 p) with p the row over its sum: 0 for one channel alone, log2(c) for
+        equal ones. NaN where a row is all zero, or holds a negative or no number.
+    """
+    values = np.asarray(means, np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = values / values.sum(axis=1, keepdims=True)
+        terms = np.where(share == 0, 0.0, share * np.log2(share))
+    valid = (values >= 0).all(axis=1) & (values > 0).any(axis=1)
+    return np.where(valid, np.abs(terms.sum(axis=1)), np.nan)
+
+
+def _check_channel(
+    pixels: NDArray[Any], compartments: Compartments, statistics: Sequence[str]
+) -> None:
+    if pixels.shape != compartments.shape:
+        raise InputError(
+            f"a channel must cover the window of its cells, got {pixels.shape} px for a "
+            f"window of {compartments.shape} px."
+        )
+    if pixels.dtype not in (np.uint8, np.uint16, np.float32):
+        raise InputError(
+            f"cannot measure pixels of dtype {pixels.dtype}, expected uint8, uint16 "
+            f"or float32: convert the image."
+        )
+    if unknown := [name for name in statistics if name not in STATISTICS]:
+        raise InputError(
+            f"unknown statistic {', '.join(map(repr, unknown))}, expected any of "
+            f"{', '.join(STATISTICS)}."
+        )
+
+
+@kernel
+def _index_labels(labels: Labels, ids: Labels) -> Index:
+    height, width = labels.shape
+    index = np.full((height, width), -1, np.int32)
+    for y in range(height):
+        last, place = np.uint32(0), np.int32(-1)
+        for x in range(width):
+            label = labels[y, x]
+            if label != last:  # look up once per run
+                last, place = label, np.int32(-1)
+                if label != 0:
+                    at = np.searchsorted(ids, label)
+                    if at < ids.size and ids[at] == label:
+                        place = np.int32(at)
+            index[y, x] = place
+    return index
+
+
+@kernel
+def _count_runs(cells: Index, nuclei: Index) -> int:
+    count = 0
+    for y in range(cells.shape[0]):
+        last_cell, last_nucleus = np.int32(-1), np.int32(-1)
+        for x in range(cells.shape[1]):
+            cell, nucleus = cells[y, x], nuclei[y, x]
+            changed = (cell != last_cell) | (nucleus != last_nucleus)
+            count += changed & ((cell >= 0) | (nucleus >= 0))
+            last_cell, last_nucleus = cell, nucleus
+    return count
+
+
+@kernel
+def _fill_runs(
+    cells: Index, nuclei: Index, runs: NDArray[np.int32], members: NDArray[np.int32]
+) -> None:
+    at, (height, width) = 0, cells.shape
+    for y in range(height):
+        x = 0
+        while x < width:
+            cell, nucleus, start = cells[y, x], nuclei[y, x], x
+            x += 1
+            while x < width and cells[y, x] == cell and nuclei[y, x] == nucleus:
+                x += 1
+            if cell >= 0 or nucleus >= 0:
+                runs[at, 0], runs[at, 1], runs[at, 2] = y, start, x
+                members[at, 0], members[at, 1] = cell, nucleus
+                members[at, 2] = cell if cell != nucleus else -1
+                at += 1
+
+
+# The kernels below keep one column more than there are cells: -1, no cell, ends there.
+
+
+@kernel
+def _run_areas(
+    runs: NDArray[np.int32], members: NDArray[np.int32], n: int
+) -> NDArray[np.int64]:
+    areas = np.zeros((3, n + 1), np.int64)
+    for r in range(runs.shape[0]):
+        for c in range(3):
+            areas[c, members[r, c]] += runs[r, 2] - runs[r, 1]
+    return areas
+
+
+@kernel
+def _add_integers(
+    pixels: NDArray[Any], runs: NDArray[np.int32], members: NDArray[np.int32], n: int
+) -> NDArray[np.int64]:
+    totals = np.zeros((3, n + 1), np.int64)
+    for r in range(runs.shape[0]):
+        y, total = runs[r, 0], np.int64(0)
+        for x in range(runs[r, 1], runs[r, 2]):
+            total += pixels[y, x]
+        for c in range(3):
+            totals[c, members[r, c]] += total
+    return totals
+
+
+@kernel
+def _add_floats(
+    pixels: NDArray[Any], runs: NDArray[np.int32], members: NDArray[np.int32], n: int
+) -> NDArray[np.float64]:
+    """Add pixel by pixel: a sum of sums would depend on how runs are cut."""
+    totals = np.zeros((3, n + 1), np.float64)
+    for r in range(runs.shape[0]):
+        y = runs[r, 0]
+        for c in range(3):
+            total = totals[c, members[r, c]]
+            for x in range(runs[r, 1], runs[r, 2]):
+                total += pixels[y, x]
+            totals[c, members[r, c]] = total
+    return totals
+
+
+@kernel
+def _add_squares(
+    pixels: NDArray[Any],
+    runs: NDArray[np.int32],
+    members: NDArray[np.int32],
+    means: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    totals = np.zeros((3, means.shape[1] + 1), np.float64)
+    for r in range(runs.shape[0]):
+        y = runs[r, 0]
+        for c in range(3):
+            i = members[r, c]
+            if i >= 0:
+                total, mean = totals[c, i], means[c, i]
+                for x in range(runs[r, 1], runs[r, 2]):
+                    total += (pixels[y, x] - mean) ** 2
+                totals[c, i] = total
+    return totals
+
+
+@kernel
+def _extremes(
+    pixels: NDArray[Any], runs: NDArray[np.int32], members: NDArray[np.int32], n: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    lowest, highest = np.full((3, n + 1), np.inf), np.full((3, n + 1), -np.inf)
+    for r in range(runs.shape[0]):
+        y = runs[r, 0]
+        low = high = pixels[y, runs[r, 1]]
+        for x in range(runs[r, 1] + 1, runs[r, 2]):
+            low, high = np.minimum(low, pixels[y, x]), np.maximum(high, pixels[y, x])
+        for c in range(3):
+            i = members[r, c]
+            lowest[c, i] = np.minimum(lowest[c, i], low)
+            highest[c, i] = np.maximum(highest[c, i], high)
+    return lowest[:, :n], highest[:, :n]
+
+
+@kernel
+def _quantiles(
+    pixels: NDArray[Any],
+    runs: NDArray[np.int32],
+    members: NDArray[np.int32],
+    areas: NDArray[np.int64],
+    shares: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    n = areas.shape[1]
+    quantiles = np.full((shares.size, 3, n), np.nan)
+    for c in range(3):
+        ends = np.cumsum(areas[c])
+        filled = ends - areas[c]
+        values = np.empty(areas[c].sum(), pixels.dtype)
+        for r in range(runs.shape[0]):
+            i = members[r, c]
+            if i >= 0:
+                for x in range(runs[r, 1], runs[r, 2]):
+                    values[filled[i]] = pixels[runs[r, 0], x]
+                    filled[i] += 1
+        for i in range(n):
+            own = np.sort(values[ends[i] - areas[c, i] : ends[i]])
+            if own.size == 0 or np.isnan(np.float64(own[-1])):  # NaN is sorted to the end
+                continue
+            for s in range(shares.size):
+                place = shares[s] * (own.size - 1)
+                low = int(place)
+                high = min(low + 1, own.size - 1)
+                part = place - low
+                quantiles[s, c, i] = own[low] * (1 - part) + own[high] * part
+    return quantiles

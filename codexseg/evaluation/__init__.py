@@ -1,0 +1,1 @@
+"""Labels compared with a reference."""

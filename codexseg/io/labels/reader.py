@@ -1,0 +1,272 @@
+"""Label images and probability maps from files of many kinds, read window by window.
+
+TIFF, npy and Zarr are read piece by piece; PNG and npz as a whole. What is damaged is an
+error, never background.
+"""
+
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codexseg.core.grid import Window
+from codexseg.core.labels.operations import Labels, as_labels
+from codexseg.errors import InputError
+from codexseg.io.slides.base import READER_ERRORS
+from codexseg.io.slides.ome_zarr import check_blosc, is_blosc
+
+SUFFIXES = (".tif", ".tiff", ".png", ".npy")
+"""Of the files that are images; those in a folder of other kinds are passed over."""
+
+_ARRAYS = (".npy", ".npz")
+_GREY_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
+
+
+@dataclass(frozen=True)
+class LabelFile:
+    """A label image that was found, and not looked into yet.
+
+    Attributes
+    ----------
+    name : str
+        What it is paired and listed by: the file's name without suffixes and without
+        _masks, _labels, _mask or _label at its end.
+    path : Path
+        The file, or the Zarr folder of the image.
+    key : str
+        Name of the array, for npz.
+    index : int or None
+        Which image of a stack (n, y, x), for npy and npz.
+    """
+
+    name: str
+    path: Path
+    key: str = ""
+    index: int | None = None
+
+    def __str__(self) -> str:
+        key = f":{self.key}" if self.key else ""
+        return f"{self.path}{key}" + (f"[{self.index}]" if self.index is not None else "")
+
+
+@dataclass(frozen=True)
+class LabelImage:
+    """An open label image or probability map.
+
+    Attributes
+    ----------
+    title : str
+        What to call it in messages.
+    array : array
+        Anything of numpy's or zarr's make, whose last two axes are y and x and whose
+        others are 1 long.
+    """
+
+    title: str
+    array: Any
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width, px."""
+        height, width = self.array.shape[-2:]
+        return int(height), int(width)
+
+    @property
+    def is_probability(self) -> bool:
+        """Whether it holds floating-point numbers."""
+        return bool(self.array.dtype.kind == "f")
+
+    @property
+    def in_strips(self) -> bool:
+        """Whether pieces of it that are read at once reach over its whole width."""
+        chunks = getattr(self.array, "chunks", None)
+        return chunks is not None and chunks[-1] >= self.shape[1] > chunks[-2]
+
+    def read(self, window: Window, step: int = 1) -> NDArray[Any]:
+        """Read a window, or every `step`-th pixel of it.
+
+        Returns
+        -------
+        (y, x) array
+            uint32 labels, or float probabilities as they are.
+
+        Raises
+        ------
+        InputError
+            If the file is damaged there, or holds no labels.
+        """
+        lead = (0,) * (self.array.ndim - 2)
+        rows, columns = window.slices
+        try:
+            pixels = np.array(self.array[(*lead, rows, columns)])[::step, ::step]
+        except READER_ERRORS as error:
+            raise _unreadable(self.title, error) from error
+        if self.is_probability:
+            return pixels
+        if pixels.dtype == np.bool_:
+            pixels = pixels.astype(np.uint8)
+        labels: Labels = as_labels(pixels, self.title)
+        return labels
+
+
+@contextmanager
+def open_labels(file: LabelFile) -> Iterator[LabelImage]:
+    """Open a label image; it can be read until the block ends.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or is no single plane.
+    """
+    with ExitStack() as stack:
+        with _readable(file):
+            array = _open(file, stack)
+        if array.ndim < 2 or any(n != 1 for n in array.shape[:-2]) or 0 in array.shape:
+            raise InputError(
+                f"{file} has shape {tuple(array.shape)}, expected one plane (y, x): give "
+                f"one label image, not an image of several channels."
+            )
+        yield LabelImage(str(file), array)
+
+
+def stack_length(file: LabelFile) -> int | None:
+    """Count the images of a stack (n, y, x), npy or npz; None where it is no stack."""
+    if file.path.suffix.lower() not in _ARRAYS:
+        return None
+    with _readable(file):
+        shape = _read_array(file).shape
+    return int(shape[0]) if len(shape) == 3 and shape[0] > 1 else None
+
+
+@contextmanager
+def _readable(file: LabelFile) -> Iterator[None]:
+    """Turn what libraries raise for a damaged file into an InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (*READER_ERRORS, zipfile.BadZipFile) as error:
+        raise _unreadable(str(file), error) from error
+
+
+def _open(file: LabelFile, stack: ExitStack) -> Any:
+    """Open by kind; raise what `READER_ERRORS` lists."""
+    path = file.path
+    if path.is_dir():
+        return _open_zarr(path)
+    suffix = path.suffix.lower()
+    if suffix in _ARRAYS:
+        array = _read_array(file)
+        return array if file.index is None else array[file.index]
+    if suffix == ".png":
+        return _read_png(path)
+    if suffix in (".tif", ".tiff"):
+        return _open_tiff(path, stack)
+    raise InputError(
+        f"{path} is of a kind that is not read: expected {', '.join(SUFFIXES)}, "
+        f"file.npz:key, or a Zarr folder."
+    )
+
+
+def _open_zarr(path: Path) -> Any:
+    import zarr
+
+    node: Any = zarr.open(path, mode="r")
+    if isinstance(node, zarr.Array):
+        return _Checked(node)
+    attributes = node.attrs.asdict()
+    multiscales = attributes.get("ome", attributes).get("multiscales")
+    if not multiscales:
+        raise InputError(
+            f"{path} is a Zarr group without an image: give the folder of the label image, "
+            f"such as RUN/segmentation.ome.zarr/labels/cell."
+        )
+    return _Checked(node[multiscales[0]["datasets"][0]["path"]])
+
+
+class _Checked:
+    """A Zarr array that refuses truncated chunks, of which Blosc would say nothing."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+        self.shape, self.ndim, self.dtype = array.shape, array.ndim, array.dtype
+        self.chunks = array.chunks
+
+    def __getitem__(self, index: tuple[Any, ...]) -> Any:
+        if is_blosc(self._array):
+            check_blosc(self._array, index)
+        return self._array[index]
+
+
+def _open_tiff(path: Path, stack: ExitStack) -> Any:
+    import tifffile
+    import zarr
+
+    try:
+        tif = stack.enter_context(tifffile.TiffFile(path))
+        if len(tif.series) != 1:
+            raise InputError(
+                f"{path} holds {len(tif.series)} images, expected one label image."
+            )
+        series = tif.series[0]
+        if series.dataoffset is not None:  # one run of bytes: no need to decode
+            dtype = series.dtype.newbyteorder(tif.byteorder)
+            return np.memmap(path, dtype, "r", series.dataoffset, series.shape)
+        store = series.aszarr(level=0)
+        stack.callback(store.close)
+        return zarr.open_array(store, mode="r")
+    except tifffile.TiffFileError as error:  # of no builtin type in older releases
+        raise ValueError(str(error)) from error
+
+
+def _read_array(file: LabelFile) -> NDArray[Any]:
+    if file.path.suffix.lower() == ".npz":
+        return _read_npz(file.path, file.key, file.path.stat().st_mtime_ns)
+    array: NDArray[Any] = np.load(file.path, mmap_mode="r", allow_pickle=False)
+    return array
+
+
+@lru_cache(maxsize=2)  # a stack is read once, not for each of its images
+def _read_npz(path: Path, key: str, _stamp: int) -> NDArray[Any]:
+    with np.load(path, allow_pickle=False) as arrays:
+        if key not in arrays:
+            raise InputError(
+                f"{path} has no array {key!r}: give {path}:KEY, with a KEY of "
+                f"{', '.join(arrays.files)}."
+            )
+        array: NDArray[Any] = arrays[key]
+        return array
+
+
+def _read_png(path: Path) -> NDArray[Any]:
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                if image.mode not in _GREY_MODES:
+                    raise InputError(
+                        f"{path} is a colour picture ({image.mode}), expected labels: one "
+                        f"grey value or palette index per object."
+                    )
+                return np.asarray(image)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise InputError(
+            f"{path} is too large for a PNG that is read whole ({error}): give a TIFF."
+        ) from error
+
+
+def _unreadable(title: str, error: BaseException) -> InputError:
+    reason = " ".join(str(error).split()) or "no reason given"
+    return InputError(
+        f"{title} cannot be read ({type(error).__name__}: {reason.rstrip('.')}): it is "
+        f"damaged or no label image. Copy or export it again."
+    )

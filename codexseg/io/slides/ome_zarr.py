@@ -1,0 +1,232 @@
+"""OME-Zarr: NGFF 0.4 (zarr 2) and 0.5 (zarr 3) images in a local folder."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from codexseg.core.grid import Window
+from codexseg.errors import InputError
+from codexseg.io.slides.base import (
+    READER_ERRORS,
+    SlideImage,
+    SlideInfo,
+    channel_axis,
+    hash_samples,
+)
+from codexseg.io.slides.units import square_pixels, to_micrometres
+
+Metadata = Mapping[str, Any]
+
+
+class ZarrImage(SlideImage):
+    """An OME-Zarr image; see `SlideImage`."""
+
+    def __init__(
+        self,
+        info: SlideInfo,
+        panel_file: Path | None,
+        arrays: Sequence[Any],
+        axes: Sequence[str],
+        metadata: Metadata,
+    ) -> None:
+        super().__init__(info, panel_file)
+        self._arrays = arrays
+        self._metadata = metadata
+        self._y, self._x = axes.index("Y"), axes.index("X")
+        self._channel = channel_axis(axes, arrays[0].shape, "C", info.path)
+
+    def _read(self, channel: int, window: Window, level: int) -> NDArray[Any]:
+        index: list[Any] = [0] * self._arrays[level].ndim
+        index[self._y], index[self._x] = window.slices
+        if self._channel >= 0:
+            index[self._channel] = channel
+        array = self._arrays[level]
+        if is_blosc(array):
+            check_blosc(array, index)
+        pixels = np.asarray(array[tuple(index)])
+        return np.ascontiguousarray(pixels if self._y < self._x else pixels.T, self.dtype)
+
+    def fingerprint(self) -> str:
+        """Identify the content; see `SlideImage.fingerprint`."""
+        folder = Path(self._arrays[0].store.root) / self._arrays[0].path
+        files = sorted(
+            (path.relative_to(folder).as_posix(), path.stat().st_size, path)
+            for path in folder.rglob("*")
+            if path.is_file() and path.name != ".zattrs"
+        )
+        digest = hashlib.sha256(json.dumps(self._metadata, sort_keys=True).encode())
+        digest.update(json.dumps([file[:2] for file in files]).encode())
+        every = max(1, len(files) // 64)
+        chunks = files[::every]
+        if files[-1] not in chunks:
+            chunks.append(files[-1])
+        for _, size, path in chunks:
+            with path.open("rb") as file:
+                hash_samples(digest, file, size, ends=4096, samples=2)
+        return digest.hexdigest()
+
+
+def open_zarr(path: Path, panel_file: Path | None) -> ZarrImage:
+    """Open an OME-Zarr folder; see `codexseg.io.slides.open.open_image`."""
+    with _readable(path):
+        group, metadata = _image_group(path)
+        multiscales = metadata["multiscales"][0]
+        axes, units = _axes(multiscales, path)
+        datasets = multiscales["datasets"]
+        arrays = [
+            zarr.open_array(group.store, path=_join(group, d), mode="r") for d in datasets
+        ]
+        for array in arrays:
+            if len(array.shape) != len(axes):
+                raise InputError(
+                    f"{path} has arrays of shape {array.shape} with axes {axes}: they must "
+                    f"fit. Export it again."
+                )
+        y, x = axes.index("Y"), axes.index("X")
+        at = channel_axis(axes, arrays[0].shape, "C", path)
+        sizes = _pixel_sizes(multiscales, datasets[0], units)
+        shape = arrays[0].shape
+        info = SlideInfo(
+            path=path,
+            format="OME-Zarr",
+            shape=(1 if at < 0 else shape[at], shape[y], shape[x]),
+            dtype=arrays[0].dtype,
+            levels=tuple((a.shape[y], a.shape[x]) for a in arrays),
+            names=_names(metadata),
+            mpp=square_pixels(sizes[y], sizes[x], path),
+        )
+        return ZarrImage(info, panel_file, arrays, axes, dict(metadata))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what zarr raises, or metadata of another make, into an InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except READER_ERRORS as error:
+        raise InputError(
+            f"{path} is no readable OME-Zarr image ({type(error).__name__}: {error}): "
+            f"expected NGFF 0.4 or 0.5 with multiscales. Copy or export it again."
+        ) from error
+
+
+def _image_group(path: Path) -> tuple[Any, Metadata]:
+    """Return the group that holds the image pyramid, and its NGFF metadata."""
+    root = zarr.open(path, mode="r")
+    if not isinstance(root, zarr.Group):
+        raise InputError(
+            f"{path} is a zarr array without OME metadata: give the image around it."
+        )
+    metadata = _ngff(root)
+    if metadata.get("multiscales"):
+        return root, metadata
+    if "plate" in metadata:
+        raise InputError(
+            f"{path} is a plate of many images: give one of them, for example {path}/A/1/0."
+        )
+    if "bioformats2raw.layout" in metadata:  # 0 is the slide; then label, macro image
+        series = sorted((k for k, _ in root.groups() if k.isdigit()), key=int)
+        images = {key: _ngff(root[key]) for key in series}
+        areas = {k: _area(root[k], m) for k, m in images.items() if m.get("multiscales")}
+        largest = [k for k, area in areas.items() if 2 * area >= max(areas.values())]
+        if len(largest) == 1:
+            return root[largest[0]], images[largest[0]]
+        if largest:
+            which = ", ".join(f"{path}/{key}" for key in largest)
+            raise InputError(f"{path} holds several images: give one of {which}.")
+    raise InputError(
+        f"{path} is no OME-Zarr image: its attributes have no 'multiscales'. Give the "
+        f"group that has them, or export it as OME-Zarr (NGFF 0.4 or 0.5)."
+    )
+
+
+def _ngff(group: Any) -> Metadata:
+    """Return the NGFF attributes: under "ome" since 0.5, at the top before."""
+    attributes = group.attrs.asdict()
+    ome = attributes.get("ome", attributes)
+    return ome if isinstance(ome, dict) else {}
+
+
+def _area(group: Any, metadata: Metadata) -> int:
+    """Return the number of values of an image's full resolution."""
+    return prod(group[metadata["multiscales"][0]["datasets"][0]["path"]].shape)
+
+
+def _join(group: zarr.Group, dataset: Metadata) -> str:
+    return f"{group.path}/{dataset['path']}".strip("/")
+
+
+def _axes(multiscales: Metadata, path: Path) -> tuple[list[str], list[str]]:
+    """Return one letter and one unit ("" for none) per axis."""
+    axes = multiscales.get("axes")
+    if not axes:
+        raise InputError(
+            f"{path} names no axes (NGFF before 0.3): export it as NGFF 0.4 or 0.5."
+        )
+    axes = [{"name": axis} if isinstance(axis, str) else axis for axis in axes]
+    letters = [str(axis["name"]).upper() for axis in axes]
+    letters = [
+        "C" if axis.get("type") == "channel" else a
+        for a, axis in zip(letters, axes, strict=True)
+    ]
+    return letters, [str(axis.get("unit") or "") for axis in axes]
+
+
+def _pixel_sizes(
+    multiscales: Metadata, dataset: Metadata, units: Sequence[str]
+) -> list[float | None]:
+    """Return the micrometres per pixel along each axis; None where no unit is given."""
+    scale = np.ones(len(units))
+    for holder in (dataset, multiscales):
+        for transform in holder.get("coordinateTransformations") or ():
+            if transform.get("type") == "scale":
+                scale = scale * np.asarray(transform["scale"], float)
+    return [to_micrometres(float(s), unit) for s, unit in zip(scale, units, strict=True)]
+
+
+def is_blosc(array: Any) -> bool:
+    """Whether each chunk is a file that Blosc wrote; shards have checksums of their own."""
+    names = (type(codec).__name__ for codec in array.compressors)
+    return array.shards is None and any("blosc" in name.lower() for name in names)
+
+
+def check_blosc(array: Any, index: Sequence[Any]) -> None:
+    """Refuse truncated chunks: Blosc's decoder would read past their end and say nothing.
+
+    Bytes 12 to 15 of a chunk are its length.
+    """
+    ranges = [
+        range(i // n, i // n + 1)
+        if isinstance(i, int)
+        else range(i.start // n, (i.stop - 1) // n + 1)
+        for i, n in zip(index, array.chunks, strict=True)
+    ]
+    folder = Path(array.store.root) / array.path
+    for chunk in product(*ranges):
+        path = folder / array.metadata.encode_chunk_key(chunk)
+        try:
+            with path.open("rb", buffering=0) as file:
+                header, size = file.read(16), path.stat().st_size
+        except FileNotFoundError:  # never written: the fill value
+            continue
+        if size < 16 or size != int.from_bytes(header[12:], "little"):
+            raise EOFError(f"chunk {path.relative_to(folder)} is truncated")
+
+
+def _names(metadata: Metadata) -> tuple[str | None, ...] | None:
+    """Return the labels of the omero channels."""
+    channels = (metadata.get("omero") or {}).get("channels")
+    if not channels:
+        return None
+    return tuple(str(channel.get("label") or "").strip() or None for channel in channels)

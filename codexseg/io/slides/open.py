@@ -1,0 +1,86 @@
+"""The door for slides: every format becomes one lazy (c, y, x) image.
+
+`open_image` decides by content which reader opens a path; readers live in
+`codexseg.io.slides.tiff`, `codexseg.io.slides.ome_zarr` and `codexseg.io.slides.pictures`.
+What comes out is
+a `SlideImage`: small, immutable, safe to share between threads, pickled as its path.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from codexseg.errors import InputError
+from codexseg.io.slides.base import SlideImage
+
+_TIFF_MAGIC: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_ZARR_FILES: Final = (".zattrs", ".zgroup", ".zarray", "zarr.json")
+
+
+def open_image(path: str | Path, panel_file: str | Path | None = None) -> SlideImage:
+    """Open a slide lazily; the same unchanged file is opened once per process.
+
+    Parameters
+    ----------
+    path : str or Path
+        OME-TIFF, qptiff, multi-page TIFF, the folder of an OME-Zarr image, or a
+        picture: png, jpg, bmp, or a TIFF in colours.
+    panel_file : str or Path, optional
+        Channel names, see `codexseg.io.slides.panel.read_panel`; they win over the file's.
+
+    Raises
+    ------
+    InputError
+        If the path is missing, no image that is read here, truncated, a 3-D stack, of
+        another dtype, or if names and channels differ in number.
+    """
+    path = Path(path).absolute()
+    panel = None if panel_file is None else Path(panel_file).absolute()
+    return _open(path, panel, _stamp(path), None if panel is None else _stamp(panel))
+
+
+@lru_cache(maxsize=8)
+def _open(path: Path, panel: Path | None, *stamps: tuple[int, ...] | None) -> SlideImage:
+    """Open a path; `stamps` tell a changed file from the one in the cache."""
+    if path.is_dir():
+        if not any((path / name).exists() for name in _ZARR_FILES):
+            raise InputError(
+                f"{path} is a folder but no OME-Zarr image (none of "
+                f"{', '.join(_ZARR_FILES)} in it): give the .zarr folder or an image file."
+            )
+        # The readers import tifffile and zarr: only what is opened is paid for.
+        from codexseg.io.slides.ome_zarr import open_zarr
+
+        return open_zarr(path, panel)
+    with path.open("rb") as file:
+        start = file.read(4)
+    from codexseg.io.slides.pictures import is_picture, open_picture
+
+    if is_picture(start):
+        return open_picture(path, panel)
+    if start not in _TIFF_MAGIC:
+        raise InputError(
+            f"{path} is no TIFF ({f'starts with {start!r}' if start else 'is empty'}) and "
+            f"no picture: expected an OME-TIFF, a qptiff, a TIFF, an OME-Zarr folder, or a "
+            f"png, jpg or bmp."
+        )
+    from codexseg.io.slides.tiff import open_tiff
+
+    return open_tiff(path, panel)
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Return what changes when a file, or the metadata of a zarr folder, is rewritten."""
+    try:
+        stats = [path.stat()]
+        if path.is_dir():
+            files = (path / name for name in _ZARR_FILES)
+            stats += [file.stat() for file in files if file.exists()]
+        else:
+            path.open("rb").close()  # says so here if it may not be read
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be opened: {error.strerror or error}. Give the path of an "
+            f"existing, readable file."
+        ) from error
+    return tuple(n for s in stats for n in (s.st_ino, s.st_size, s.st_mtime_ns))

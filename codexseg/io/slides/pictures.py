@@ -1,0 +1,136 @@
+"""Pictures: png, jpg and bmp, in grey or in colours, as images of one or three channels.
+
+They are small against slides, and are decoded whole when they are opened. What is said
+of transparency is left out; a palette is looked up. Their pixel size is never believed:
+it says how large they are to be printed.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codexseg.core.grid import Window
+from codexseg.errors import InputError
+from codexseg.io.slides.base import READER_ERRORS, SlideImage, SlideInfo, file_fingerprint
+
+COLOURS: Final = ("red", "green", "blue")
+GREY: Final = ("grey",)
+MAGIC: Final = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP"}
+MOST_PX: Final = 2**27
+"""Larger pictures should be tiled TIFFs: they are held in memory."""
+
+_GREY_MODES: Final = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L"}
+_DEEP: Final = 16  # bits of a sample
+_PNG_HEADER: Final = 26  # bytes of a png, of which the last but one is the depth
+
+
+class Picture(SlideImage):
+    """A png, jpg or bmp; see `SlideImage`."""
+
+    def __init__(
+        self, info: SlideInfo, panel_file: Path | None, pixels: NDArray[Any]
+    ) -> None:
+        super().__init__(info, panel_file)
+        self._pixels = pixels
+
+    def _read(self, channel: int, window: Window, level: int) -> NDArray[Any]:
+        del level
+        return np.array(self._pixels[channel, *window.slices], order="C")
+
+    def fingerprint(self) -> str:
+        """Identify the content; see `SlideImage.fingerprint`."""
+        return file_fingerprint(self.path)
+
+
+def is_picture(start: bytes) -> bool:
+    """Whether a file that starts so is a picture."""
+    return any(start.startswith(magic) for magic in MAGIC)
+
+
+def open_picture(path: Path, panel_file: Path | None) -> Picture:
+    """Open a picture; see `codexseg.io.slides.open.open_image`.
+
+    Raises
+    ------
+    InputError
+        If it is damaged, larger than 2**27 px, or moves.
+    """
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of what may be a bomb; the size is checked here
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path, formats=tuple(MAGIC.values())) as image:
+                kind, frames = str(image.format), getattr(image, "n_frames", 1)
+                _check(path, image.width * image.height, frames)
+                names, pixels = _decoded(path, image)
+    except InputError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise _too_large(path) from error
+    except (*READER_ERRORS, SyntaxError) as error:
+        raise InputError(
+            f"{path} is no readable picture, or it is truncated ({type(error).__name__}: "
+            f"{error}). Copy or export it again."
+        ) from error
+    shape = pixels.shape[1], pixels.shape[2]
+    info = SlideInfo(
+        path=path,
+        format=kind,
+        shape=(len(names), *shape),
+        dtype=pixels.dtype,
+        levels=(shape,),
+        names=names,
+        mpp=None,
+    )
+    return Picture(info, panel_file, pixels)
+
+
+def _check(path: Path, size: int, frames: int) -> None:
+    if size > MOST_PX:
+        raise _too_large(path)
+    if frames != 1:
+        raise InputError(
+            f"{path} is a film of {frames} pictures, expected one: export one of them."
+        )
+
+
+def _decoded(path: Path, image: Any) -> tuple[tuple[str, ...], NDArray[Any]]:
+    """Decode a picture: the names of its channels, and (c, y, x)."""
+    names = GREY if _is_grey(image) else COLOURS
+    if _is_deep(path):  # Pillow halves the depth of colours
+        import imagecodecs
+
+        pixels = np.asarray(imagecodecs.png_decode(path.read_bytes()))
+    elif image.mode in ("LA", "RGBA"):  # as they are: not laid on black
+        pixels = np.asarray(image)
+    else:
+        pixels = np.asarray(image.convert("L" if names == GREY else "RGB"))
+    planes = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+    return names, np.ascontiguousarray(planes[: len(names)])
+
+
+def _is_grey(image: Any) -> bool:
+    """Whether all pixels are grey by their kind; a palette may hold greys alone."""
+    if image.mode != "P":
+        return image.mode in _GREY_MODES
+    palette = np.array(image.getpalette() or [0, 0, 0]).reshape(-1, 3)
+    return bool((palette == palette[:, :1]).all())
+
+
+def _is_deep(path: Path) -> bool:
+    """Whether samples have 16 bits: only a png's may."""
+    with path.open("rb") as file:
+        header = file.read(_PNG_HEADER)
+    return header.startswith(b"\x89PNG") and header[-2] == _DEEP
+
+
+def _too_large(path: Path) -> InputError:
+    return InputError(
+        f"{path} is a picture of more than {MOST_PX} px, which would be held in memory: "
+        f"convert it to a tiled TIFF, which is read in pieces."
+    )

@@ -1,0 +1,136 @@
+"""What the texts and tags inside a TIFF say: channel names and pixel size."""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+from xml.etree import ElementTree
+
+from codexseg.errors import InputError
+from codexseg.io.slides.units import square_pixels, to_micrometres
+
+Names = tuple[str | None, ...]
+
+COLOURS: Names = ("red", "green", "blue")
+
+# What a resolution tag must lie in to be a microscope's: 72 dpi is 353 um.
+_PLAUSIBLE_MPP: Final = (0.05, 20.0)
+
+
+def ome_metadata(
+    xml: str, shape: tuple[int, int], path: Path
+) -> tuple[Names | None, float | None]:
+    """Read channel names and pixel size from OME-XML.
+
+    Parameters
+    ----------
+    xml : str
+        The OME-XML of the file.
+    shape : (int, int)
+        Height and width of the image in question, px.
+
+    Returns
+    -------
+    names : tuple or None
+        One entry per <Channel>, None for one without a name; None where a single channel
+        stands for interleaved samples.
+    mpp : float or None
+        Micrometres per pixel (PhysicalSizeX and Y; any unit of length).
+    """
+    try:
+        root = ElementTree.fromstring(xml)
+    except ElementTree.ParseError as error:
+        raise InputError(
+            f"{path} has OME-XML that cannot be read ({error}): export it again."
+        ) from error
+    for pixels in _elements(root, "Pixels"):
+        if (pixels.get("SizeY"), pixels.get("SizeX")) == (str(shape[0]), str(shape[1])):
+            break
+    else:
+        raise InputError(
+            f"{path} holds an image of height, width = {shape} that its OME-XML does not "
+            f"describe: export it again."
+        )
+    channels = list(_elements(pixels, "Channel"))
+    sampled = any(int(channel.get("SamplesPerPixel", 1)) > 1 for channel in channels)
+    names = None if sampled or not channels else tuple(c.get("Name") for c in channels)
+    y, x = (_physical_size(pixels, axis, path) for axis in "YX")
+    return names, square_pixels(y, x, path)
+
+
+def qpi_names(descriptions: Iterable[str]) -> Names | None:
+    """Read channel names from the page descriptions of a qptiff.
+
+    The biomarker where a page names one (PhenoCycler), else the name of its channel.
+    """
+    names: list[str | None] = []
+    for text in descriptions:
+        try:
+            root = ElementTree.fromstring(text.lstrip("\ufeff").strip("\0 \n\r\t"))
+        except ElementTree.ParseError:
+            return None
+        found = (root.findtext(tag, "").strip() for tag in ("Biomarker", "Name"))
+        names.append(next((name for name in found if name), None))
+    return tuple(names)
+
+
+def imagej_names(metadata: dict[str, Any], count: int) -> Names | None:
+    """Read channel names from ImageJ's slice labels, where there is one per channel."""
+    labels = metadata.get("Labels")
+    if isinstance(labels, str):
+        labels = [labels]
+    if not labels or len(labels) != count:
+        return None
+    return tuple(str(label).strip() or None for label in labels)
+
+
+def imagej_mpp(metadata: dict[str, Any], page: Any, path: Path) -> float | None:
+    """Read the pixel size of an ImageJ file: its unit, and the tags' pixels per unit."""
+    unit = str(metadata.get("unit", "")).replace("\\u00B5", "µ")
+    y, x = (_resolution(page, tag) for tag in ("YResolution", "XResolution"))
+    sizes = [to_micrometres(1 / value, unit) if value else None for value in (y, x)]
+    return square_pixels(sizes[0], sizes[1], path)
+
+
+def tag_mpp(page: Any, path: Path) -> float | None:
+    """Read the pixel size from the resolution tags, where they can be a microscope's."""
+    unit = {2: "inch", 3: "cm"}.get(int(page.tags.valueof("ResolutionUnit", 1)), "")
+    sizes = []
+    for tag in ("YResolution", "XResolution"):
+        value = _resolution(page, tag)
+        size = to_micrometres(1 / value, unit) if value else None
+        if size is None or not _PLAUSIBLE_MPP[0] <= size <= _PLAUSIBLE_MPP[1]:
+            return None
+        sizes.append(size)
+    return square_pixels(sizes[0], sizes[1], path)
+
+
+def qpi_mpp(page: Any, path: Path) -> float | None:
+    """Read the pixel size of a qptiff: the resolution tags, else the scan profile."""
+    size = tag_mpp(page, path)
+    match = re.search(r"<PixelSizeMicrons>\s*([\d.eE+-]+)\s*<", page.description)
+    return to_micrometres(float(match[1]), "um") if size is None and match else size
+
+
+def _physical_size(pixels: ElementTree.Element, axis: str, path: Path) -> float | None:
+    text = pixels.get(f"PhysicalSize{axis}")
+    if text is None:
+        return None
+    try:
+        return to_micrometres(float(text), pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+    except ValueError as error:
+        raise InputError(
+            f"{path} says PhysicalSize{axis}={text!r}: expected a number. Correct its "
+            f"OME-XML."
+        ) from error
+
+
+def _resolution(page: Any, tag: str) -> float | None:
+    """Return pixels per unit."""
+    numerator, denominator = page.tags.valueof(tag, (0, 1))
+    return numerator / denominator if numerator and denominator else None
+
+
+def _elements(root: ElementTree.Element, name: str) -> Iterator[ElementTree.Element]:
+    """Iterate over elements of a name, whatever the OME schema version."""
+    return (e for e in root.iter() if e.tag.rpartition("}")[2] == name)

@@ -1,0 +1,1 @@
+"""The run directory: paths, lock, markers, records and atomic files."""

@@ -1,0 +1,133 @@
+"""Files that are either absent or complete, and arrays in files."""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import platformdirs
+from numpy.typing import NDArray
+
+from codexseg.errors import RunStateError
+
+_MAPPED_BYTES = 2**20
+"""Arrays of more bytes are mapped into memory, smaller ones read."""
+
+
+def cache_dir() -> Path:
+    """Return the folder of downloads: $CODEXSEG_CACHE, or the user's cache folder."""
+    return Path(os.environ.get("CODEXSEG_CACHE") or platformdirs.user_cache_dir("codexseg"))
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path`; what is written there takes its place at the end.
+
+    The file is flushed to disk before it is renamed; on an error it is removed and
+    `path` stays as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        yield part
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, be it there or not; a folder at once or not at all."""
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    gone = path
+    if not path.name.startswith("."):
+        gone = path.rename(path.with_name(f".{path.name}.{uuid4().hex}"))
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a text file that either is not there or is complete."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays, a ``.npy`` each, into a folder that is absent or complete.
+
+    A folder that is there is replaced; nobody may be reading it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = folder.with_name(f".{folder.name}.{uuid4().hex}")
+    part.mkdir()
+    try:
+        for name, array in arrays.items():
+            with (part / f"{name}.npy").open("wb") as file:
+                np.save(file, array, allow_pickle=False)
+                file.flush()
+                os.fsync(file.fileno())
+        remove(folder)
+        part.rename(folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+class ArrayFiles(Mapping[str, NDArray[Any]]):
+    """Arrays in .npy files, read when they are asked for; large ones memory-mapped."""
+
+    def __init__(
+        self,
+        paths: dict[str, Path],
+        remedy: str = "run the same command again, and it is made again",
+    ) -> None:
+        self._paths, self._remedy = paths, remedy
+
+    @classmethod
+    def of_folder(cls, folder: Path, remedy: str) -> "ArrayFiles":
+        """Return what :func:`write_arrays` wrote; `remedy` is for when it is gone."""
+        return cls({path.stem: path for path in folder.glob("*.npy")}, remedy)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        path = self._paths[name]
+        try:
+            large = path.stat().st_size > _MAPPED_BYTES
+            found: NDArray[Any] = np.load(path, mmap_mode="r" if large else None)
+        except (OSError, ValueError, EOFError) as error:
+            raise RunStateError(
+                f"{path} is missing or damaged ({error}), expected what the run keeps "
+                f"while it works; {self._remedy}."
+            ) from error
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+
+def map_npy(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Make a memory-mapped ``.npy`` of zeros whose place on disk is taken now.
+
+    A sparse file would take it page by page, and a full disk would kill the process.
+    """
+    description = np.lib.format.dtype_to_descr(dtype)
+    header = {"descr": description, "fortran_order": False, "shape": shape}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        size = file.tell() + dtype.itemsize * prod(shape)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
+    mapped: NDArray[Any] = np.lib.format.open_memmap(path, mode="r+")
+    return mapped

@@ -1,0 +1,1 @@
+"""Sample images: a published lung tumour, and synthetic tissue."""

