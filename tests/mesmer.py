@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from codexseg.backends.base import Slide
+from codexseg.backends.base import SlideContext
 from codexseg.backends.panoptic.backend import Panoptic
 from codexseg.config.schema import SegmentationConfig
 
@@ -25,7 +25,7 @@ def golden() -> dict[str, NDArray[np.generic]]:
 def panoptic(shape: tuple[int, int], mpp: float = 0.5, **settings: object) -> Panoptic:
     """Make the backend with the toy network for a slide of `shape`."""
     keys = {"backend": "panoptic", "model_path": TOY} | settings
-    return Panoptic(SegmentationConfig(**keys), Slide(shape, mpp))
+    return Panoptic(SegmentationConfig(**keys), SlideContext(shape, mpp))
 
 
 def blobs(

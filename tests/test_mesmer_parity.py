@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from codexseg.backends.base import Slide
+from codexseg.backends.base import SlideContext
 from codexseg.backends.deepcell.backend import Deepcell
 from codexseg.backends.panoptic.backend import Panoptic
 from codexseg.config.schema import SegmentationConfig
@@ -24,14 +24,14 @@ def worker():
     config = SegmentationConfig(
         backend="deepcell", model_path=SAVED_MODEL, python=deepcell_python()
     )
-    return Deepcell(config, Slide((300, 300), 0.5))
+    return Deepcell(config, SlideContext((300, 300), 0.5))
 
 
 def both(worker, images, mpp, compartment="both"):
     """Segment images with deepcell and here: two arrays (n, 2, y, x)."""
     shape = images.shape[2:]
     windows = [Window(0, 0, *shape)] * len(images)
-    slide = Slide(shape, mpp)
+    slide = SlideContext(shape, mpp)
     keys = {"compartment": compartment, "normalization": "patch"}
     theirs = worker
     theirs._slide, theirs._compartment = slide, compartment

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 
 from codexseg.backends.panoptic.backend import InMemory
-from codexseg.backends.panoptic.passes import ContrastSurvey, LevelSurvey, NetworkSurvey
+from codexseg.backends.panoptic.passes import ContrastPass, LevelPass, NetworkPass
 from codexseg.codex_patches import CodexPatches
 from codexseg.core.grid import Window
 from codexseg.pipeline import Pipeline
@@ -70,9 +70,9 @@ def test_a_slide_is_what_the_network_sees_as_one_image(untiled):
     mpp = Pipeline.from_run(untiled / "run").source().mpp
     image = tifffile.imread(untiled / "slide.ome.tif")
     backend, view = panoptic(SHAPE, mpp), InMemory(image)
-    for survey in backend.surveys:
-        view.keep(survey)
-    found = backend.label(Window(0, 0, *SHAPE), view)
+    for slide_pass in backend.slide_passes:
+        view.keep(slide_pass)
+    found = backend.segment_window(Window(0, 0, *SHAPE), view)
     for name, expected in zip(LABELS[2:], found, strict=True):
         assert same_objects(labels(untiled / "run", name), expected)
 
@@ -123,7 +123,7 @@ def test_killed_and_run_again_gives_the_same_bytes(finished, share, tmp_path):
 
 def test_what_surveys_found_goes_when_nobody_needs_it(finished):
     _, _, run = finished
-    assert not list((run / "work").glob("survey*"))
+    assert not list((run / "work").glob("slide_pass*"))
     summary = json.loads((run / "stages" / "segment.json").read_text())["summary"]
     assert summary["tiles"] > 0
     assert (summary["runtime"], summary["device"]) == ("onnxruntime", "cpu")
@@ -131,18 +131,18 @@ def test_what_surveys_found_goes_when_nobody_needs_it(finished):
 
 @pytest.fixture
 def visits(monkeypatch):
-    """Count what the surveys visit; stop at the n-th visit of the network."""
+    """Count what the slide_passes visit; stop at the n-th visit of the network."""
     seen, stop = [], [0]
-    for survey in (LevelSurvey, ContrastSurvey, NetworkSurvey):
-        real = survey.visit
+    for slide_pass in (LevelPass, ContrastPass, NetworkPass):
+        real = slide_pass.visit
 
-        def visit(self, piece, view, real=real):
+        def map_block(self, piece, view, real=real):
             if self.name == "network" and [n for n, _ in seen].count("network") == stop[0]:
                 raise KeyboardInterrupt
             seen.append((self.name, piece))
             return real(self, piece, view)
 
-        monkeypatch.setattr(survey, "visit", visit)
+        monkeypatch.setattr(slide_pass, "map_block", map_block)
     monkeypatch.setattr("codexseg.core.algorithms.tiles.BLOCK_TILES", 1)
     return seen, stop
 
@@ -172,12 +172,12 @@ def test_what_a_survey_has_lost_is_made_again(visits, damage, tmp_path):
         execute(config, tmp_path / "run")
     work = tmp_path / "run" / "work"
     if damage == "row":
-        next(work.glob("survey.contrast-*/000000.json")).unlink()
+        next(work.glob("slide_pass.contrast-*/000000.json")).unlink()
     elif damage == "array":
-        path = next(work.glob("survey.network-*/000003.cell_distance.npy"))
+        path = next(work.glob("slide_pass.network-*/000003.cell_distance.npy"))
         path.write_bytes(path.read_bytes()[:999])
     else:
-        for path in work.glob("survey.range-*/all/*.npy"):
+        for path in work.glob("slide_pass.range-*/all/*.npy"):
             path.write_bytes(path.read_bytes()[:99])
     stop[0] = -1
     execute(config, tmp_path / "run", until="stitch")

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from codexseg.backends.base import Slide
+from codexseg.backends.base import SlideContext
 from codexseg.backends.registry import create
 from codexseg.config.schema import ChannelsConfig, Config, SegmentationConfig
 from codexseg.core.intensity.scaling import SizeModel
@@ -141,7 +141,7 @@ def test_stopped_after_the_estimate_it_is_not_made_again(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("codexseg.stages.segment.survey_slide", stop)
+        patched.setattr("codexseg.stages.segment.run_slide_passes", stop)
         with pytest.raises(KeyboardInterrupt):
             execute(config, tmp_path / "again")
     with monkeypatch.context() as patched:
@@ -264,7 +264,7 @@ def test_a_style_vector_is_the_first_of_the_two_passes(tmp_path):
 @pytest.mark.parametrize("compartment", ["both", "nuclear"])
 def test_built_in_backends_say_their_size(compartment):
     config = SegmentationConfig(backend="watershed", compartment=compartment)
-    backend = create(config, Slide((99, 99), 0.5))
+    backend = create(config, SlideContext((99, 99), 0.5))
     assert backend.diameter_um == {"both": 11, "nuclear": 8}[compartment]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage as ndi
 
-from codexseg.backends.base import Labels, Pixels, Slide
+from codexseg.backends.base import Labels, Pixels, SlideContext
 from codexseg.core.grid import Window
 from codexseg.core.labels.operations import relabel
 from tests.images import write_ome_tiff
@@ -75,7 +75,7 @@ class Local:
     context_px = 3
     channels: tuple[str, ...] = ("nucleus",)
 
-    def __init__(self, config: object, slide: Slide) -> None:
+    def __init__(self, config: object, slide: SlideContext) -> None:
         self.config, self.slide = config, slide
 
     def fingerprint(self) -> str:

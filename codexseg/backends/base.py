@@ -1,7 +1,7 @@
 """What a backend is: pixels of patches in, labels of cells and nuclei out.
 
 Most backends look at patches alone. One that must know more of the slide first, or that
-computes what patches share, is a :class:`SurveyingBackend`.
+computes what patches share, is a :class:`WholeSlideBackend`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,7 +40,7 @@ class ChannelStatistics:
 
 
 @dataclass(frozen=True)
-class Slide:
+class SlideContext:
     """What a backend may know of the slide beyond the patch in its hands.
 
     `mpp` is the pixel size at which the slide is shown: where `segmentation.diameter` is
@@ -62,8 +62,8 @@ class Slide:
 class Backend(Protocol):
     """What turns patches into labels.
 
-    A backend class is called with (segmentation config, :class:`Slide`); making one is
-    cheap, weights are loaded by the first `predict`, once per worker.
+    A backend class is called with (segmentation config, :class:`SlideContext`); making
+    one is cheap, weights are loaded by the first `predict`, once per worker.
 
     Attributes
     ----------
@@ -123,7 +123,7 @@ class Backend(Protocol):
 
 
 class SlideView(Protocol):
-    """The slide, and what surveys have found so far, in a worker's hands.
+    """The slide, and what slide_passes have found so far, in a worker's hands.
 
     Attributes
     ----------
@@ -142,29 +142,29 @@ class SlideView(Protocol):
     def has_signal(self, window: Window) -> bool:
         """Whether any block under the window holds signal."""
 
-    def found(self, survey: str, piece: int) -> Arrays:
-        """Return what a survey found in a piece; empty: nothing.
+    def block_result(self, slide_pass: str, piece: int) -> Arrays:
+        """Return what a slide_pass found in a piece; empty: nothing.
 
         An array is read when it is asked for, and memory-mapped where it is large.
         """
 
-    def concluded(self, survey: str) -> Arrays:
-        """Return what a survey concluded from all its pieces."""
+    def summary(self, slide_pass: str) -> Arrays:
+        """Return what a slide_pass concluded from all its pieces."""
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What a survey found in a piece.
+class BlockResult:
+    """What a slide_pass found in a piece.
 
-    `counts` are added up, and `words` are listed, in the summary of the stage.
+    `counts` are added up, and `notes` are listed, in the summary of the stage.
     """
 
     arrays: Arrays
     counts: Mapping[str, int] = field(default_factory=dict)
-    words: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
-class Survey(Protocol):
+class SlidePass(Protocol):
     """A pass over the slide before its patches are segmented, piece by piece.
 
     Pieces may be visited in any order and by any worker.
@@ -180,35 +180,35 @@ class Survey(Protocol):
     name: str
     unit: str
 
-    def pieces(self, slide: SlideView) -> int:
+    def n_blocks(self, slide: SlideView) -> int:
         """Count the pieces, which are numbered from 0; 0: there is nothing to visit."""
 
-    def visit(self, piece: int, slide: SlideView) -> Finding:
+    def map_block(self, piece: int, slide: SlideView) -> BlockResult:
         """Look at a piece."""
 
-    def conclude(self, slide: SlideView) -> Arrays:
+    def reduce(self, slide: SlideView) -> Arrays:
         """Bring the findings of all pieces together; small."""
 
 
 @runtime_checkable
-class SurveyingBackend(Backend, Protocol):
-    """A backend that surveys the slide, and segments windows from what it found.
+class WholeSlideBackend(Backend, Protocol):
+    """A backend that slide_passes the slide, and segments windows from what it found.
 
     Attributes
     ----------
-    surveys : sequence of Survey
+    slide_passes : sequence of SlidePass
         In their order. Where there are none, `predict` is used.
     """
 
-    surveys: Sequence[Survey]
+    slide_passes: Sequence[SlidePass]
 
-    def label(self, window: Window, slide: SlideView) -> Labels:
+    def segment_window(self, window: Window, slide: SlideView) -> Labels:
         """Segment a window of the slide: (2, y, x), cells and nuclei."""
 
 
-def surveys_of(backend: Backend) -> Sequence[Survey]:
-    """Return the surveys of a backend; most have none."""
-    return backend.surveys if isinstance(backend, SurveyingBackend) else ()
+def slide_passes_of(backend: Backend) -> Sequence[SlidePass]:
+    """Return the slide_passes of a backend; most have none."""
+    return backend.slide_passes if isinstance(backend, WholeSlideBackend) else ()
 
 
 def bytes_per_px(backend: Backend) -> int:
@@ -226,12 +226,12 @@ def needs_nucleus(backend: Backend) -> bool:
     return bool(getattr(backend, "needs_nucleus", "nucleus" in backend.channels))
 
 
-def enlargement(slide: Slide, mpp: float) -> float:
+def enlargement(slide: SlideContext, mpp: float) -> float:
     """Return how many px of a model's image a px of the slide makes.
 
     Parameters
     ----------
-    slide : Slide
+    slide : SlideContext
         `mpp` is that at which it is shown.
     mpp : float
         What the model was made for.

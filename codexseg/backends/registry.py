@@ -5,7 +5,7 @@ import importlib
 from importlib.metadata import entry_points
 from typing import Any
 
-from codexseg.backends.base import Backend, Slide
+from codexseg.backends.base import Backend, SlideContext
 from codexseg.errors import BackendUnavailable, CodexsegError, ConfigError
 
 GROUP = "codexseg.backends"
@@ -34,14 +34,14 @@ def names() -> list[str]:
     return sorted({*BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
 
 
-def create(config: Any, slide: Slide) -> Backend:
+def create(config: Any, slide: SlideContext) -> Backend:
     """Make the backend that a segmentation section names.
 
     Parameters
     ----------
     config : SegmentationConfig
         `config.backend` is a registered name, or ``module:Class``.
-    slide : Slide
+    slide : SlideContext
         The slide that it is for.
 
     Raises

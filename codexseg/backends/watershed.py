@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from codexseg.backends.base import ChannelStatistics, Labels, Pixels, Slide
+from codexseg.backends.base import ChannelStatistics, Labels, Pixels, SlideContext
 from codexseg.core.algorithms.nuclei_watershed import Levels, context_um, segment_nuclei
 from codexseg.core.grid import Window
-from codexseg.core.intensity.background import channel_levels
+from codexseg.core.intensity.background import channel_statistics
 from codexseg.core.labels.expand import grow_labels
 from codexseg.errors import InputError
 
@@ -26,14 +26,14 @@ class Watershed:
         The segmentation section: `normalization` ("slide" or "patch") and `watershed`
         (attributes of :class:`codexseg.core.algorithms.nuclei_watershed.WatershedOptions`)
         are read.
-    slide : Slide
+    slide : SlideContext
         `mpp` sets all sizes; with slide normalisation its statistics set the levels.
     """
 
     name: ClassVar[str] = "watershed"
     mpp: ClassVar[float | None] = None
 
-    def __init__(self, config: Any, slide: Slide) -> None:
+    def __init__(self, config: Any, slide: SlideContext) -> None:
         self._options = config.watershed
         self._slide = slide
         self._per_patch = config.normalization == "patch"
@@ -90,7 +90,7 @@ class Watershed:
         marker = self._slide.has_wholecell and self._options.membrane_weight > 0
         nucleus, wholecell = self._slide.nucleus, self._slide.wholecell
         if self._per_patch:
-            nucleus, wholecell = (ChannelStatistics(*channel_levels(c)) for c in patch)
+            nucleus, wholecell = (ChannelStatistics(*channel_statistics(c)) for c in patch)
         return (
             _levels_of(nucleus, "nucleus"),
             _levels_of(wholecell, "wholecell") if marker else None,
@@ -101,7 +101,8 @@ def _levels_of(statistics: ChannelStatistics | None, channel: str) -> Levels:
     if statistics is None:
         raise InputError(
             f"the watershed backend with normalization 'slide' needs the slide's "
-            f"statistics of the {channel} channel, got None: pass them in Slide.{channel}, "
+            f"statistics of the {channel} channel, got None: pass them in "
+            f"SlideContext.{channel}, "
             f"or set segmentation.normalization to 'patch'."
         )
     background, p999 = statistics.background, statistics.p999

@@ -14,7 +14,7 @@ from codexseg.core.drawing.overlay import (
     window_around,
 )
 from codexseg.core.grid import Window
-from codexseg.core.intensity.background import channel_levels
+from codexseg.core.intensity.background import channel_statistics
 from codexseg.core.intensity.histogram import block_mean
 from codexseg.core.labels.operations import Labels
 from codexseg.stages.pictures import COLOURS
@@ -36,7 +36,7 @@ def tissue(pixels: NDArray[Any]) -> Picture:
     """Draw (2, y, x) grey levels, nucleus and whole cell, between background and P99.9."""
     layers = []
     for channel, name in zip(pixels, ("nucleus", "wholecell"), strict=True):
-        _, highest, level, noise, top = channel_levels(channel)
+        _, highest, level, noise, top = channel_statistics(channel)
         if highest > 0:
             top = max(top, level + _LEAST_RANGE * noise)
             layers.append((brightness(channel, level, top), COLOURS[name]))

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codexseg.backends.base import Backend, ChannelStatistics, Slide, diameter_um
+from codexseg.backends.base import Backend, ChannelStatistics, SlideContext, diameter_um
 from codexseg.backends.registry import create
 from codexseg.config.schema import Config, SegmentationConfig
 from codexseg.core.grid import Window
-from codexseg.core.intensity.background import LevelTally
+from codexseg.core.intensity.background import ChannelAccumulator
 from codexseg.core.intensity.histogram import N_BINS, histogram
-from codexseg.core.intensity.scaling import GreyScale
+from codexseg.core.intensity.scaling import IntensityScaling
 from codexseg.errors import ConfigError, InputError
 from codexseg.stages.pixels import own_greys, rescaled
 from codexseg.stages.scale import (
@@ -46,7 +46,7 @@ class Patches:
                 f"nucleus, channel 1 whole cell. Use patches[None] for a single one."
             )
         self._patches = patches
-        self._greys: tuple[GreyScale, GreyScale] | None = None
+        self._greys: tuple[IntensityScaling, IntensityScaling] | None = None
         self._percentiles = segmentation.percentiles
         if segmentation.percentiles is not None and segmentation.normalization == "slide":
             self._greys = self._all_greys(segmentation.percentiles)
@@ -75,7 +75,7 @@ class Patches:
 
     def _all_greys(
         self, percentiles: tuple[float, float]
-    ) -> tuple[GreyScale, GreyScale] | None:
+    ) -> tuple[IntensityScaling, IntensityScaling] | None:
         """Return what percentiles of all patches together make 0 and 1."""
         counts = np.zeros((2, N_BINS), np.int64)
         dtype = np.dtype(np.uint8)
@@ -83,7 +83,7 @@ class Patches:
             dtype = patch.dtype
             for channel in range(2):
                 counts[channel] += histogram(patch[..., channel])
-        nucleus, wholecell = (GreyScale.of(c, percentiles, dtype) for c in counts)
+        nucleus, wholecell = (IntensityScaling.of(c, percentiles, dtype) for c in counts)
         return nucleus, wholecell
 
     def _checked(self) -> Iterator[Pixels]:
@@ -121,9 +121,9 @@ def _grey_levels(patch: Pixels, name: str) -> Pixels:
     return patch.astype(np.float32 if is_float else np.uint16, copy=False)
 
 
-def slide_of_patches(patches: Patches, mpp: float) -> Slide:
+def slide_of_patches(patches: Patches, mpp: float) -> SlideContext:
     """Take the patches, one below the other, for the slide."""
-    nucleus, wholecell = LevelTally(), LevelTally()
+    nucleus, wholecell = ChannelAccumulator(), ChannelAccumulator()
     height = width = 0
     for patch in patches:
         nucleus.add(patch[..., 0])
@@ -131,7 +131,7 @@ def slide_of_patches(patches: Patches, mpp: float) -> Slide:
         height, width = height + patch.shape[0], max(width, patch.shape[1])
     second = ChannelStatistics(*wholecell.levels())
     has_wholecell = second.maximum > 0
-    return Slide(
+    return SlideContext(
         (height, width),
         mpp,
         ChannelStatistics(*nucleus.levels()),
@@ -163,7 +163,7 @@ def pixel_size(settings: Config) -> float:
 
 
 def scaled_backend(
-    segmentation: SegmentationConfig, slide: Slide, patches: Patches
+    segmentation: SegmentationConfig, slide: SlideContext, patches: Patches
 ) -> Backend:
     """Make the backend for the scale that the configuration asks for.
 
@@ -171,7 +171,7 @@ def scaled_backend(
     ----------
     segmentation : SegmentationConfig
         With diameter "auto" the cells of some patches are measured.
-    slide : Slide
+    slide : SlideContext
         At its real pixel size.
     patches : Patches
         What is to be segmented.

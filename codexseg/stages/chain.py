@@ -35,7 +35,7 @@ from codexseg.stages.base import Context, Job, Source, Stage, Timings
 from codexseg.stages.keys import section_in_key
 from codexseg.stages.metadata import METADATA
 from codexseg.stages.pixels import backend_facts, make_backend
-from codexseg.stages.surveys import survey_progress
+from codexseg.stages.surveys import slide_pass_progress
 
 log = logging.getLogger(__name__)
 
@@ -217,7 +217,7 @@ class Chain:
         finished, total = self.run.progress(stage.name, digest(payload))
         if marker is None:
             under_way = stage is segment.STAGE and not finished
-            why = survey_progress(self.run) if under_way else ""
+            why = slide_pass_progress(self.run) if under_way else ""
             return Status(stage.name, "missing", why, finished, total)
         summary = marker["summary"]
         why = _first_causes(differences(marker["depends_on"], payload))

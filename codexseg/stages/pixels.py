@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from codexseg.backends.base import (
     Backend,
     ChannelStatistics,
-    Slide,
+    SlideContext,
     diameter_um,
     is_paired,
     needs_nucleus,
@@ -22,7 +22,7 @@ from codexseg.backends.registry import create
 from codexseg.config.schema import Config
 from codexseg.core.grid import PatchGrid, Window
 from codexseg.core.intensity.histogram import N_BINS, histogram, merge_channels
-from codexseg.core.intensity.scaling import GreyScale
+from codexseg.core.intensity.scaling import IntensityScaling
 from codexseg.errors import ConfigError
 from codexseg.io.slides.base import SlideImage
 from codexseg.io.slides.open import open_image
@@ -110,7 +110,7 @@ class Loaded:
     nucleus: ChannelStatistics
     wholecell: ChannelStatistics | None
     signal: NDArray[np.bool_]
-    greys: tuple[GreyScale, GreyScale] | None = None
+    greys: tuple[IntensityScaling, IntensityScaling] | None = None
 
     @property
     def shown(self) -> tuple[ChannelStatistics | None, ChannelStatistics | None]:
@@ -144,7 +144,7 @@ def loaded(job: Job) -> Loaded:
 
 def _greys(
     job: Job, channels: SegmentationChannels, percentiles: Percentiles
-) -> tuple[GreyScale, GreyScale]:
+) -> tuple[IntensityScaling, IntensityScaling]:
     """Return what the slide's percentiles make 0 and 1 in both segmentation channels.
 
     From the histograms that the load stage keeps. Markers that are merged scaled have
@@ -158,15 +158,21 @@ def _greys(
         for number, total in counts.items():
             total[tables[f"{number}_bins"]] += tables[f"{number}_counts"]
     dtype = np.dtype(job.source.dtype)
-    found = {n: GreyScale.of(total, percentiles, dtype) for n, total in counts.items()}
+    found = {
+        n: IntensityScaling.of(total, percentiles, dtype) for n, total in counts.items()
+    }
     nucleus, markers = found[channels.nucleus], [found[n] for n in numbers[1:]]
     scales = channels.scales or (1.0,) * len(markers)
     pairs = [(g.low / s, g.high / s) for g, s in zip(markers, scales, strict=True) if s > 0]
     low, high = np.max(pairs, axis=0).tolist() if pairs else (0.0, 0.0)
-    return nucleus if channels.has_nucleus else GreyScale(0, 0), GreyScale(low, high)
+    return nucleus if channels.has_nucleus else IntensityScaling(0, 0), IntensityScaling(
+        low, high
+    )
 
 
-def scaled(statistics: ChannelStatistics, grey: GreyScale | None) -> ChannelStatistics:
+def scaled(
+    statistics: ChannelStatistics, grey: IntensityScaling | None
+) -> ChannelStatistics:
     """Scale the statistics of a channel as its pixels are."""
     if grey is None:
         return statistics
@@ -186,15 +192,18 @@ def pixels_of(job: Job, window: Window) -> Pixels:
     return rescaled(pixels, found.greys)
 
 
-def own_greys(pixels: Pixels, percentiles: Percentiles) -> tuple[GreyScale, GreyScale]:
+def own_greys(
+    pixels: Pixels, percentiles: Percentiles
+) -> tuple[IntensityScaling, IntensityScaling]:
     """Return what the percentiles of an image (2, y, x) itself make 0 and 1."""
     nucleus, wholecell = (
-        GreyScale.of(histogram(channel), percentiles, pixels.dtype) for channel in pixels
+        IntensityScaling.of(histogram(channel), percentiles, pixels.dtype)
+        for channel in pixels
     )
     return nucleus, wholecell
 
 
-def rescaled(pixels: Pixels, greys: tuple[GreyScale, GreyScale]) -> Pixels:
+def rescaled(pixels: Pixels, greys: tuple[IntensityScaling, IntensityScaling]) -> Pixels:
     """Scale both channels of an image (2, y, x); float32."""
     return np.stack([g.apply(channel) for g, channel in zip(greys, pixels, strict=True)])
 
@@ -231,7 +240,7 @@ def make_backend(
         shown.
     """
     channels, (nucleus, wholecell) = config.channels, found.shown if found else (None, None)
-    slide = Slide(
+    slide = SlideContext(
         shape=shape,
         mpp=mpp,
         nucleus=nucleus,

@@ -24,7 +24,7 @@ from codexseg.stages.profile import measured_channels
 from codexseg.stages.quality import QUALITY, write_quality
 from codexseg.stages.repair import REASONS
 from codexseg.stages.segment import COMPARTMENTS
-from codexseg.stages.surveys import SURVEY
+from codexseg.stages.surveys import SLIDE_PASS
 
 REPORT = "report.html"
 
@@ -208,7 +208,7 @@ def stage_times(path: Path) -> dict[str, tuple[float, float]]:
     patches: dict[str, float] = {}
     for part, patch, wall, cpu in _time_lines(path):
         name = part.partition(".")[0]
-        stage = "segment" if name == SURVEY else name
+        stage = "segment" if name == SLIDE_PASS else name
         if patch == "driver":
             others = patches.pop(stage, 0.0)
             times[stage] = wall, cpu if cpu >= others else cpu + others

@@ -21,11 +21,11 @@ from codexseg.backends.base import (
     Backend,
     Labels,
     SlideView,
-    SurveyingBackend,
+    WholeSlideBackend,
     bytes_per_px,
     check_labels,
     context_px,
-    surveys_of,
+    slide_passes_of,
 )
 from codexseg.config.schema import Config
 from codexseg.core.grid import Patch, PatchGrid, Window
@@ -38,7 +38,7 @@ from codexseg.stages.base import Context, Job, Source, Stage
 from codexseg.stages.metadata import write_metadata
 from codexseg.stages.pixels import backend_of, grid_of, loaded, pixels_of, valid_patches
 from codexseg.stages.scale import find_scale
-from codexseg.stages.surveys import drop_surveys, survey_slide, view_of
+from codexseg.stages.surveys import discard_slide_passes, run_slide_passes, view_of
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def segment(context: Context) -> Row:
     valid, figures = valid_patches(job), Row()
     done = [patch for patch in valid if _is_done(job, patch, rows.get(patch))]
     if len(done) < len(valid):
-        figures = survey_slide(context)
+        figures = run_slide_passes(context)
     rows = context.map_patches(
         segment_patches,
         valid,
@@ -77,7 +77,7 @@ def segment(context: Context) -> Row:
     write_metadata(job)
     failed = [p for p, row in rows.items() if row["status"] == "failed"]
     if not failed:
-        drop_surveys(job.run)
+        discard_slide_passes(job.run)
     return {
         **scale,
         **figures,
@@ -136,7 +136,7 @@ def segment_patches(job: Job, patches: Sequence[int]) -> Iterator[tuple[int, Row
 def _predict(job: Job, windows: Sequence[Window]) -> Iterator[Labels]:
     """Have windows of one shape segmented: (2, y, x) each."""
     backend, found = backend_of(job), loaded(job)
-    if isinstance(backend, SurveyingBackend) and surveys_of(backend):
+    if isinstance(backend, WholeSlideBackend) and slide_passes_of(backend):
         batch: Iterable[Labels] = (
             _label(backend, window, view_of(job)) for window in windows
         )
@@ -148,8 +148,8 @@ def _predict(job: Job, windows: Sequence[Window]) -> Iterator[Labels]:
         yield chosen
 
 
-def _label(backend: SurveyingBackend, window: Window, view: SlideView) -> Labels:
-    found = backend.label(window, view)[None]
+def _label(backend: WholeSlideBackend, window: Window, view: SlideView) -> Labels:
+    found = backend.segment_window(window, view)[None]
     checked: Labels = check_labels(found, (1, 2, *window.shape), backend.name)[0]
     return checked
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage as ndi
 
 from codexseg.backends import optional as packages
-from codexseg.backends.base import Slide, is_paired
+from codexseg.backends.base import SlideContext, is_paired
 from codexseg.backends.registry import create
 from codexseg.backends.tiled import cellpose as adapter
 from codexseg.config.schema import SegmentationConfig
@@ -68,7 +68,7 @@ def config(**settings):
 
 
 def made(mpp=0.5, *, has_wholecell=True, **settings):
-    slide = Slide((90, 100), mpp, has_wholecell=has_wholecell)
+    slide = SlideContext((90, 100), mpp, has_wholecell=has_wholecell)
     return create(config(**settings), slide)
 
 
@@ -228,7 +228,9 @@ def test_other_versions(package, version):
 def test_a_gpu_that_is_not_there(package):
     package("3.1.1.2")
     with pytest.raises(BackendUnavailable, match="cannot use a GPU"):
-        create(SegmentationConfig(backend="cellpose", device="cuda"), Slide((9, 9), 0.5))
+        create(
+            SegmentationConfig(backend="cellpose", device="cuda"), SlideContext((9, 9), 0.5)
+        )
 
 
 def test_weights_that_cannot_be_loaded(package):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from codexseg.backends.base import Slide
+from codexseg.backends.base import SlideContext
 from codexseg.backends.networks.weights import resolve
 from codexseg.backends.panoptic.backend import Panoptic
 from codexseg.backends.panoptic.parameters import (
@@ -73,7 +73,7 @@ def test_they_decide_what_becomes_an_object(tmp_path):
 
     def segment(path):
         config = SegmentationConfig(backend="panoptic", model_path=path)
-        backend = Panoptic(config, Slide((256, 256), 0.5))
+        backend = Panoptic(config, SlideContext((256, 256), 0.5))
         return backend.predict(image, [Window(0, 0, 256, 256)])[0]
 
     strict = Constants(0.075, min_area=10**6), Constants(0.1)
@@ -101,7 +101,7 @@ def test_objects_with_a_faint_middle_are_dropped(tmp_path, name):
         cell = Constants(0.075, **{name: least})
         path = with_metadata(tmp_path / f"{least}.onnx", to_json(cell, MESMER[1]))
         config = SegmentationConfig(backend="panoptic", model_path=path)
-        backend = Panoptic(config, Slide(whole.shape, 0.5))
+        backend = Panoptic(config, SlideContext(whole.shape, 0.5))
         counts.append(int(backend.predict(image[None], [whole])[0][0].max()))
     assert counts[0] >= counts[1] > counts[2]
 
@@ -113,7 +113,7 @@ def test_growth_takes_background_and_no_neighbours(tmp_path):
         cell = Constants(0.075, growth_px=growth)
         path = with_metadata(tmp_path / f"{growth}.onnx", to_json(cell, MESMER[1]))
         config = SegmentationConfig(backend="panoptic", model_path=path)
-        backend = Panoptic(config, Slide(whole.shape, 0.5))
+        backend = Panoptic(config, SlideContext(whole.shape, 0.5))
         return backend.predict(image[None], [whole])[0]
 
     plain, grown = segment(0.0), segment(2.0)

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from codexseg.backends.base import Backend, Slide, check_labels
+from codexseg.backends.base import Backend, SlideContext, check_labels
 from codexseg.backends.deepcell.backend import Deepcell
 from codexseg.core.grid import Window
 from codexseg.errors import (
@@ -109,7 +109,7 @@ def backend(python, mpp=0.5, model=TOY, compartment="both", device="auto"):
     config = SimpleNamespace(
         python=python, model_path=model, compartment=compartment, device=device
     )
-    return Deepcell(config, Slide((1000, 1000), mpp))
+    return Deepcell(config, SlideContext((1000, 1000), mpp))
 
 
 def patch(order=0, shape=(6, 5), dtype=np.uint16):
@@ -434,7 +434,7 @@ def test_live_equals_deepcell(live, golden):
 
 def test_live_at_another_pixel_size(live, golden, monkeypatch):
     # the same worker: starting one takes seconds
-    monkeypatch.setattr(live, "_slide", Slide((1000, 1000), 0.377))
+    monkeypatch.setattr(live, "_slide", SlideContext((1000, 1000), 0.377))
     assert_same_objects(predict(live, golden["image"])[0], golden["labels_0377"])
     monkeypatch.setattr(live, "_compartment", "whole-cell")
     cells, nuclei = predict(live, golden["image"])[0]

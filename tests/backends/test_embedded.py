@@ -10,7 +10,7 @@ import pytest
 from scipy import ndimage as ndi
 
 import codexseg
-from codexseg.backends.base import Slide
+from codexseg.backends.base import SlideContext
 from codexseg.backends.networks.weights import EMBEDDED, resolve
 from codexseg.backends.panoptic.backend import Embedded
 from codexseg.backends.panoptic.parameters import MESMER, constants_of
@@ -27,7 +27,7 @@ MEMBRANES = [MARKERS.index(name) + 1 for name in ("PANCK", "CD45")]
 
 def segment(image, mpp=0.5):
     shape = image.shape[1:]
-    backend = Embedded(SegmentationConfig(), Slide(shape, mpp))
+    backend = Embedded(SegmentationConfig(), SlideContext(shape, mpp))
     return backend.predict(image[None], [Window(0, 0, *shape)])[0]
 
 
@@ -73,14 +73,14 @@ def test_it_says_whose_it_is_and_brings_its_constants():
     assert weights.name == "embedded"
     assert "Apache-2.0" in weights.licence
     assert constants_of(weights) != MESMER
-    about = Embedded(SegmentationConfig(), Slide((64, 64), 0.5)).about
+    about = Embedded(SegmentationConfig(), SlideContext((64, 64), 0.5)).about
     assert about["weights_digest"] == weights.digest
 
 
 def test_it_takes_no_other_weights():
     config = SegmentationConfig(model_path="other.onnx")
     with pytest.raises(ConfigError, match=r"other\.onnx, expected none.*'panoptic'"):
-        Embedded(config, Slide((64, 64), 0.5))
+        Embedded(config, SlideContext((64, 64), 0.5))
 
 
 @pytest.mark.parametrize("mpp", [0.5, 0.377])

@@ -12,18 +12,18 @@ import pytest
 from codexseg.backends.base import (
     Backend,
     ChannelStatistics,
-    Slide,
-    SurveyingBackend,
+    SlideContext,
+    WholeSlideBackend,
     check_labels,
     context_px,
     is_paired,
-    surveys_of,
+    slide_passes_of,
 )
 from codexseg.backends.panoptic.backend import InMemory
 from codexseg.backends.registry import BUILT_IN, BY_WEIGHTS, create
 from codexseg.config.schema import SegmentationConfig
 from codexseg.core.grid import Window
-from codexseg.core.intensity.background import channel_levels
+from codexseg.core.intensity.background import channel_statistics
 from codexseg.errors import BackendUnavailable
 from codexseg.samples.tissue import Tissue
 from tests.backends.test_unet import BOTH, write_unet
@@ -79,9 +79,9 @@ def make(name, kind):
     """Make the backend for an image; skip where it is not installed."""
 
     def made(image, mpp=MPP, *, has_wholecell=True, **settings):
-        levels = [ChannelStatistics(*channel_levels(channel)) for channel in image]
+        levels = [ChannelStatistics(*channel_statistics(channel)) for channel in image]
         wholecell = levels[1] if has_wholecell else None
-        slide = Slide(image.shape[1:], mpp, levels[0], wholecell, has_wholecell)
+        slide = SlideContext(image.shape[1:], mpp, levels[0], wholecell, has_wholecell)
         config = SegmentationConfig(backend=name, **{**kind.settings, **settings})
         try:
             return create(config, slide)
@@ -104,14 +104,14 @@ def predict(backend, image):
 
 def surveyed(backend, image):
     view = InMemory(image)
-    for survey in surveys_of(backend):
-        view.keep(survey)
+    for slide_pass in slide_passes_of(backend):
+        view.keep(slide_pass)
     return view
 
 
 def on_slide(backend, image, window, view=None):
     """Segment a window of a slide as the segment stage does."""
-    if not surveys_of(backend):
+    if not slide_passes_of(backend):
         return predict(backend, np.ascontiguousarray(image[:, *window.slices]))
     return backend.label(window, view or surveyed(backend, image))
 
@@ -132,7 +132,7 @@ def test_it_says_what_it_is(name, backend):
     assert type(backend.halo_px) is int
     assert 0 <= context_px(backend) <= backend.halo_px
     assert backend.channels in (("nucleus",), ("nucleus", "wholecell"))
-    assert isinstance(backend, SurveyingBackend) or not surveys_of(backend)
+    assert isinstance(backend, WholeSlideBackend) or not slide_passes_of(backend)
 
 
 def test_its_fingerprint_is_stable_and_fit_for_a_file_name(make, backend):

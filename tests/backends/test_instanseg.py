@@ -5,7 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from codexseg.backends.base import Slide
+from codexseg.backends.base import SlideContext
 from codexseg.backends.registry import create
 from codexseg.backends.tiled import instanseg_weights as weights
 from codexseg.backends.tiled.instanseg import Instanseg, Network
@@ -129,13 +129,13 @@ def test_options_are_errors(cache):
     with pytest.raises(
         ConfigError, match=r"options\.min_size: the backend 'instanseg' has"
     ):
-        create(config(options={"min_size": 3}), Slide((90, 90), 0.5))
+        create(config(options={"min_size": 3}), SlideContext((90, 90), 0.5))
 
 
 @pytest.mark.skipif(HAS_TORCH, reason="this Python has torch")
 def test_without_torch():
     with pytest.raises(BackendUnavailable, match=r"pip install 'codexseg\[instanseg\]'"):
-        create(config(), Slide((90, 90), 0.5))
+        create(config(), SlideContext((90, 90), 0.5))
 
 
 # -- with torch, and a network that thresholds ---------------------------------------------
@@ -198,7 +198,7 @@ def test_a_file_that_is_no_network(network, tmp_path):
 def test_the_backend_runs_the_network(network):
     image = np.zeros((2, 90, 80), np.uint16)
     image[:, 30:40, 20:30] = 1000
-    made = create(config(model_path=network(), device="cpu"), Slide((90, 80), 0.5))
+    made = create(config(model_path=network(), device="cpu"), SlideContext((90, 80), 0.5))
     assert isinstance(made, Instanseg)
     assert made.paired
     labels = made.predict(image[None], [Window(0, 0, 90, 80)])[0]

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codexseg.backends.base import Backend, Slide, SurveyingBackend, surveys_of
+from codexseg.backends.base import Backend, SlideContext, WholeSlideBackend, slide_passes_of
 from codexseg.backends.networks.onnx import OutOfMemory
 from codexseg.backends.networks.runtime import open_network
-from codexseg.backends.panoptic import passes as panoptic_surveys
+from codexseg.backends.panoptic import passes as panoptic_passes
 from codexseg.backends.panoptic.backend import InMemory, Mesmer, Panoptic, flood
 from codexseg.backends.panoptic.image import MAPS, Image
 from codexseg.backends.panoptic.parameters import MESMER
@@ -26,8 +26,8 @@ def predict(image, mpp=0.5, **options):
 
 def surveyed(image, mpp=0.5, **options):
     backend, view = panoptic(image.shape[1:], mpp, **options), InMemory(image)
-    for survey in backend.surveys:
-        view.keep(survey)
+    for slide_pass in backend.slide_passes:
+        view.keep(slide_pass)
     return backend, view
 
 
@@ -110,10 +110,10 @@ def test_a_window_of_a_surveyed_slide_shows_its_objects(seed, mpp, dtype, data):
     image = blobs((430, 520), seed)
     image = (image // 64 if dtype == np.uint8 else image).astype(dtype)
     backend, view = surveyed(image, mpp)
-    whole = backend.label(Window(0, 0, 430, 520), view)
+    whole = backend.segment_window(Window(0, 0, 430, 520), view)
     y0, x0 = data.draw(st.integers(0, 100)), data.draw(st.integers(0, 150))
     window = Window(y0, x0, y0 + 330, x0 + 370)
-    part = backend.label(window, view)
+    part = backend.segment_window(window, view)
     margin = backend.context_px
     inner = [
         0 if edge in (0, end) else margin
@@ -148,13 +148,16 @@ def test_a_tile_without_signal_is_not_predicted():
     views = [InMemory(image), HalfEmpty(image)]
     tiles = []
     for view in views:
-        for survey in backend.surveys:
-            if survey.name == "network":
-                visits = [survey.visit(p, view).counts for p in range(survey.pieces(view))]
+        for slide_pass in backend.slide_passes:
+            if slide_pass.name == "network":
+                visits = [
+                    slide_pass.map_block(p, view).counts
+                    for p in range(slide_pass.n_blocks(view))
+                ]
                 tiles.append(sum(v["tiles"] for v in visits))
-            view.keep(survey)
+            view.keep(slide_pass)
     assert tiles[1] < tiles[0]
-    labels = [backend.label(Window(0, 0, 700, 900), view) for view in views]
+    labels = [backend.segment_window(Window(0, 0, 700, 900), view) for view in views]
     assert np.array_equal(labels[0][:, :, :280], labels[1][:, :, :280])
 
 
@@ -192,29 +195,33 @@ def test_surveys_do_not_depend_on_the_order_of_their_pieces(monkeypatch):
     _, view = surveyed(image)
 
     class Backwards(InMemory):
-        def keep(self, survey):
-            for piece in reversed(range(survey.pieces(self))):
-                self._found[survey.name, piece] = survey.visit(piece, self).arrays
-            self._concluded[survey.name] = survey.conclude(self)
+        def keep(self, slide_pass):
+            for piece in reversed(range(slide_pass.n_blocks(self))):
+                self._found[slide_pass.name, piece] = slide_pass.map_block(
+                    piece, self
+                ).arrays
+            self._concluded[slide_pass.name] = slide_pass.reduce(self)
 
     other = Backwards(image)
     backend = panoptic(image.shape[1:])
-    for survey in backend.surveys:
-        other.keep(survey)
+    for slide_pass in backend.slide_passes:
+        other.keep(slide_pass)
     whole = Window(0, 0, 700, 650)
-    assert np.array_equal(backend.label(whole, view), backend.label(whole, other))
+    assert np.array_equal(
+        backend.segment_window(whole, view), backend.segment_window(whole, other)
+    )
 
 
 def test_pieces_do_not_show(monkeypatch):
     image = blobs((700, 650)).astype(np.float32) / 7
     whole = Window(0, 0, 700, 650)
     backend, view = surveyed(image)
-    labels = backend.label(whole, view)
+    labels = backend.segment_window(whole, view)
     seen = Image.of((700, 650), 0.5).preprocessed(whole, view)
     monkeypatch.setattr("codexseg.backends.panoptic.image.PIECE_PX", 256)
     backend, view = surveyed(image)
     assert np.array_equal(Image.of((700, 650), 0.5).preprocessed(whole, view), seen)
-    assert np.array_equal(backend.label(whole, view), labels)
+    assert np.array_equal(backend.segment_window(whole, view), labels)
 
 
 def test_out_of_memory_halves_the_batch_and_is_recorded(monkeypatch):
@@ -229,7 +236,7 @@ def test_out_of_memory_halves_the_batch_and_is_recorded(monkeypatch):
                 raise OutOfMemory("CUDA out of memory")
             return network.predict(tiles)
 
-    monkeypatch.setattr(panoptic_surveys, "open_network", lambda *_: Small())
+    monkeypatch.setattr(panoptic_passes, "open_network", lambda *_: Small())
     image = blobs((500, 500))
     backend, view = surveyed(image, batch_memory_gb=1.0)
     assert Small.sizes[:4] == [8, 4, 2, 1]
@@ -237,7 +244,9 @@ def test_out_of_memory_halves_the_batch_and_is_recorded(monkeypatch):
     assert backend._batch.times_halved == 3
     monkeypatch.undo()
     expected = predict(image)
-    assert same_objects(backend.label(Window(0, 0, 500, 500), view)[0], expected[0])
+    assert same_objects(
+        backend.segment_window(Window(0, 0, 500, 500), view)[0], expected[0]
+    )
 
 
 def test_no_memory_for_one_tile_is_said(monkeypatch):
@@ -248,7 +257,7 @@ def test_no_memory_for_one_tile_is_said(monkeypatch):
             del tiles
             raise OutOfMemory("CUDA out of memory")
 
-    monkeypatch.setattr(panoptic_surveys, "open_network", lambda *_: None_())
+    monkeypatch.setattr(panoptic_passes, "open_network", lambda *_: None_())
     with pytest.raises(BackendUnavailable, match=r"segmentation.device to 'cpu'"):
         surveyed(blobs((300, 300)))
 
@@ -263,15 +272,15 @@ def test_the_halo_is_that_of_the_network_in_px_of_the_slide():
 def test_backend_keeps_its_contract():
     backend = panoptic((900, 900))
     assert isinstance(backend, Backend)
-    assert isinstance(backend, SurveyingBackend)
-    assert [s.name for s in surveys_of(backend)] == [
+    assert isinstance(backend, WholeSlideBackend)
+    assert [s.name for s in slide_passes_of(backend)] == [
         "levels",
         "caps",
         "contrast",
         "range",
         "network",
     ]
-    assert not surveys_of(panoptic((900, 900), normalization="patch"))
+    assert not slide_passes_of(panoptic((900, 900), normalization="patch"))
     assert backend.fingerprint().startswith("panoptic-1-")
     assert backend.about["weights"] == "toy"
     assert backend.about["weights_verified"] is False
@@ -280,7 +289,7 @@ def test_backend_keeps_its_contract():
 
 def test_panoptic_needs_weights():
     with pytest.raises(ConfigError, match="model_path"):
-        Panoptic(SegmentationConfig(backend="panoptic"), Slide((300, 300), 0.5))
+        Panoptic(SegmentationConfig(backend="panoptic"), SlideContext((300, 300), 0.5))
 
 
 def test_mesmer_without_weights_says_how_to_get_them(monkeypatch, tmp_path):
@@ -288,9 +297,9 @@ def test_mesmer_without_weights_says_how_to_get_them(monkeypatch, tmp_path):
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     monkeypatch.setenv("CODEXSEG_CACHE", str(tmp_path / "cache"))
     with pytest.raises(BackendUnavailable, match="codexseg models fetch mesmer"):
-        Mesmer(SegmentationConfig(backend="mesmer"), Slide((300, 300), 0.5))
+        Mesmer(SegmentationConfig(backend="mesmer"), SlideContext((300, 300), 0.5))
 
 
 def test_mesmer_takes_a_path():
     config = SegmentationConfig(backend="mesmer", model_path=TOY)
-    assert Mesmer(config, Slide((300, 300), 0.5)).name == "mesmer"
+    assert Mesmer(config, SlideContext((300, 300), 0.5)).name == "mesmer"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage as ndi
 
-from codexseg.backends.base import Slide, is_paired
+from codexseg.backends.base import SlideContext, is_paired
 from codexseg.backends.registry import create
 from codexseg.backends.tiled import stardist as adapter
 from codexseg.config.schema import SegmentationConfig
@@ -54,7 +54,9 @@ def put(folder):
 
 
 def made(mpp=0.5, shape=(90, 100), **settings):
-    return create(SegmentationConfig(backend="stardist", **settings), Slide(shape, mpp))
+    return create(
+        SegmentationConfig(backend="stardist", **settings), SlideContext(shape, mpp)
+    )
 
 
 def picture():

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage as ndi
 
-from codexseg.backends.base import Finding, Slide, SurveyingBackend
+from codexseg.backends.base import BlockResult, SlideContext, WholeSlideBackend
 from codexseg.backends.panoptic.backend import InMemory
 from codexseg.backends.tiled.backend import SignalLevels, Tiled, scaled, scaling_ends
 from codexseg.backends.tiled.merge import put_together
@@ -26,7 +26,7 @@ class Blobs(Tiled):
         for name, value in attributes.items():
             setattr(self, name, value)
         self.seen = []
-        super().__init__(SegmentationConfig(**(settings or {})), Slide(shape, pixel))
+        super().__init__(SegmentationConfig(**(settings or {})), SlideContext(shape, pixel))
 
     @property
     def about(self):
@@ -66,8 +66,8 @@ def discs(seed, shape=(120, 130), count=60, radius=(2, 7)):
 
 def view_of(backend, image):
     view = InMemory(image)
-    for survey in backend.surveys:
-        view.keep(survey)
+    for slide_pass in backend.slide_passes:
+        view.keep(slide_pass)
     return view
 
 
@@ -91,7 +91,7 @@ def test_tiles_do_not_show(seed, y, x, height, width):
     backend = Blobs(image.shape[1:])
     view = view_of(backend, image)
     window = Window(y, x, min(120, y + height), min(130, x + width))
-    labels = backend.label(window, view)
+    labels = backend.segment_window(window, view)
     for plane, channel in ((0, 1), (1, 0)):
         truth = ndi.label(image[channel] > 0)[0][window.slices]
         assert same_objects(labels[plane], truth)
@@ -101,7 +101,7 @@ def test_an_object_over_four_tiles_is_one():
     image = np.zeros((2, 90, 90), np.uint16)
     image[:, 35:46, 34:47] = 900
     backend = Blobs((90, 90))
-    labels = backend.label(Window(0, 0, 90, 90), view_of(backend, image))
+    labels = backend.segment_window(Window(0, 0, 90, 90), view_of(backend, image))
     assert len(backend.seen) == 9
     assert labels.max() == 1
     assert np.array_equal(labels > 0, image > 0)
@@ -113,8 +113,8 @@ class Found:
     def __init__(self, **found):
         self.by_number = {int(name[1:]): labels for name, labels in found.items()}
 
-    def found(self, survey, piece):
-        assert survey == "tiles"
+    def block_result(self, slide_pass, piece):
+        assert slide_pass == "tiles"
         return {"labels": self.by_number[piece]} if piece in self.by_number else {}
 
 
@@ -149,8 +149,8 @@ def test_cells_that_are_grown_do_not_show_windows():
     image = discs(3)
     backend = Blobs((120, 130), planes=((1,),), expansion_px=3.0)
     view = view_of(backend, image)
-    whole = backend.label(Window(0, 0, 120, 130), view)
-    part = backend.label(Window(20, 30, 90, 100), view)
+    whole = backend.segment_window(Window(0, 0, 120, 130), view)
+    part = backend.segment_window(Window(20, 30, 90, 100), view)
     assert backend.paired
     assert (whole[0] > 0).sum() > 1.3 * (whole[1] > 0).sum()
     assert np.array_equal(whole[0][whole[1] > 0], whole[1][whole[1] > 0])
@@ -164,7 +164,7 @@ def test_at_another_pixel_size():
     backend = Blobs(fine.shape[1:], 0.25)
     assert backend.halo_px == 16  # no size of its own: nothing is resized
     backend = Blobs(fine.shape[1:], 0.25, mpp=0.5)
-    labels = backend.label(Window(0, 0, 120, 130), view_of(backend, fine))
+    labels = backend.segment_window(Window(0, 0, 120, 130), view_of(backend, fine))
     assert backend.halo_px == 32
     assert backend.seen[0][0].shape == (56, 56)
     truth = ndi.label(fine[1])[0]
@@ -178,10 +178,10 @@ def test_slide_normalisation_knows_where_signal_is():
 
     image = np.full((2, 100, 600), 7, np.uint16)
     image[:, :, :256] = np.arange(256)
-    survey = SignalLevels(Blobs((100, 600))._image((100, 600)))
+    slide_pass = SignalLevels(Blobs((100, 600))._image((100, 600)))
     view = Glass(image)
-    view.keep(survey)
-    found = view.concluded("levels")
+    view.keep(slide_pass)
+    found = view.summary("levels")
     assert found["counts"].sum() == 2 * 100 * 256
     assert scaling_ends(found, (0.0, 100.0)) == ((0.0, 255.0), (0.0, 255.0))
 
@@ -193,9 +193,9 @@ def test_without_signal_no_tile_is_segmented():
 
     image, backend = discs(0), Blobs((120, 130))
     view = Empty(image)
-    for survey in backend.surveys:
-        view.keep(survey)
-    assert not backend.label(Window(0, 0, 120, 130), view).any()
+    for slide_pass in backend.slide_passes:
+        view.keep(slide_pass)
+    assert not backend.segment_window(Window(0, 0, 120, 130), view).any()
     assert backend.seen == []
 
 
@@ -203,7 +203,7 @@ def test_a_channel_without_contrast_is_none():
     image = discs(0)
     image[1] = 12
     backend = Blobs((120, 130))
-    labels = backend.label(Window(0, 0, 120, 130), view_of(backend, image))
+    labels = backend.segment_window(Window(0, 0, 120, 130), view_of(backend, image))
     assert all(wholecell is None for _, wholecell in backend.seen)
     assert not labels[0].any()
     assert labels[1].any()
@@ -219,9 +219,9 @@ def test_by_patch_there_are_no_surveys_and_the_context_counts():
     slide, patch = (
         Blobs((50, 50), settings={"normalization": n}) for n in ("slide", "patch")
     )
-    assert isinstance(slide, SurveyingBackend)
-    assert [survey.name for survey in slide.surveys] == ["levels", "tiles"]
-    assert not patch.surveys
+    assert isinstance(slide, WholeSlideBackend)
+    assert [slide_pass.name for slide_pass in slide.slide_passes] == ["levels", "tiles"]
+    assert not patch.slide_passes
     assert (slide.context_px, slide.halo_px) == (0, 16)
     assert (patch.context_px, patch.halo_px) == (16, 32)
 
@@ -229,8 +229,8 @@ def test_by_patch_there_are_no_surveys_and_the_context_counts():
 def test_the_survey_says_what_was_done():
     image, backend = discs(0), Blobs((120, 130))
     view = view_of(backend, image)
-    found = backend.surveys[1].visit(0, view)
-    assert isinstance(found, Finding)
+    found = backend.slide_passes[1].map_block(0, view)
+    assert isinstance(found, BlockResult)
     assert found.arrays["labels"].shape == (2, 56, 56)
     assert dict(found.counts) == {"tiles": 1, "tiles_without_signal": 0}
-    assert dict(found.words) == {"device": "cpu"}
+    assert dict(found.notes) == {"device": "cpu"}

@@ -6,7 +6,12 @@ import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from codexseg.backends.base import Backend, ChannelStatistics, Slide, SurveyingBackend
+from codexseg.backends.base import (
+    Backend,
+    ChannelStatistics,
+    SlideContext,
+    WholeSlideBackend,
+)
 from codexseg.backends.networks.weights import UNET
 from codexseg.backends.panoptic.backend import InMemory, Panoptic
 from codexseg.backends.unet.backend import Unet
@@ -20,7 +25,7 @@ from codexseg.backends.unet.spec import Objects, UnetSpec, limits, read_spec, to
 from codexseg.config.schema import SegmentationConfig
 from codexseg.core.algorithms.deep_watershed import deep_watershed
 from codexseg.core.grid import Window
-from codexseg.core.intensity.background import channel_levels
+from codexseg.core.intensity.background import channel_statistics
 from codexseg.errors import ConfigError, InputError
 from tests.mesmer import TOY, same_objects
 from tests.networks import _value, field
@@ -80,15 +85,15 @@ def net(tmp_path):
 
 
 def unet(path, image, mpp=0.5, **settings):
-    levels = [ChannelStatistics(*channel_levels(channel)) for channel in image]
+    levels = [ChannelStatistics(*channel_statistics(channel)) for channel in image]
     config = SegmentationConfig(backend="unet", model_path=path, **settings)
-    return Unet(config, Slide(image.shape[1:], mpp, *levels))
+    return Unet(config, SlideContext(image.shape[1:], mpp, *levels))
 
 
 def surveyed(path, image, **settings):
     backend, view = unet(path, image, **settings), InMemory(image)
-    for survey in backend.surveys:
-        view.keep(survey)
+    for slide_pass in backend.slide_passes:
+        view.keep(slide_pass)
     return backend, view
 
 
@@ -153,7 +158,7 @@ def test_grey_levels_become_0_to_1():
 def test_finds_the_objects_of_both_compartments(net):
     image = discs((300, 400))
     backend, view = surveyed(net, image)
-    cells, nuclei = backend.label(Window(0, 0, 300, 400), view)
+    cells, nuclei = backend.segment_window(Window(0, 0, 300, 400), view)
     assert 25 < cells.max() <= 60
     assert 25 < nuclei.max() <= 60
     light = image[0] > 2000
@@ -178,10 +183,10 @@ def test_a_window_of_a_surveyed_slide_shows_its_objects(tmp_path_factory, seed, 
     path = write_unet(tmp_path_factory.mktemp("net") / "net.onnx", spec)
     image = discs((430, 520), seed)
     backend, view = surveyed(path, image)
-    whole = backend.label(Window(0, 0, 430, 520), view)
+    whole = backend.segment_window(Window(0, 0, 430, 520), view)
     y0, x0 = data.draw(st.integers(0, 100)), data.draw(st.integers(0, 150))
     window = Window(y0, x0, y0 + 330, x0 + 370)
-    part = backend.label(window, view)
+    part = backend.segment_window(window, view)
     margin = backend.context_px
     inner = [
         0 if edge in (0, end) else margin
@@ -206,7 +211,7 @@ def test_pixel_size_is_that_of_the_training(tmp_path):
     image = discs((200, 260), count=25)
     fine = np.kron(image, np.ones((1, 2, 2), np.uint16))
     coarse_labels, fine_labels = (
-        backend.label(Window(0, 0, *view.shape), view)
+        backend.segment_window(Window(0, 0, *view.shape), view)
         for backend, view in (surveyed(path, image), surveyed(path, fine, mpp=0.25))
     )
     assert unet(path, fine, 0.25).halo_px == 2 * unet(path, image, 0.5).halo_px
@@ -246,7 +251,9 @@ def test_a_patch_alone_is_what_a_surveyed_slide_of_its_size_shows(net):
     backend, view = surveyed(net, image)
     whole = Window(0, 0, 270, 290)
     for one, other in zip(
-        backend.predict(image[None], [whole])[0], backend.label(whole, view), strict=True
+        backend.predict(image[None], [whole])[0],
+        backend.segment_window(whole, view),
+        strict=True,
     ):
         assert same_objects(one, other)
 
@@ -259,8 +266,8 @@ def test_a_tile_without_signal_is_not_predicted(net):
             return window.x0 < 200
 
     backend, view = unet(net, image), Empty(image)
-    (survey,) = backend.surveys
-    counts = survey.visit(0, view).counts
+    (slide_pass,) = backend.slide_passes
+    counts = slide_pass.map_block(0, view).counts
     assert counts["tiles"] > 0
     assert counts["tiles_without_signal"] > 0
 
@@ -268,14 +275,14 @@ def test_a_tile_without_signal_is_not_predicted(net):
 def test_a_slide_without_contrast_has_no_objects(net):
     image = np.full((2, 200, 220), 700, np.uint16)
     backend, view = surveyed(net, image)
-    assert not backend.label(Window(0, 0, 200, 220), view).any()
+    assert not backend.segment_window(Window(0, 0, 200, 220), view).any()
 
 
 def test_keeps_the_contract(net):
     backend = unet(net, discs((100, 100)))
     assert isinstance(backend, Backend)
-    assert isinstance(backend, SurveyingBackend)
-    assert [s.name for s in backend.surveys] == ["network"]
+    assert isinstance(backend, WholeSlideBackend)
+    assert [s.name for s in backend.slide_passes] == ["network"]
     assert backend.fingerprint().startswith("unet-1-")
     assert backend.about["weights"] == "net"
     assert backend.mpp is None
@@ -284,14 +291,17 @@ def test_keeps_the_contract(net):
 
 def test_networks_of_the_wrong_kind_are_refused(net):
     with pytest.raises(InputError, match="backend to 'unet'"):
-        Panoptic(SegmentationConfig(backend="panoptic", model_path=net), Slide((9, 9), 0.5))
+        Panoptic(
+            SegmentationConfig(backend="panoptic", model_path=net),
+            SlideContext((9, 9), 0.5),
+        )
     with pytest.raises(InputError, match="backend to 'panoptic'"):
         unet(TOY, discs((50, 50)))
 
 
 def test_what_is_wrong_is_said(tmp_path, net):
     image = discs((50, 50))
-    slide = Slide(image.shape[1:], 0.5, has_wholecell=False)
+    slide = SlideContext(image.shape[1:], 0.5, has_wholecell=False)
     with pytest.raises(ConfigError, match="model_path is missing"):
         Unet(SegmentationConfig(backend="unet"), slide)
     with pytest.raises(ConfigError, match="wholecell_channel"):
@@ -299,7 +309,9 @@ def test_what_is_wrong_is_said(tmp_path, net):
     colour = UnetSpec(("red", "green", "blue"), ("cells", "nuclei"))
     with pytest.raises(InputError, match="red, green, blue"):
         unet(write_unet(tmp_path / "c.onnx", colour), image)
-    backend = Unet(SegmentationConfig(backend="unet", model_path=net), Slide((50, 50), 1))
+    backend = Unet(
+        SegmentationConfig(backend="unet", model_path=net), SlideContext((50, 50), 1)
+    )
     with pytest.raises(InputError, match="statistics of the nucleus"):
         backend.predict(image[None], [Window(0, 0, 50, 50)])
     said = json.loads(BOTH.to_json())

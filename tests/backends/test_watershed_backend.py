@@ -9,7 +9,7 @@ from scipy import ndimage
 from codexseg.backends.base import (
     Backend,
     ChannelStatistics,
-    Slide,
+    SlideContext,
     check_labels,
     context_px,
     is_paired,
@@ -17,12 +17,12 @@ from codexseg.backends.base import (
 from codexseg.backends.watershed import Watershed
 from codexseg.core.algorithms.nuclei_watershed import WatershedOptions
 from codexseg.core.grid import PatchGrid, Window
-from codexseg.core.intensity.background import channel_levels
+from codexseg.core.intensity.background import channel_statistics
 from codexseg.errors import InputError
 
 
 def statistics(channel):
-    return ChannelStatistics(*channel_levels(channel))
+    return ChannelStatistics(*channel_statistics(channel))
 
 
 def backend(image, *, normalization="slide", has_wholecell=True, mpp=1.0, **options):
@@ -30,7 +30,7 @@ def backend(image, *, normalization="slide", has_wholecell=True, mpp=1.0, **opti
         normalization=normalization, watershed=WatershedOptions(**options)
     )
     marker = statistics(image[1]) if has_wholecell else None
-    slide = Slide(image.shape[1:], mpp, statistics(image[0]), marker, has_wholecell)
+    slide = SlideContext(image.shape[1:], mpp, statistics(image[0]), marker, has_wholecell)
     return Watershed(config, slide)
 
 
@@ -238,6 +238,6 @@ def test_slide_where_nuclei_are_rarer_than_the_percentile():
 
 def test_missing_statistics_are_an_error_that_says_what_to_do():
     config = SimpleNamespace(normalization="slide", watershed=WatershedOptions())
-    made = Watershed(config, Slide((50, 50), 0.5))
+    made = Watershed(config, SlideContext((50, 50), 0.5))
     with pytest.raises(InputError, match="normalization to 'patch'"):
         made.predict(np.zeros((1, 2, 50, 50), np.uint16), [Window(0, 0, 50, 50)])

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from codexseg.backends.base import Labels, Pixels, Slide
+from codexseg.backends.base import Labels, Pixels, SlideContext
 from codexseg.core.grid import Window
 from tests.benchmarks.common import shared
 
@@ -34,7 +34,7 @@ class Cheap:
     context_px = 12
     channels = ("nucleus",)
 
-    def __init__(self, config: object, slide: Slide) -> None:
+    def __init__(self, config: object, slide: SlideContext) -> None:
         del config, slide
 
     def fingerprint(self) -> str:

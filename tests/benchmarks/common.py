@@ -209,8 +209,8 @@ def tree_bytes(pid: int) -> int:
 def stage_times(run: Path, workers: int) -> dict[str, dict[str, float]]:
     """Read timings.csv: a stage's seconds of wall, of CPU, and of the driver's own CPU.
 
-    A stage's parts count with it, surveys with segment. With one worker the driver does
-    everything; with more, its line lacks what they did, but has the passes over a single
+    A stage's parts count with it, slide passes with segment. With one worker the driver
+    does everything; with more, its line lacks what they did, but has passes over a single
     patch, which it does itself (not those of segment).
     """
     with (run / "timings.csv").open(newline="", encoding="utf-8") as file:
@@ -219,7 +219,7 @@ def stage_times(run: Path, workers: int) -> dict[str, dict[str, float]]:
     times: dict[str, dict[str, float]] = {}
     for line in lines:
         part, cpu_s = line["stage"], float(line["cpu_s"])
-        stage = part.partition(".")[0].replace("survey", "segment")
+        stage = part.partition(".")[0].replace("slide_pass", "segment")
         found = times.setdefault(stage, {"wall_s": 0.0, "cpu_s": 0.0, "driver_cpu_s": 0.0})
         if line["patch"] == "driver":
             found["wall_s"] += float(line["wall_s"])

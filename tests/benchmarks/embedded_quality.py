@@ -21,7 +21,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from codexseg.backends.base import Slide
+from codexseg.backends.base import SlideContext
 from codexseg.backends.networks.weights import EMBEDDED
 from codexseg.backends.panoptic.backend import Panoptic
 from codexseg.config.schema import SegmentationConfig
@@ -34,14 +34,14 @@ Image = NDArray[Any]
 INSTANSEG = """
 import sys
 import numpy as np
-from codexseg.backends.base import Slide
+from codexseg.backends.base import SlideContext
 from codexseg.backends.registry import create
 from codexseg.config import SegmentationConfig
 from codexseg.core.grid import Window
 _, weights, image, mpp, labels = sys.argv
 image = np.load(image)
 config = SegmentationConfig(backend="instanseg", model_path=weights, device="cpu")
-backend = create(config, Slide(image.shape[1:], float(mpp)))
+backend = create(config, SlideContext(image.shape[1:], float(mpp)))
 np.save(labels, backend.predict(image[None], [Window(0, 0, *image.shape[1:])])[0])
 """
 TILE_MPP = 0.377
@@ -52,7 +52,7 @@ LEAST_NUCLEI = 30
 
 def network(model: Path, shape: tuple[int, int], mpp: float) -> Panoptic:
     config = SegmentationConfig(backend="panoptic", model_path=model)
-    return Panoptic(config, Slide(shape, mpp))
+    return Panoptic(config, SlideContext(shape, mpp))
 
 
 def segment(model: Path, image: Image, mpp: float) -> Image:

@@ -62,7 +62,7 @@ def tissue(side: int) -> NDArray[Any]:
 
 
 def ours(image: NDArray[Any], model: Path | None, repeats: int) -> dict[str, float]:
-    from codexseg.backends.base import Slide
+    from codexseg.backends.base import SlideContext
     from codexseg.backends.registry import create
     from codexseg.config.schema import SegmentationConfig
     from codexseg.core.grid import Window
@@ -70,7 +70,7 @@ def ours(image: NDArray[Any], model: Path | None, repeats: int) -> dict[str, flo
     name = "embedded" if model is None else "panoptic"
     config = SegmentationConfig(backend=name, model_path=model, device="cpu")
     shape = (image.shape[1], image.shape[2])
-    backend = create(config, Slide(shape, 0.5))
+    backend = create(config, SlideContext(shape, 0.5))
     seconds = []
     for _ in range(repeats + 1):
         started = time.process_time()

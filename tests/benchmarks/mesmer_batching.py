@@ -24,7 +24,7 @@ RUN = """
 import json, sys, time, threading
 from pathlib import Path
 import numpy as np, psutil
-from codexseg.backends.base import Slide
+from codexseg.backends.base import SlideContext
 from codexseg.backends.panoptic import Panoptic
 from codexseg.backends.runtime import Batch, open_network
 from codexseg.backends.weights import resolve
@@ -37,7 +37,7 @@ path, side, count, budget = Path(sys.argv[1]), *map(float, sys.argv[2:])
 side, count = int(side), int(count)
 images = np.random.default_rng(0).integers(0, 5000, (count, 2, side, side), np.uint16)
 config = SegmentationConfig(backend="panoptic", model_path=path, batch_memory_gb=budget)
-backend = Panoptic(config, Slide((side, side), 0.5))
+backend = Panoptic(config, SlideContext((side, side), 0.5))
 network = open_network(resolve(path))
 network.predict(np.zeros((1, 256, 256, 2), np.float32))
 process, peak, done = psutil.Process(), [0], threading.Event()

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codexseg.backends.base import Slide
+from codexseg.backends.base import SlideContext
 from codexseg.backends.panoptic.backend import InMemory, Panoptic
 from codexseg.backends.panoptic.image import MAPS, Image
 from codexseg.config.schema import SegmentationConfig
@@ -56,8 +56,8 @@ def compare(
     """Do what deepcell did, and say how far it is from that."""
     whole = Window(0, 0, *image.shape[1:])
     view = InMemory(image)
-    for survey in panoptic(image, 0.5).surveys:
-        view.keep(survey)
+    for slide_pass in panoptic(image, 0.5).slide_passes:
+        view.keep(slide_pass)
     seen = Image.of(view.shape, 0.5)
     preprocessed = np.moveaxis(seen.preprocessed(whole, view), 0, -1)
     maps = seen.maps(whole, MAPS, view)
@@ -85,7 +85,7 @@ def compare(
 
 def panoptic(image: NDArray[np.float32], mpp: float) -> Panoptic:
     config = SegmentationConfig(backend="panoptic", model_path=toy() / "toy.onnx")
-    return Panoptic(config, Slide(image.shape[1:], mpp))
+    return Panoptic(config, SlideContext(image.shape[1:], mpp))
 
 
 if __name__ == "__main__":

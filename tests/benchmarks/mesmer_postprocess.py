@@ -20,7 +20,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from codexseg.backends.base import Slide
+from codexseg.backends.base import SlideContext
 from codexseg.backends.panoptic.backend import InMemory, Panoptic
 from codexseg.backends.panoptic.image import MAPS, Image
 from codexseg.backends.panoptic.parameters import MESMER
@@ -70,8 +70,8 @@ def toy_maps(image: NDArray[np.uint16]) -> NDArray[np.float32]:
     """Return the toy network's four maps of an image (2, y, x) of 0.5 um per px."""
     config = SegmentationConfig(backend="panoptic", model_path=toy() / "toy.onnx")
     view = InMemory(image)
-    for survey in Panoptic(config, Slide(view.shape, 0.5)).surveys:
-        view.keep(survey)
+    for slide_pass in Panoptic(config, SlideContext(view.shape, 0.5)).slide_passes:
+        view.keep(slide_pass)
     maps = Image.of(view.shape, 0.5).maps(Window(0, 0, *view.shape), MAPS, view)
     if maps is None:
         raise SystemExit("the network predicted nothing.")

@@ -18,11 +18,11 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from codexseg.backends.base import ChannelStatistics, Slide
+from codexseg.backends.base import ChannelStatistics, SlideContext
 from codexseg.backends.watershed import Watershed
 from codexseg.core.algorithms.nuclei_watershed import WatershedOptions
 from codexseg.core.grid import Window
-from codexseg.core.intensity.background import channel_levels
+from codexseg.core.intensity.background import channel_statistics
 from codexseg.core.intensity.histogram import merge_channels
 from tests.benchmarks.common import shared
 
@@ -43,20 +43,20 @@ def f1(truth: Image, found: Image) -> float:
 
 
 def statistics(channel: Image) -> ChannelStatistics:
-    return ChannelStatistics(*channel_levels(channel))
+    return ChannelStatistics(*channel_statistics(channel))
 
 
 def backend(
     image: Image, mpp: float, wholecell: ChannelStatistics | None = None
 ) -> Watershed:
     second = statistics(image[1]) if wholecell is None else wholecell
-    slide = Slide(image.shape[1:], mpp, statistics(image[0]), second)
+    slide = SlideContext(image.shape[1:], mpp, statistics(image[0]), second)
     return Watershed(CONFIG, slide)
 
 
 def scaled(markers: Image) -> tuple[Image, ChannelStatistics]:
     """Merge markers as `channels.wholecell_merge: scaled` does; its levels."""
-    levels = np.array([channel_levels(marker) for marker in markers])
+    levels = np.array([channel_statistics(marker) for marker in markers])
     scales = levels[:, 4]
     levels = levels / scales[:, None]
     merged = merge_channels(list(markers), scales.tolist())

@@ -5,7 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codexseg.core.intensity.background import Blocks, channel_levels, estimate_background
+from codexseg.core.intensity.background import (
+    Blocks,
+    channel_statistics,
+    estimate_background,
+)
 from codexseg.core.intensity.histogram import block_mean
 from codexseg.core.metrics.reference_free import (
     FRACTIONS,
@@ -94,7 +98,7 @@ def test_the_threshold_is_that_of_signal(dtype):
     pixels = rng.normal(40, 3, (256, 256)).clip(0)
     pixels[20:60, 30:90] += 150
     for image in (pixels.astype(dtype), np.full((128, 128), 7, dtype)):
-        _, _, level, noise, p999 = channel_levels(image)
+        _, _, level, noise, p999 = channel_statistics(image)
         whole = np.dtype(dtype).kind != "f"
         blocks = Blocks(
             *(np.full((3, 3), v, np.float32) for v in (level, noise / 4, level))

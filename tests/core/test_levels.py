@@ -5,7 +5,7 @@ from codexseg.core.grid import Window
 from codexseg.core.intensity.background import (
     BLOCK_PX,
     Blocks,
-    channel_levels,
+    channel_statistics,
     estimate_background,
     measure_blocks,
 )
@@ -29,7 +29,7 @@ def covered(shape=(512, 512), seed=0, pitch=16, height=(800, 6000)):
 
 def signal(image):
     blocks = measure_blocks(image)
-    levels = channel_levels(image)
+    levels = channel_statistics(image)
     integer = image.dtype.kind != "f"
     background = estimate_background(blocks, levels[4], integer=integer)
     return blocks.peak > background.threshold
@@ -40,7 +40,7 @@ def test_levels_of_a_slide_with_and_without_tissue(tissue):
     random = np.random.default_rng(1)
     image = random.normal(400, 60, (600, 600))
     image[random.random(image.shape) < tissue] = 9000
-    low, high, background, noise, p999 = channel_levels(image.astype(np.uint16))
+    low, high, background, noise, p999 = channel_statistics(image.astype(np.uint16))
     assert (low, high) == (int(image.min()), int(image.max()))
     assert background == pytest.approx(400, abs=20)
     assert noise == pytest.approx(60, abs=15)
@@ -50,7 +50,7 @@ def test_levels_of_a_slide_with_and_without_tissue(tissue):
 @pytest.mark.parametrize("shape", [(40, 50), (170, 190), (64, 700)])
 def test_levels_of_images_that_blocks_do_not_fit(shape):
     image = np.random.default_rng(2).normal(400, 60, shape)
-    _, _, background, noise, _ = channel_levels(image.astype(np.float32))
+    _, _, background, noise, _ = channel_statistics(image.astype(np.float32))
     assert background == pytest.approx(400, abs=40)
     assert 15 < noise < 120
 
@@ -58,12 +58,12 @@ def test_levels_of_images_that_blocks_do_not_fit(shape):
 def test_levels_of_a_channel_that_is_almost_always_zero():
     image = np.zeros((100, 100), np.uint8)
     image[50, 50] = 9
-    assert channel_levels(image) == (0.0, 9.0, 0.0, 0.0, 0.0)
+    assert channel_statistics(image) == (0.0, 9.0, 0.0, 0.0, 0.0)
 
 
 def test_levels_of_tissue_without_glass_are_those_between_the_cells():
     image = covered()
-    _, _, background, noise, _ = channel_levels(image)
+    _, _, background, noise, _ = channel_statistics(image)
     assert background == pytest.approx(700, abs=60)
     assert noise < 160  # four times the real noise at most: nuclei are not noise
 

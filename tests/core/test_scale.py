@@ -6,7 +6,7 @@ from hypothesis.extra.numpy import arrays
 
 from codexseg.core.intensity.histogram import histogram
 from codexseg.core.intensity.scaling import (
-    GreyScale,
+    IntensityScaling,
     SizeModel,
     choose_windows,
     equivalent_diameters,
@@ -101,7 +101,7 @@ def test_a_window_of_no_block_is_refused():
 
 def test_the_percentiles_become_0_and_1():
     pixels = np.arange(1000, dtype=np.uint16).reshape(20, 50) + 500
-    grey = GreyScale.of(histogram(pixels), (1, 99), pixels.dtype)
+    grey = IntensityScaling.of(histogram(pixels), (1, 99), pixels.dtype)
     assert (grey.low, grey.high) == (509, 1489)
     scaled = grey.apply(pixels)
     assert scaled.dtype == np.float32
@@ -121,7 +121,9 @@ def test_the_percentiles_become_0_and_1():
 def test_gain_and_offset_change_nothing(pixels, gain, offset, low, high):
     pixels = pixels // 8
     other = (pixels * gain + offset).astype(np.uint16)
-    one, two = (GreyScale.of(histogram(p), (low, high), p.dtype) for p in (pixels, other))
+    one, two = (
+        IntensityScaling.of(histogram(p), (low, high), p.dtype) for p in (pixels, other)
+    )
     if one.is_flat:
         assert two.is_flat
         assert np.array_equal(one.apply(pixels), pixels.astype(np.float32))

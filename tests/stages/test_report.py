@@ -11,7 +11,11 @@ import pytest
 from PIL import Image
 from scipy import ndimage as ndi
 
-from codexseg.core.intensity.background import Blocks, channel_levels, estimate_background
+from codexseg.core.intensity.background import (
+    Blocks,
+    channel_statistics,
+    estimate_background,
+)
 from codexseg.core.intensity.histogram import block_mean
 from codexseg.stages import pictures, quality, report, segment
 from tests.images import write_ome_tiff
@@ -178,7 +182,7 @@ def test_quality_is_what_labels_and_light_say(usual):
     image, cells = tissue(empty=230), labels(result.path, "cell_original")
     foreground = np.zeros(cells.shape, bool)
     for channel in image[:2]:
-        _, _, level, noise, p999 = channel_levels(channel)
+        _, _, level, noise, p999 = channel_statistics(channel)
         blocks = Blocks(*(np.full((9, 9), v, np.float32) for v in (level, noise / 4, 0)))
         limit = estimate_background(blocks, p999, integer=True).threshold
         squares = block_mean(channel, 4) > limit

@@ -1,4 +1,4 @@
-"""What the findings of surveys depend on."""
+"""What the findings of slide_passes depend on."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def key(tmp_path, monkeypatch):
         config = Config.model_validate({"segmentation": {"backend": backend, **settings}})
         keys = {"load": "slide", "patch": str(settings), "segment": str(settings)}
         job = Job(Run(tmp_path), config, None, "segment", keys)
-        return surveys._survey_job(job).key
+        return surveys._slide_pass_job(job).key
 
     return key
 

@@ -12,14 +12,14 @@ from itertools import product
 import numpy as np
 import pytest
 
-from codexseg.backends.base import ChannelStatistics, Slide
+from codexseg.backends.base import ChannelStatistics, SlideContext
 from codexseg.backends.networks.weights import EMBEDDED, resolve
 from codexseg.backends.panoptic.parameters import constants_of
 from codexseg.backends.unet.backend import Unet
 from codexseg.backends.unet.spec import read_spec
 from codexseg.config.schema import SegmentationConfig
 from codexseg.core.grid import Window
-from codexseg.core.intensity.background import channel_levels
+from codexseg.core.intensity.background import channel_statistics
 from codexseg.errors import BackendUnavailable, ConfigError, InputError, RunStateError
 from codexseg.training.data.targets import INTERIOR
 from tests.runs import ROOT
@@ -458,9 +458,9 @@ def test_a_unet_is_trained_and_segments(tmp_path):
     assert set(spec.objects) == {"nuclei"}
     image = light(cells(99, (192, 200), 30))
     pair = np.stack([image, 0 * image])
-    levels = ChannelStatistics(*channel_levels(image))
+    levels = ChannelStatistics(*channel_statistics(image))
     config = SegmentationConfig(backend="unet", model_path=path, compartment="nuclear")
-    backend = Unet(config, Slide(image.shape, 0.5, levels))
+    backend = Unet(config, SlideContext(image.shape, 0.5, levels))
     found = backend.predict(pair[None], [Window(0, 0, *image.shape)])[0, 1]
     truth = image > 90
     assert (truth & (found > 0)).sum() / (truth | (found > 0)).sum() > 0.6

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from codexseg.backends.base import Labels, Pixels, Slide
+from codexseg.backends.base import Labels, Pixels, SlideContext
 from codexseg.backends.deepcell.environment import DEEPCELL_VERSION, find_deepcell
 from codexseg.backends.deepcell.process import JsonProcess, ProcessEnded
 from codexseg.backends.networks.contract import NETWORK_MPP, TILE_PX
@@ -46,7 +46,7 @@ class Deepcell:
         The segmentation section: `python` (the executable of a Python with deepcell),
         `model_path` (a SavedModel with Mesmer's contract; None: deepcell's own weights),
         `compartment` and `device` are read.
-    slide : Slide
+    slide : SlideContext
         `mpp` is what the images are resized from.
 
     Raises
@@ -66,7 +66,7 @@ class Deepcell:
     bytes_per_px: ClassVar[int] = 180
     """Measured were 151, without those of the files."""
 
-    def __init__(self, config: Any, slide: Slide) -> None:
+    def __init__(self, config: Any, slide: SlideContext) -> None:
         self._slide = slide
         self._compartment: str = config.compartment
         self._device: str = config.device

@@ -3,8 +3,8 @@
 Greenwald et al., Whole-cell segmentation of tissue images with human-level performance
 using large-scale data annotation and deep learning, Nature Biotechnology 40, 2022. The
 steps and their constants are those of `deepcell.applications.Mesmer` 0.12.10. What it
-takes from the whole image is gathered here by surveys, so that the image need not fit in
-memory; an image that does is a slide of its own.
+takes from the whole image is gathered by slide passes, so that the image need not fit
+in memory; an image that does is a slide of its own.
 """
 
 import logging
@@ -21,9 +21,9 @@ from codexseg.backends.base import (
     Arrays,
     Labels,
     Pixels,
-    Slide,
+    SlideContext,
+    SlidePass,
     SlideView,
-    Survey,
     enlargement,
 )
 from codexseg.backends.networks.contract import NETWORK_MPP
@@ -31,7 +31,7 @@ from codexseg.backends.networks.runtime import Batch, choose_runtime
 from codexseg.backends.networks.weights import EMBEDDED, Weights, resolve
 from codexseg.backends.panoptic.image import MAPS, Image
 from codexseg.backends.panoptic.parameters import Constants, constants_of
-from codexseg.backends.panoptic.passes import surveys
+from codexseg.backends.panoptic.passes import slide_passes
 from codexseg.backends.panoptic.postprocessing import finished
 from codexseg.core.algorithms.deep_watershed import deep_watershed
 from codexseg.core.algorithms.flood import Ties
@@ -59,7 +59,7 @@ class Panoptic:
     config
         The segmentation section: model_path, compartment, runtime, device, normalization
         and batch_memory_gb are read.
-    slide : Slide
+    slide : SlideContext
         `mpp` and `shape` set the image of 0.5 um per px that the network sees.
 
     Raises
@@ -76,7 +76,7 @@ class Panoptic:
     paired: ClassVar[bool] = False
     diameter_um: float = CELL_UM
 
-    def __init__(self, config: Any, slide: Slide) -> None:
+    def __init__(self, config: Any, slide: SlideContext) -> None:
         self._config, self._slide = config, slide
         self._weights = self._find_weights(config)
         self._constants = constants_of(self._weights)
@@ -87,9 +87,9 @@ class Panoptic:
         per_px = enlargement(slide, NETWORK_MPP)
         self.context_px = ceil(CONTEXT_PX / per_px)
         self.halo_px = ceil((CONTEXT_PX + LARGEST_PX) / per_px)
-        self.surveys: Sequence[Survey] = ()
+        self.slide_passes: Sequence[SlidePass] = ()
         if config.normalization == "slide":
-            self.surveys = self._surveys(slide.shape)
+            self.slide_passes = self._slide_passes(slide.shape)
 
     def _find_weights(self, config: Any) -> Weights:
         if config.model_path is None:
@@ -126,14 +126,14 @@ class Panoptic:
         """
         del windows
         labels = np.zeros(patches.shape, np.uint32)
-        every = self._surveys(patches.shape[2:])
+        every = self._slide_passes(patches.shape[2:])
         for patch, found in zip(patches, labels, strict=True):
             view = InMemory(patch, every)
             whole = Window(0, 0, *patch.shape[1:])
             found[:] = self._label(whole, view, "heap")  # as deepcell: nothing to join
         return labels
 
-    def label(self, window: Window, slide: SlideView) -> Labels:
+    def segment_window(self, window: Window, slide: SlideView) -> Labels:
         """Segment a window of a surveyed slide.
 
         Parameters
@@ -141,7 +141,7 @@ class Panoptic:
         window : Window
             Of the slide.
         slide : SlideView
-            The slide after all surveys.
+            The slide after all slide_passes.
 
         Returns
         -------
@@ -165,9 +165,9 @@ class Panoptic:
                 labels[compartment] = image.scaling.nearest(*flooded, window, rule=rule)
         return labels
 
-    def _surveys(self, shape: tuple[int, int]) -> Sequence[Survey]:
+    def _slide_passes(self, shape: tuple[int, int]) -> Sequence[SlidePass]:
         config = self._config
-        return surveys(
+        return slide_passes(
             Image.of(shape, self._slide.mpp),
             self._weights,
             config.runtime,
@@ -194,7 +194,9 @@ def flood(
     growth = CONTEXT_PX
     while (maps := image.maps(seen, names, slide)) is not None:
         cut = _cut_edges(seen, image.shape)
-        labels, doubtful = deep_watershed(*maps, **constants.of_flood, ties=ties, cut=cut)
+        labels, doubtful = deep_watershed(
+            *maps, **constants.watershed_kwargs, ties=ties, cut=cut
+        )
         labels = finished(labels, (maps[0], maps[1]), constants)
         del maps
         growth *= 2
@@ -252,30 +254,30 @@ class Embedded(Panoptic):
 
 
 class InMemory:
-    """An image in memory as a slide of its own, and what surveys found of it.
+    """An image in memory as a slide of its own, and what slide_passes found of it.
 
     Parameters
     ----------
     pixels : (2, y, x) uint8, uint16 or float32
         Nucleus, whole cell.
-    surveys : sequence of Survey
+    slide_passes : sequence of SlidePass
         Are done at once.
     """
 
-    def __init__(self, pixels: Pixels, surveys: Sequence[Survey] = ()) -> None:
+    def __init__(self, pixels: Pixels, slide_passes: Sequence[SlidePass] = ()) -> None:
         self._pixels = pixels
         self._found: dict[tuple[str, int], Arrays] = {}
         self._concluded: dict[str, Arrays] = {}
         self.shape = cast("tuple[int, int]", pixels.shape[1:])
         self.bounds = float(pixels.min()), float(pixels.max())
-        for survey in surveys:
-            self.keep(survey)
+        for slide_pass in slide_passes:
+            self.keep(slide_pass)
 
-    def keep(self, survey: Survey) -> None:
-        """Do a survey, and keep what it finds."""
-        for piece in range(survey.pieces(self)):
-            self._found[survey.name, piece] = survey.visit(piece, self).arrays
-        self._concluded[survey.name] = survey.conclude(self)
+    def keep(self, slide_pass: SlidePass) -> None:
+        """Do a slide_pass, and keep what it finds."""
+        for piece in range(slide_pass.n_blocks(self)):
+            self._found[slide_pass.name, piece] = slide_pass.map_block(piece, self).arrays
+        self._concluded[slide_pass.name] = slide_pass.reduce(self)
 
     def read(self, window: Window) -> NDArray[Any]:
         """Return the pixels of a window."""
@@ -286,10 +288,10 @@ class InMemory:
         del window
         return True
 
-    def found(self, survey: str, piece: int) -> Arrays:
-        """Return what a survey found in a piece."""
-        return self._found[survey, piece]
+    def block_result(self, slide_pass: str, piece: int) -> Arrays:
+        """Return what a slide_pass found in a piece."""
+        return self._found[slide_pass, piece]
 
-    def concluded(self, survey: str) -> Arrays:
-        """Return what a survey concluded."""
-        return self._concluded[survey]
+    def summary(self, slide_pass: str) -> Arrays:
+        """Return what a slide_pass concluded."""
+        return self._concluded[slide_pass]

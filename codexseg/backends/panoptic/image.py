@@ -1,7 +1,7 @@
-"""The image that a network with Mesmer's contract sees, and what surveys tell of it.
+"""The image that a network with Mesmer's contract sees, and what slide_passes tell of it.
 
 The slide at 0.5 um per px, its contrast equalised (CLAHE), the network's maps: any window
-of them, from what the surveys of :mod:`codexseg.backends.panoptic.passes` have found.
+of them, from what the slide_passes of :mod:`codexseg.backends.panoptic.passes` have found.
 """
 
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ class Image:
 
     @cached_property
     def pieces(self) -> PatchGrid:
-        """Cut it into the pieces of the surveys."""
+        """Cut it into the pieces of the slide_passes."""
         return PatchGrid(self.shape, (PIECE_PX, PIECE_PX), (0, 0))
 
     @cached_property
@@ -101,7 +101,7 @@ class Image:
 
     def preprocessed(self, window: Window, slide: SlideView) -> NDArray[np.float32]:
         """Return what the network is given of a window: (2, y, x), 0 to 1."""
-        ranges = slide.concluded("range")["range"]
+        ranges = slide.summary("range")["range"]
         unit = np.zeros((2, *window.shape), np.float32)
         for channel, pixels in enumerate(self.equalized(window, slide)):
             if pixels is not None:
@@ -115,7 +115,7 @@ class Image:
         blocks = [
             (block, found)
             for block in self.tiles.blocks(window)
-            if (found := slide.found("network", block.number))
+            if (found := slide.block_result("network", block.number))
         ]
         if not blocks:
             return None
@@ -133,7 +133,7 @@ class Image:
         for row in range(blocks.y0 // side, (blocks.y1 - 1) // side + 1):
             for column in range(blocks.x0 // side, (blocks.x1 - 1) // side + 1):
                 piece = row * self.pieces.counts[1] + column
-                found = slide.found("contrast", piece)["maps"]
+                found = slide.block_result("contrast", piece)["maps"]
                 y0, x0 = row * side, column * side
                 here = Window(y0, x0, y0 + found.shape[1], x0 + found.shape[2])
                 part = here.intersection(blocks)
@@ -169,7 +169,7 @@ def blocks_along(size: int) -> int:
 
 def levels_of(slide: SlideView) -> list[Levels]:
     """Return the grey levels of both channels, once they are known."""
-    found = slide.concluded("caps")
+    found = slide.summary("caps")
     return [
         Levels.of(None if np.isnan(cap) else float(cap), float(low), float(high))
         for cap, (low, high) in zip(found["cap"], found["extremes"], strict=True)

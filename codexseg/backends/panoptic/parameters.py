@@ -48,7 +48,7 @@ class Constants:
     least_mean_interior: float = 0.0
 
     @property
-    def of_flood(self) -> dict[str, Any]:
+    def watershed_kwargs(self) -> dict[str, Any]:
         """Keyword arguments of `deep_watershed`."""
         return {
             "h": self.h,

@@ -2,7 +2,7 @@
 
 Grey levels (99.9th percentile of what is not zero, range), the contrast maps of blocks
 of 128 px (CLAHE), the range after equalisation, and the maps that the network predicts:
-each survey needs those before it. All pieces lie on grids that are anchored at the
+each slide_pass needs those before it. All pieces lie on grids that are anchored at the
 image's corner, so nothing depends on how the slide is cut into patches.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codexseg.backends.base import Arrays, Finding, SlideView, Survey
+from codexseg.backends.base import Arrays, BlockResult, SlidePass, SlideView
 from codexseg.backends.networks.runtime import (
     Batch,
     Floats,
@@ -47,15 +47,15 @@ SIGNAL_MARGIN_PX = 64
 CHANNELS = (0, 1)
 
 
-def surveys(
+def slide_passes(
     image: Image,
     weights: Weights,
     runtime: str,
     device: str,
     batch: Batch,
     names: Sequence[str] = MAPS,
-) -> tuple[Survey, ...]:
-    """Return the surveys that Mesmer's computation needs, in their order.
+) -> tuple[SlidePass, ...]:
+    """Return the slide_passes that Mesmer's computation needs, in their order.
 
     Parameters
     ----------
@@ -68,13 +68,13 @@ def surveys(
     names : sequence of str
         Which of its maps are kept.
     """
-    pieces = (LevelSurvey, CapSurvey, ContrastSurvey, RangeSurvey)
-    network = NetworkSurvey(image, weights, runtime, device, batch, names)
-    return *(survey(image) for survey in pieces), network
+    pieces = (LevelPass, CapPass, ContrastPass, RangePass)
+    network = NetworkPass(image, weights, runtime, device, batch, names)
+    return *(slide_pass(image) for slide_pass in pieces), network
 
 
 class _Pieces:
-    """A survey of the image's squares."""
+    """A slide_pass of the image's squares."""
 
     name = ""
     unit = "piece"
@@ -82,21 +82,23 @@ class _Pieces:
     def __init__(self, image: Image) -> None:
         self._image = image
 
-    def pieces(self, slide: SlideView) -> int:
+    def n_blocks(self, slide: SlideView) -> int:
         """Count the squares."""
         del slide
         return len(self._image.pieces)
 
     def _findings(self, slide: SlideView) -> Iterable[Arrays]:
-        return (slide.found(self.name, piece) for piece in range(self.pieces(slide)))
+        return (
+            slide.block_result(self.name, piece) for piece in range(self.n_blocks(slide))
+        )
 
 
-class LevelSurvey(_Pieces):
+class LevelPass(_Pieces):
     """Counts of grey levels, lowest and highest, of both channels."""
 
     name = "levels"
 
-    def visit(self, piece: int, slide: SlideView) -> Finding:
+    def map_block(self, piece: int, slide: SlideView) -> BlockResult:
         """Count the grey levels of a piece."""
         pixels = self._image.read(self._image.pieces[piece].core, slide)
         found: dict[str, NDArray[np.generic]] = {
@@ -105,9 +107,9 @@ class LevelSurvey(_Pieces):
         }
         for number, channel in enumerate(pixels):
             found |= _sparse(f"{number}", count_levels(channel))
-        return Finding(found)
+        return BlockResult(found)
 
-    def conclude(self, slide: SlideView) -> Arrays:
+    def reduce(self, slide: SlideView) -> Arrays:
         """Add up."""
         counts = np.zeros((2, 65536), np.int64)
         extremes, dtype = [], ""
@@ -124,32 +126,32 @@ class LevelSurvey(_Pieces):
         }
 
 
-class CapSurvey(_Pieces):
+class CapPass(_Pieces):
     """The 99.9th percentiles; floats are looked at once more, to be exact."""
 
     name = "caps"
 
-    def pieces(self, slide: SlideView) -> int:
+    def n_blocks(self, slide: SlideView) -> int:
         """Count the squares: none where grey levels are integers."""
-        found = slide.concluded("levels")
+        found = slide.summary("levels")
         is_float = np.dtype(str(found["dtype"])).kind == "f"
         return len(self._image.pieces) if is_float and found["counts"].any() else 0
 
-    def visit(self, piece: int, slide: SlideView) -> Finding:
+    def map_block(self, piece: int, slide: SlideView) -> BlockResult:
         """Count the floats near the percentile by the rest of their bits."""
         pixels = self._image.read(self._image.pieces[piece].core, slide)
-        counts = slide.concluded("levels")["counts"]
+        counts = slide.summary("levels")["counts"]
         found: dict[str, NDArray[np.generic]] = {}
         for number in CHANNELS:
             if counts[number].any():
                 fine = count_fine(pixels[number], cap_bins(counts[number]))
                 for i, row in enumerate(fine):
                     found |= _sparse(f"{number}_{i}", row)
-        return Finding(found)
+        return BlockResult(found)
 
-    def conclude(self, slide: SlideView) -> Arrays:
+    def reduce(self, slide: SlideView) -> Arrays:
         """Return the cap of each channel (NaN: all zero), lowest and highest level."""
-        levels = slide.concluded("levels")
+        levels = slide.summary("levels")
         counts, dtype = levels["counts"], np.dtype(str(levels["dtype"]))
         fine = np.zeros((2, 2, 65536), np.int64)
         for found in self._findings(slide):
@@ -165,12 +167,12 @@ class CapSurvey(_Pieces):
         return {"cap": cap, "extremes": levels["extremes"]}
 
 
-class ContrastSurvey(_Pieces):
+class ContrastPass(_Pieces):
     """The contrast map of each block of 128 px."""
 
     name = "contrast"
 
-    def visit(self, piece: int, slide: SlideView) -> Finding:
+    def map_block(self, piece: int, slide: SlideView) -> BlockResult:
         """Make the maps of a piece's blocks; the image is reflected at its end."""
         core = self._image.pieces[piece].core
         height, width = self._image.shape
@@ -184,35 +186,35 @@ class ContrastSurvey(_Pieces):
             if not levels.is_flat:
                 bins = clahe_bins(pixels[number], levels)
                 maps[number] = contrast_maps(bins[np.ix_(y - window.y0, x - window.x0)])
-        return Finding({"maps": maps})
+        return BlockResult({"maps": maps})
 
-    def conclude(self, slide: SlideView) -> Arrays:
+    def reduce(self, slide: SlideView) -> Arrays:
         """Nothing: the maps are used as they lie."""
         del slide
         return {}
 
 
-class RangeSurvey(_Pieces):
+class RangePass(_Pieces):
     """Lowest and highest level after equalisation."""
 
     name = "range"
 
-    def visit(self, piece: int, slide: SlideView) -> Finding:
+    def map_block(self, piece: int, slide: SlideView) -> BlockResult:
         """Equalize a piece, and note its lowest and highest level."""
         core = self._image.pieces[piece].core
         found = np.array([[np.inf, -np.inf]] * 2)
         for number, pixels in enumerate(self._image.equalized(core, slide)):
             if pixels is not None:
                 found[number] = pixels.min(), pixels.max()
-        return Finding({"range": found})
+        return BlockResult({"range": found})
 
-    def conclude(self, slide: SlideView) -> Arrays:
+    def reduce(self, slide: SlideView) -> Arrays:
         """Return the lowest and highest level of each channel."""
         every = np.array([found["range"] for found in self._findings(slide)])
         return {"range": np.stack([every[..., 0].min(0), every[..., 1].max(0)], axis=1)}
 
 
-class TilesSurvey(ABC):
+class TilesPass(ABC):
     """The maps of a network, summed over the tiles of a block, each predicted once.
 
     Parameters
@@ -243,20 +245,20 @@ class TilesSurvey(ABC):
         """Return the maps of a tile if they can be used."""
         return output
 
-    def pieces(self, slide: SlideView) -> int:
+    def n_blocks(self, slide: SlideView) -> int:
         """Count the blocks of tiles."""
         del slide
         rows, columns = self._image.tiles.block_counts
         return rows * columns
 
-    def visit(self, piece: int, slide: SlideView) -> Finding:
+    def map_block(self, piece: int, slide: SlideView) -> BlockResult:
         """Predict the tiles of a block that signal lies in or near."""
         block = self._image.tiles.block(piece)
         tiles = [tile for tile in block.tiles if self._has_signal(block, tile, slide)]
         empty = len(block.tiles) - len(tiles)
         counts = {"tiles": len(tiles), "tiles_without_signal": empty}
         if not tiles:
-            return Finding({}, counts)
+            return BlockResult({}, counts)
         halved = self._batch.times_halved
         network = self._open()
         pixels = block.pad(self._seen(block.window, slide))
@@ -271,10 +273,10 @@ class TilesSurvey(ABC):
             arrays[name] = summed.astype(np.float32)
             arrays[edges_name(name)] = block.cut_edges(summed)
         counts["batches_halved"] = self._batch.times_halved - halved
-        words = {"runtime": network.runtime, "device": network.device}
-        return Finding(arrays, counts, words)
+        notes = {"runtime": network.runtime, "device": network.device}
+        return BlockResult(arrays, counts, notes)
 
-    def conclude(self, slide: SlideView) -> Arrays:
+    def reduce(self, slide: SlideView) -> Arrays:
         """Nothing: the maps are used as they lie."""
         del slide
         return {}
@@ -287,7 +289,7 @@ class TilesSurvey(ABC):
         return slide.has_signal(under.grow(SIGNAL_MARGIN_PX, scaling.source))
 
 
-class NetworkSurvey(TilesSurvey):
+class NetworkPass(TilesPass):
     """The maps of a network with Mesmer's contract."""
 
     def __init__(

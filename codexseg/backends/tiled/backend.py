@@ -20,12 +20,12 @@ from codexseg.backends.base import (
     CELL_UM,
     NUCLEUS_UM,
     Arrays,
-    Finding,
+    BlockResult,
     Labels,
     Pixels,
-    Slide,
+    SlideContext,
+    SlidePass,
     SlideView,
-    Survey,
     enlargement,
 )
 from codexseg.backends.panoptic.backend import InMemory
@@ -82,7 +82,7 @@ class Tiled(ABC):
     planes: Sequence[Sequence[int]] = ((0,), (1,))
     expansion_px: float | None = None
 
-    def __init__(self, config: Any, slide: Slide) -> None:
+    def __init__(self, config: Any, slide: SlideContext) -> None:
         self._config, self._slide = config, slide
         self.channels: tuple[str, ...] = (
             ("nucleus", "wholecell") if slide.has_wholecell else ("nucleus",)
@@ -95,10 +95,10 @@ class Tiled(ABC):
         elif self.expansion_px is not None:
             growth_um = self.expansion_px * (self.mpp or slide.mpp)
             self.diameter_um = NUCLEUS_UM + 2 * growth_um
-        self.surveys: Sequence[Survey] = ()
+        self.slide_passes: Sequence[SlidePass] = ()
         self.context_px = ceil(self.margin_px / per_px)
         if config.normalization == "slide":
-            self.surveys = self._surveys(slide.shape)
+            self.slide_passes = self._slide_passes(slide.shape)
             self.context_px = 0  # a window is cut from the labels of the slide
         self.halo_px = self.context_px + ceil(self.largest_px / per_px)
 
@@ -146,13 +146,13 @@ class Tiled(ABC):
         """
         del windows
         labels = np.zeros(patches.shape, np.uint32)
-        every = self._surveys(patches.shape[2:])
+        every = self._slide_passes(patches.shape[2:])
         for patch, found in zip(patches, labels, strict=True):
             view = InMemory(patch, every)
-            found[:] = self.label(Window(0, 0, *patch.shape[1:]), view)
+            found[:] = self.segment_window(Window(0, 0, *patch.shape[1:]), view)
         return labels
 
-    def label(self, window: Window, slide: SlideView) -> Labels:
+    def segment_window(self, window: Window, slide: SlideView) -> Labels:
         """Segment a window of a surveyed slide.
 
         Parameters
@@ -160,7 +160,7 @@ class Tiled(ABC):
         window : Window
             Of the slide.
         slide : SlideView
-            The slide after all surveys.
+            The slide after all slide_passes.
 
         Returns
         -------
@@ -181,7 +181,7 @@ class Tiled(ABC):
             target[:] = image.scaling.nearest(source, seen, window, rule="skimage")
         return labels
 
-    def _surveys(self, shape: tuple[int, int]) -> Sequence[Survey]:
+    def _slide_passes(self, shape: tuple[int, int]) -> Sequence[SlidePass]:
         image = self._image(shape)
         return SignalLevels(image), TileLabels(image, self._tiles(image), self)
 
@@ -205,12 +205,12 @@ class SignalLevels:
     def __init__(self, image: Image) -> None:
         self._pieces = PatchGrid(image.scaling.source, (2048, 2048), (0, 0))
 
-    def pieces(self, slide: SlideView) -> int:
+    def n_blocks(self, slide: SlideView) -> int:
         """Count the squares that are read at once."""
         del slide
         return len(self._pieces)
 
-    def visit(self, piece: int, slide: SlideView) -> Finding:
+    def map_block(self, piece: int, slide: SlideView) -> BlockResult:
         """Count the grey levels of both channels in squares that hold signal."""
         core = self._pieces[piece].core
         squares = [
@@ -224,19 +224,19 @@ class SignalLevels:
             )
         ]
         if not squares:
-            return Finding({})
+            return BlockResult({})
         pixels = slide.read(core)
         counts = np.zeros((2, N_BINS), np.int64)
         for window in squares:
             for number, channel in enumerate(pixels):
                 counts[number] += histogram(channel[window.within(core)])
-        return Finding({"counts": counts, "dtype": np.array(pixels.dtype.str)})
+        return BlockResult({"counts": counts, "dtype": np.array(pixels.dtype.str)})
 
-    def conclude(self, slide: SlideView) -> Arrays:
+    def reduce(self, slide: SlideView) -> Arrays:
         """Add up; nothing where there is no signal."""
         counts, dtype = np.zeros((2, N_BINS), np.int64), None
-        for piece in range(self.pieces(slide)):
-            if found := slide.found(self.name, piece):
+        for piece in range(self.n_blocks(slide)):
+            if found := slide.block_result(self.name, piece):
                 counts += found["counts"]
                 dtype = found["dtype"]
         return {} if dtype is None else {"counts": counts, "dtype": dtype}
@@ -251,18 +251,18 @@ class TileLabels:
     def __init__(self, image: Image, tiles: PatchGrid, backend: Tiled) -> None:
         self._image, self._tiles, self._backend = image, tiles, backend
 
-    def pieces(self, slide: SlideView) -> int:
+    def n_blocks(self, slide: SlideView) -> int:
         """Count the tiles."""
         del slide
         return len(self._tiles)
 
-    def visit(self, piece: int, slide: SlideView) -> Finding:
+    def map_block(self, piece: int, slide: SlideView) -> BlockResult:
         """Segment a tile: `labels` (2, y, x), cells and nuclei, of its outer window."""
         tile = self._tiles[piece].outer
-        ends = scaling_ends(slide.concluded("levels"), self._backend.percents)
+        ends = scaling_ends(slide.summary("levels"), self._backend.percents)
         under = self._image.scaling.source_window(tile)
         if not slide.has_signal(under) or ends == (None, None):
-            return Finding({}, {"tiles": 0, "tiles_without_signal": 1})
+            return BlockResult({}, {"tiles": 0, "tiles_without_signal": 1})
         pixels = self._image.read(tile, slide)
         nucleus, wholecell = (
             None if end is None else scaled(channel, *end)
@@ -271,9 +271,9 @@ class TileLabels:
         labels, device = self._backend.segment((nucleus, wholecell))
         counts = {"tiles": 1, "tiles_without_signal": 0}
         arrays = {"labels": labels} if labels.any() else {}
-        return Finding(arrays, counts, {"device": device})
+        return BlockResult(arrays, counts, {"device": device})
 
-    def conclude(self, slide: SlideView) -> Arrays:
+    def reduce(self, slide: SlideView) -> Arrays:
         """Nothing: the labels are used as they lie."""
         del slide
         return {}
@@ -288,7 +288,7 @@ def scaling_ends(found: Arrays, percents: tuple[float, float]) -> tuple[Ends, En
     Parameters
     ----------
     found : mapping
-        What the survey of levels concluded.
+        What the slide_pass of levels concluded.
     percents : (float, float)
         Their percentiles.
     """

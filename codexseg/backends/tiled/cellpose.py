@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from codexseg.backends.base import CELL_UM, Labels, Slide
+from codexseg.backends.base import CELL_UM, Labels, SlideContext
 from codexseg.backends.networks.archive import file_hash
 from codexseg.backends.networks.onnx import first_line
 from codexseg.backends.optional import (
@@ -81,7 +81,7 @@ class Cellpose(Tiled):
         The segmentation section: model_path (weights for the cells), options, device,
         normalization, compartment and watershed are read. Options are `model` and
         `nuclei_model` (names, or paths of weights) and those of `EVAL_OPTIONS`.
-    slide : Slide
+    slide : SlideContext
         `mpp` sets the diameters in px.
 
     Raises
@@ -96,7 +96,7 @@ class Cellpose(Tiled):
     name: ClassVar[str] = "cellpose"
     percents = (1.0, 99.0)
 
-    def __init__(self, config: Any, slide: Slide) -> None:
+    def __init__(self, config: Any, slide: SlideContext) -> None:
         check_options(self.name, config.options, OPTIONS_TAKEN)
         require(self.name, "cellpose")
         self._major = major_version()

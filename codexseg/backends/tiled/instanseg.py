@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from codexseg.backends.base import Labels, Slide
+from codexseg.backends.base import Labels, SlideContext
 from codexseg.backends.networks.onnx import first_line
 from codexseg.backends.optional import check_options, check_torch, torch_device
 from codexseg.backends.tiled.backend import Channels, Floats, Tiled
@@ -39,7 +39,7 @@ class Instanseg(Tiled):
     ----------
     config
         The segmentation section: model_path, device and normalization are read.
-    slide : Slide
+    slide : SlideContext
         `mpp` and `shape` set the image of 0.5 um per px that the network sees.
 
     Raises
@@ -60,7 +60,7 @@ class Instanseg(Tiled):
     largest_px = 64  # an object ends within 64 px of its seed
     planes = ((0, 1),)
 
-    def __init__(self, config: Any, slide: Slide) -> None:
+    def __init__(self, config: Any, slide: SlideContext) -> None:
         check_options(self.name, config.options, {})
         check_torch(self.name, config.device)
         self._weights = resolve_torchscript(config.model_path)

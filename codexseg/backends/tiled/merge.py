@@ -33,7 +33,7 @@ def put_together(
     window : Window
         Of the image, px.
     slide : SlideView
-        Its survey "tiles" found `labels` (2, y, x) in each outer window, or nothing.
+        Its slide_pass "tiles" found `labels` (2, y, x) in each outer window, or nothing.
     planes : sequence of int
         Which of the labels, that share their numbers.
 
@@ -74,7 +74,7 @@ def _found(
     One beside it may tell that two objects in it are one.
     """
     for tile in tiles.near(window.grow(tiles.halo, tiles.shape)):
-        found = slide.found("tiles", tile.number)
+        found = slide.block_result("tiles", tile.number)
         if found:
             yield tile.core, tile.outer, np.asarray(found["labels"])[list(planes)]
 

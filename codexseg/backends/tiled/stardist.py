@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from codexseg.backends.base import Labels, Slide
+from codexseg.backends.base import Labels, SlideContext
 from codexseg.backends.networks.archive import file_hash
 from codexseg.backends.networks.onnx import first_line
 from codexseg.backends.optional import (
@@ -55,7 +55,7 @@ class Stardist(Tiled):
         The segmentation section: model_path (the folder of a model), options (`model`, a
         published one; `prob_thresh` and `nms_thresh`, else the model's own), device,
         normalization and watershed.expansion_um are read.
-    slide : Slide
+    slide : SlideContext
         `mpp` and `shape` set the image of 0.5 um per px that the network sees.
 
     Raises
@@ -77,7 +77,7 @@ class Stardist(Tiled):
     largest_px = 64
     planes = ((1,),)
 
-    def __init__(self, config: Any, slide: Slide) -> None:
+    def __init__(self, config: Any, slide: SlideContext) -> None:
         check_options(self.name, config.options, OPTIONS_TAKEN)
         require(self.name, "stardist", "tensorflow")
         self._folder = model_folder(config.model_path, config.options.get("model", MODEL))

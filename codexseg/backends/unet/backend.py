@@ -1,7 +1,7 @@
 """Cells or nuclei from a semantic U-Net of ``codexseg train``, on slides of any size.
 
 The network tells foreground (Ronneberger et al. 2015); shapes tell objects apart. The
-slide is predicted once, in tiles that do not know of patches, by a survey.
+slide is predicted once, in tiles that do not know of patches, by a slide_pass.
 """
 
 from collections.abc import Sequence
@@ -15,19 +15,19 @@ from codexseg.backends.base import (
     ChannelStatistics,
     Labels,
     Pixels,
-    Slide,
+    SlideContext,
+    SlidePass,
     SlideView,
-    Survey,
     enlargement,
 )
 from codexseg.backends.networks.runtime import Batch, choose_runtime
 from codexseg.backends.panoptic.backend import COMPARTMENTS, InMemory, flood
 from codexseg.backends.panoptic.image import MAPS, SAME_MPP, Image
-from codexseg.backends.unet.network import Limits, UnetSurvey
+from codexseg.backends.unet.network import Limits, UnetPass
 from codexseg.backends.unet.postprocessing import flood_constants, margin_px, relief
 from codexseg.backends.unet.spec import INPUTS, OUTPUTS, Objects, limits, read_spec
 from codexseg.core.grid import Window
-from codexseg.core.intensity.background import channel_levels
+from codexseg.core.intensity.background import channel_statistics
 from codexseg.core.intensity.resize import Scaling
 from codexseg.errors import ConfigError, InputError
 
@@ -46,7 +46,7 @@ class Unet:
     config
         The segmentation section: model_path, compartment, runtime, device, normalization
         and batch_memory_gb are read.
-    slide : Slide
+    slide : SlideContext
         `mpp` scales the image, where the network knows the pixel size it was made for;
         with slide normalisation the statistics set the grey levels.
 
@@ -61,7 +61,7 @@ class Unet:
     name: ClassVar[str] = "unet"
     paired: ClassVar[bool] = False
 
-    def __init__(self, config: Any, slide: Slide) -> None:
+    def __init__(self, config: Any, slide: SlideContext) -> None:
         if config.model_path is None:
             raise ConfigError(
                 "segmentation.model_path is missing: the backend 'unet' needs the ONNX "
@@ -78,9 +78,9 @@ class Unet:
         per_px = enlargement(slide, self.mpp or slide.mpp)
         self.context_px = ceil(CONTEXT_PX / per_px)
         self.halo_px = ceil((CONTEXT_PX + LARGEST_PX) / per_px)
-        self.surveys: Sequence[Survey] = ()
+        self.slide_passes: Sequence[SlidePass] = ()
         if config.normalization == "slide":
-            self.surveys = (self._survey(slide.shape, self._slide_limits),)
+            self.slide_passes = (self._slide_pass(slide.shape, self._slide_limits),)
 
     def _check_inputs(self) -> None:
         path, inputs = self._weights.path, self._spec.inputs
@@ -145,12 +145,12 @@ class Unet:
                 levels = self._slide_limits()
             else:
                 levels = self._patch_limits(patch)
-            survey = self._survey(patch.shape[1:], lambda levels=levels: levels)
-            view = InMemory(patch, (survey,))
-            found[:] = self.label(Window(0, 0, *view.shape), view)
+            slide_pass = self._slide_pass(patch.shape[1:], lambda levels=levels: levels)
+            view = InMemory(patch, (slide_pass,))
+            found[:] = self.segment_window(Window(0, 0, *view.shape), view)
         return labels
 
-    def label(self, window: Window, slide: SlideView) -> Labels:
+    def segment_window(self, window: Window, slide: SlideView) -> Labels:
         """Segment a window of a surveyed slide.
 
         Parameters
@@ -158,7 +158,7 @@ class Unet:
         window : Window
             Of the slide.
         slide : SlideView
-            The slide after the survey.
+            The slide after the slide_pass.
 
         Returns
         -------
@@ -184,10 +184,10 @@ class Unet:
         factor = 1.0 if self.mpp is None else self._slide.mpp / self.mpp
         return Image(Scaling.by(shape, 1.0 if abs(factor - 1) < SAME_MPP else factor))
 
-    def _survey(self, shape: tuple[int, int], levels: Any) -> UnetSurvey:
+    def _slide_pass(self, shape: tuple[int, int], levels: Any) -> UnetPass:
         names = {output: _interior(c) for c, output in self._outputs.items()}
         device, image = self._config.device, self._image(shape)
-        return UnetSurvey(
+        return UnetPass(
             image, self._weights, self._spec, levels, device, self._batch, names
         )
 
@@ -200,7 +200,7 @@ class Unet:
                 raise InputError(
                     f"the backend unet with normalization 'slide' needs the slide's "
                     f"statistics of the {name} channel, got None: pass them in "
-                    f"Slide.{name}, or set segmentation.normalization to 'patch'."
+                    f"SlideContext.{name}, or set segmentation.normalization to 'patch'."
                 )
             found.append(limits(statistics, self._spec.scaling))
         return found
@@ -208,7 +208,8 @@ class Unet:
     def _patch_limits(self, patch: NDArray[Any]) -> Limits:
         every = dict(zip(INPUTS, patch, strict=True))
         levels = (
-            ChannelStatistics(*channel_levels(every[name])) for name in self._spec.inputs
+            ChannelStatistics(*channel_statistics(every[name]))
+            for name in self._spec.inputs
         )
         return [limits(statistics, self._spec.scaling) for statistics in levels]
 

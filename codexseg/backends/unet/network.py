@@ -1,4 +1,4 @@
-"""A U-Net in onnxruntime, and the survey that has it predict a slide, tile by tile."""
+"""A U-Net in onnxruntime, and the slide_pass that has it predict a slide, tile by tile."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -11,7 +11,7 @@ from codexseg.backends.networks.onnx import Session
 from codexseg.backends.networks.runtime import Batch
 from codexseg.backends.networks.weights import Weights
 from codexseg.backends.panoptic.image import Image
-from codexseg.backends.panoptic.passes import TilesSurvey
+from codexseg.backends.panoptic.passes import TilesPass
 from codexseg.backends.unet.spec import UnetSpec, to_unit
 from codexseg.core.algorithms.tiles import TILE_PX
 from codexseg.core.grid import Window
@@ -56,7 +56,7 @@ def open_unet(weights: Weights, device: str = "auto") -> UnetNetwork:
     return UnetNetwork(weights, device)
 
 
-class UnetSurvey(TilesSurvey):
+class UnetPass(TilesPass):
     """The probabilities of a slide.
 
     The tiles are those of :mod:`codexseg.core.algorithms.tiles`, of 256 px, the height of

@@ -148,7 +148,7 @@ def estimate_background(blocks: Blocks, p999: float, *, integer: bool) -> Backgr
     return Background(level, noise * BIN_PX, level + rise)
 
 
-def channel_levels(
+def channel_statistics(
     pixels: NDArray[np.generic],
 ) -> tuple[float, float, float, float, float]:
     """Return what the load stage finds for a slide, for an image held in memory.
@@ -162,12 +162,12 @@ def channel_levels(
     minimum, maximum, background, noise, p999 : float
         Grey levels, in the order of `ChannelStatistics`.
     """
-    tally = LevelTally()
+    tally = ChannelAccumulator()
     tally.add(pixels)
     return tally.levels()
 
 
-class LevelTally:
+class ChannelAccumulator:
     """What images of one channel, held one at a time, tell of it together."""
 
     def __init__(self) -> None:
@@ -185,7 +185,7 @@ class LevelTally:
         self._dtype = pixels.dtype
 
     def levels(self) -> tuple[float, float, float, float, float]:
-        """Return what :func:`channel_levels` returns, of all images together."""
+        """Return what :func:`channel_statistics` returns, of all images together."""
         names = ("level", "noise", "peak")
         parts = ([getattr(b, name).ravel() for b in self._blocks] for name in names)
         p999 = percentile(self._counts, 99.9, self._dtype)

@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class GreyScale:
+class IntensityScaling:
     """The grey levels of a channel that become 0 and 1."""
 
     low: float
@@ -39,7 +39,7 @@ class GreyScale:
         counts: NDArray[np.int64],
         percentiles: tuple[float, float],
         dtype: np.dtype[Any],
-    ) -> "GreyScale":
+    ) -> "IntensityScaling":
         """Take them from a histogram of `core.intensity`, of pixels of `dtype`."""
         low, high = (percentile(counts, percent, dtype) for percent in percentiles)
         return cls(low, high)

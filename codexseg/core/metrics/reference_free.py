@@ -99,7 +99,7 @@ def signal_threshold(level: float, noise: float, p999: float, *, integer: bool) 
     Parameters
     ----------
     level, noise, p999 : float
-        What `codexseg.core.intensity.background.channel_levels` says of the channel:
+        What `codexseg.core.intensity.background.channel_statistics` says of the channel:
         background, its
         standard deviation per pixel, 99.9th percentile.
     integer : bool

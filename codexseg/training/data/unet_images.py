@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from codexseg.backends.base import ChannelStatistics
 from codexseg.backends.unet.spec import limits, to_unit
-from codexseg.core.intensity.background import channel_levels
+from codexseg.core.intensity.background import channel_statistics
 from codexseg.errors import InputError
 from codexseg.training.data.pair_examples import Keep
 from codexseg.training.data.pairs import Pair
@@ -102,7 +102,7 @@ class UnetImages:
         image = np.empty((*shape, len(self._recipe.channels)), np.float32)
         for c, group in enumerate(self._recipe.channels):
             channel = pixels[list(group)].max(axis=0)
-            statistics = ChannelStatistics(*channel_levels(channel))
+            statistics = ChannelStatistics(*channel_statistics(channel))
             unit = to_unit(channel, *limits(statistics, self._recipe.scaling))
             image[..., c] = resized(unit, shape)
         truth = np.stack(

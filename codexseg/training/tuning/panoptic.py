@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from codexseg.backends.base import Slide
+from codexseg.backends.base import SlideContext
 from codexseg.backends.networks.contract import NETWORK_MPP
 from codexseg.backends.panoptic.backend import InMemory, Panoptic
 from codexseg.backends.panoptic.image import MAPS, Image
 from codexseg.backends.panoptic.parameters import Constants
 from codexseg.config.schema import SegmentationConfig
 from codexseg.core.grid import Window
-from codexseg.core.intensity.background import channel_levels
+from codexseg.core.intensity.background import channel_statistics
 from codexseg.core.intensity.histogram import merge_channels
 from codexseg.core.labels.operations import Labels
 from codexseg.errors import RunStateError
@@ -155,12 +155,12 @@ def _maps(path: Path, image: Pixels, mpp: float) -> Pixels:
     """Have the backend make the four maps of an image, at its own scale."""
     merged = np.zeros_like(image[0])
     if len(image) > 1:  # as a run merges them
-        brightest = [channel_levels(marker)[-1] for marker in image[1:]]
+        brightest = [channel_statistics(marker)[-1] for marker in image[1:]]
         merged = merge_channels(list(image[1:]), brightest)
     both = np.stack([image[0], merged])
     config = SegmentationConfig(backend="panoptic", model_path=path)
-    network = Panoptic(config, Slide((both.shape[1], both.shape[2]), mpp))
-    view = InMemory(both, network.surveys)
+    network = Panoptic(config, SlideContext((both.shape[1], both.shape[2]), mpp))
+    view = InMemory(both, network.slide_passes)
     shown = Image.of(view.shape, mpp)
     maps = shown.maps(Window(0, 0, *shown.shape), MAPS, view)
     if maps is None:

@@ -180,12 +180,12 @@ class _Search:
         )
 
     def _floods(self, constants: Constants) -> list[Labels]:
-        alone = Constants(**constants.of_flood)
+        alone = Constants(**constants.watershed_kwargs)
         if self._flooded is None or self._flooded[0] != alone:
             self._flooded = (
                 alone,
                 [
-                    deep_watershed(image.distance, image.interior, **alone.of_flood)
+                    deep_watershed(image.distance, image.interior, **alone.watershed_kwargs)
                     for image in self._held
                 ],
             )

@@ -34,7 +34,7 @@ def choose_objects(
         depths = [relief(probability, Objects(1.0, smoothing)) for probability, _ in shown]
         for h in HEIGHTS_PX:
             tried = Objects(h, smoothing)
-            flood = flood_constants(tried).of_flood
+            flood = flood_constants(tried).watershed_kwargs
             found = [deep_watershed(*depth, **flood) for depth in depths]
             f1 = float(np.mean([_f1(t, o) for (_, t), o in zip(shown, found, strict=True)]))
             if f1 > score:
