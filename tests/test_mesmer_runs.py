@@ -134,7 +134,7 @@ def visits(monkeypatch):
     """Count what the slide_passes visit; stop at the n-th visit of the network."""
     seen, stop = [], [0]
     for slide_pass in (LevelPass, ContrastPass, NetworkPass):
-        real = slide_pass.visit
+        real = slide_pass.map_block
 
         def map_block(self, piece, view, real=real):
             if self.name == "network" and [n for n, _ in seen].count("network") == stop[0]:
