@@ -85,10 +85,9 @@ class SlideImage(ABC):
         self.mpp = info.mpp
         self.levels = info.levels
 
-    def __reduce__(self) -> tuple[Callable[..., "SlideImage"], tuple[Path, Path | None]]:
-        from codexseg.io.slides.open import open_image
-
-        return open_image, (self.path, self.panel_file)
+    @abstractmethod
+    def __reduce__(self) -> tuple[Callable[..., "SlideImage"], tuple[Any, ...]]:
+        """Pickle as the arguments of a function that opens the slide again."""
 
     def __repr__(self) -> str:
         return f"<{self.format} {self.path.name}, (c, y, x) = {self.shape}, {self.dtype}>"

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
 from math import prod
@@ -43,6 +43,9 @@ class ZarrImage(SlideImage):
         self._metadata = metadata
         self._y, self._x = axes.index("Y"), axes.index("X")
         self._channel = channel_axis(axes, arrays[0].shape, "C", info.path)
+
+    def __reduce__(self) -> tuple[Callable[..., "ZarrImage"], tuple[Path, Path | None]]:
+        return open_zarr, (self.path, self.panel_file)
 
     def _read(self, channel: int, window: Window, level: int) -> NDArray[Any]:
         index: list[Any] = [0] * self._arrays[level].ndim

@@ -6,18 +6,24 @@ What comes out is
 a `SlideImage`: small, immutable, safe to share between threads, pickled as its path.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 from codexseg.errors import InputError
 from codexseg.io.slides.base import SlideImage
+from codexseg.io.slides.window import crop_slide
 
 _TIFF_MAGIC: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ZARR_FILES: Final = (".zattrs", ".zgroup", ".zarray", "zarr.json")
 
 
-def open_image(path: str | Path, panel_file: str | Path | None = None) -> SlideImage:
+def open_image(
+    path: str | Path,
+    panel_file: str | Path | None = None,
+    window: Sequence[int] | None = None,
+) -> SlideImage:
     """Open a slide lazily; the same unchanged file is opened once per process.
 
     Parameters
@@ -27,16 +33,21 @@ def open_image(path: str | Path, panel_file: str | Path | None = None) -> SlideI
         picture: png, jpg, bmp, or a TIFF in colours.
     panel_file : str or Path, optional
         Channel names, see `codexseg.io.slides.panel.read_panel`; they win over the file's.
+    window : (int, int, int, int), optional
+        First row, first column, height and width (px) of the part to open; see
+        `codexseg.io.slides.window.crop_slide`. The default is the whole slide.
 
     Raises
     ------
     InputError
         If the path is missing, no image that is read here, truncated, a 3-D stack, of
-        another dtype, or if names and channels differ in number.
+        another dtype, if names and channels differ in number, or if the window is not
+        inside the slide.
     """
     path = Path(path).absolute()
     panel = None if panel_file is None else Path(panel_file).absolute()
-    return _open(path, panel, _stamp(path), None if panel is None else _stamp(panel))
+    slide = _open(path, panel, _stamp(path), None if panel is None else _stamp(panel))
+    return slide if window is None else crop_slide(slide, window)
 
 
 @lru_cache(maxsize=8)

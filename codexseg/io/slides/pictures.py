@@ -6,6 +6,7 @@ it says how large they are to be printed.
 """
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +36,9 @@ class Picture(SlideImage):
     ) -> None:
         super().__init__(info, panel_file)
         self._pixels = pixels
+
+    def __reduce__(self) -> tuple[Callable[..., "Picture"], tuple[Path, Path | None]]:
+        return open_picture, (self.path, self.panel_file)
 
     def _read(self, channel: int, window: Window, level: int) -> NDArray[Any]:
         del level

@@ -121,6 +121,9 @@ class TiffImage(SlideImage):
         super().__init__(info, panel_file)
         self._planes = planes
 
+    def __reduce__(self) -> tuple[Callable[..., "TiffImage"], tuple[Path, Path | None]]:
+        return open_tiff, (self.path, self.panel_file)
+
     def _read(self, channel: int, window: Window, level: int) -> NDArray[Any]:
         try:
             return self._planes[level][channel].read(self.path, window, self.dtype)
