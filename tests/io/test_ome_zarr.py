@@ -1,4 +1,5 @@
 import multiprocessing
+import pickle
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -202,7 +203,7 @@ def test_labels_of_another_shape_or_dtype_are_refused(small, labels):
 
 
 def test_an_unknown_label_image_is_an_error(small):
-    with pytest.raises(RunStateError, match="no level 0 of a label image 'cells'"):
+    with pytest.raises(RunStateError, match="has no level 0 of a label image 'cells'"):
         small.read("cells", Window(0, 0, 1, 1))
 
 
@@ -299,6 +300,75 @@ def test_what_a_kill_left_does_no_harm(small):
 def test_an_unknown_version_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"'0\.3'.*0\.4, 0\.5"):
         LabelStore.create(tmp_path / "s", (10, 10), (10, 10), 0.5, version="0.3")
+
+
+# -- label images of two stages -----------------------------------------------------------
+
+
+def test_clear_resets_only_the_named_label_images(tmp_path, version):
+    grid = PatchGrid((1009, 1003), (512, 250), (0, 0))
+    path = tmp_path / "s.ome.zarr"
+    args = (grid.shape, grid.step, 0.5, ("cell", "nucleus", "cell_original"), version)
+    store = LabelStore.create(path, *args)
+    empty = contents(path)
+    fill(store, "cell_original", label_image(grid.shape), grid)
+    build(store)
+    original = contents(path)
+    for name in ("cell", "nucleus"):
+        fill(store, name, label_image(grid.shape), grid)
+    build(store)
+
+    store.clear(["cell", "nucleus"])
+    assert contents(path) == original
+    store.clear(["cell_original"])
+    assert contents(path) == empty
+    assert not store.read("cell", Window(0, 0, *grid.shape)).any()
+    with pytest.raises(RunStateError, match="label image 'cells'"):
+        store.clear(["cells"])
+
+
+def test_files_of_label_images_partition_the_labels(tmp_path, version):
+    grid = PatchGrid((700, 600), (256, 300), (0, 0))
+    path = tmp_path / "s.ome.zarr"
+    names = ("cell", "nucleus", "cell_original")
+    store = LabelStore.create(path, grid.shape, grid.step, 0.5, names, version)
+    for name in names:
+        fill(store, name, label_image(grid.shape), grid)
+    build(store)
+
+    files = store.files(["cell", "nucleus"])
+    assert files == sorted(files)
+    both = set(files) | set(store.files(["cell_original"]))
+    group = {file for file in contents(path) if file.startswith("labels/")} - both
+    assert all(file.count("/") == 1 for file in group)  # the metadata of the group
+    assert all(file.startswith(("labels/cell/", "labels/nucleus/")) for file in files)
+    with pytest.raises(RunStateError, match="label image 'cells'"):
+        store.files(["cells"])
+
+
+def test_levels_of_label_images_are_built_apart(tmp_path):
+    grid = PatchGrid((700, 600), (256, 300), (0, 0))
+    labels = label_image(grid.shape)
+    paths = [tmp_path / f"{k}.ome.zarr" for k in range(2)]
+    together, apart = (LabelStore.create(p, grid.shape, grid.step, 0.5) for p in paths)
+    for store in (together, apart):
+        for name in ("cell", "cell_original"):
+            fill(store, name, labels, grid)
+    build(together)
+    for name in ("cell_original", "cell"):
+        for level in range(1, apart.n_levels):
+            for task in apart.level_tasks(level, [name]):
+                apart.build_level(level, task)
+    assert contents(paths[0]) == contents(paths[1])
+
+
+def test_only_the_path_of_a_store_is_pickled(small):
+    small.write("cell", Window(0, 0, 128, 100), np.ones((128, 100), np.uint32))
+    payload = pickle.dumps(small)
+    assert len(payload) < 1000
+    copy = pickle.loads(payload)
+    assert copy == small
+    assert copy.read("cell", Window(0, 0, 1, 1)) == 1
 
 
 # -- the picture, and readers that are not ours -------------------------------------------

@@ -1,31 +1,30 @@
-"""The label images of a slide, and a coarse picture under them, as one OME-Zarr.
+"""Label images of a slide over a coarse picture of it, as one OME-Zarr.
 
 ::
 
     segmentation.ome.zarr/
-        0 1 2 ...                  (c, y, x) the two segmentation channels, from coarse on
-        labels/cell/0 1 2 ...      (y, x) uint32, from full size on
+        0 1 2 ...                  (c, y, x) the two segmentation channels, coarse
+        labels/cell/0 1 2 ...      (y, x) uint32, full resolution first
         labels/nucleus ...
 
-Many processes write at once: each its own windows, and the chunks are such that no two
-cores share one, from the full size up to the coarsest level of which a core still fills
-some chunks; what is coarser is made of that one, later. Zarr writes a chunk aside and
-renames it (from 3.1.3 on; before that, a killed writer may leave half a chunk, which
-writing the window again replaces).
+Many processes write at the same time, each its own windows. Chunks divide the cores of
+the grid, so that no two cores share a chunk, on every level on which a core still fills
+whole chunks. Coarser levels are built afterwards. Zarr writes a chunk aside and renames
+it (since version 3.1.3; with earlier versions a killed writer may leave half a chunk,
+which the next write of the window replaces).
 """
 
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import zarr
-from numpy.typing import NDArray
 
+from codexseg.arrays import Labels
 from codexseg.core.grid import Window
 from codexseg.errors import InputError, RunStateError
 from codexseg.io.labels import ngff
@@ -34,12 +33,14 @@ from codexseg.io.labels.chunks import level_chunks, require_whole_chunks
 LABEL_NAMES = ("cell", "nucleus", "cell_original", "nucleus_original")
 
 LabelTask = tuple[str, Window]
-"""One chunk of one label image: its name, and the window in pixels of its level."""
+"""One chunk of one label image: name and window, px of the level."""
+
+_DOCUMENTS = (".zarray", "zarr.json")
 
 
 @dataclass(frozen=True)
 class LabelLevel:
-    """One level of the pyramid of one label image."""
+    """One pyramid level of one label image."""
 
     store: "LabelStore"
     name: str
@@ -50,20 +51,27 @@ class LabelLevel:
         """Height and width, px of this level."""
         return self.store.shape(self.level)
 
-    def read(self, window: Window) -> NDArray[np.uint32]:
-        """Return the labels of a window, in pixels of this level."""
+    def read(self, window: Window) -> Labels:
+        """Return the labels in a window, px of this level."""
         return self.store.read(self.name, window, self.level)
 
 
 @dataclass(frozen=True)
 class LabelStore:
-    """The OME-Zarr of a run. Holds a path and nothing else, so it travels to workers.
+    """Whole-slide label images of a run, as OME-Zarr.
 
-    One process calls `create`, `write_image` and `finish`; any number of them `write`
-    (windows of whole chunks), `build_level` and `read`.
+    One process calls `create`, `clear`, `write_image` and `finish`. Any number of
+    processes call `write` (windows of whole chunks), `build_level` and `read`. Only the
+    path is pickled; each object opens an array once.
     """
 
     path: Path
+    _arrays: dict[tuple[str, int], tuple[tuple[int, int], Any]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def __reduce__(self) -> tuple[type["LabelStore"], tuple[Path]]:
+        return LabelStore, (self.path,)
 
     @classmethod
     def create(
@@ -77,35 +85,35 @@ class LabelStore:
         *,
         overwrite: bool = False,
     ) -> "LabelStore":
-        """Make an empty store, or open the one that is there and keep its chunks.
+        """Create an empty store, or open an existing one and keep its chunks.
 
         Parameters
         ----------
         path : Path
-            The folder; it appears complete or not at all.
+            Folder of the store; it appears complete or not at all.
         shape : (int, int)
             Height and width of the slide, px.
         step : (int, int)
-            Height and width of a core, px; a core is written in whole chunks.
+            Height and width of a core, px; cores are written in whole chunks.
         mpp : float
             Micrometres per pixel.
         names : sequence of str
-            The label images.
+            Names of the label images.
         version : {"0.4", "0.5"}
-            Of NGFF.
+            NGFF version.
         overwrite : bool
-            Start empty, whatever is there.
+            Start with an empty store even if one exists.
 
         Raises
         ------
         InputError
-            Where the version is unknown or the chunks would be too large.
+            If the version is unknown or the chunks would be too large.
         RunStateError
-            Where there is a store of another slide, grid or version.
+            If the existing store has another slide, grid or version.
         """
         if version not in get_args(ngff.Version):
             raise InputError(
-                f"NGFF version {version!r} cannot be written; use one of "
+                f"Unsupported NGFF version {version!r}. Use one of "
                 f"{', '.join(get_args(ngff.Version))}."
             )
         chunks = level_chunks(shape, step)
@@ -123,14 +131,52 @@ class LabelStore:
         shutil.rmtree(old, ignore_errors=True)
         return cls(path)
 
+    def clear(self, names: Sequence[str]) -> None:
+        """Remove all labels of the named label images; keep their metadata.
+
+        Afterwards these label images are as `create` made them. No other process may be
+        writing them.
+
+        Raises
+        ------
+        RunStateError
+            If a label image does not exist.
+        """
+        for name in names:
+            for level in range(self.n_levels):
+                for chunk in self._level_folder(name, level).iterdir():
+                    if chunk.is_dir():
+                        shutil.rmtree(chunk)
+
+    def files(self, names: Sequence[str]) -> list[str]:
+        """List the files of the named label images, metadata and chunks.
+
+        Returns
+        -------
+        list of str
+            Paths relative to the store, with forward slashes, sorted.
+
+        Raises
+        ------
+        RunStateError
+            If a label image does not exist.
+        """
+        folders = [self._level_folder(name, 0).parent for name in names]
+        return sorted(
+            path.relative_to(self.path).as_posix()
+            for folder in folders
+            for path in folder.rglob("*")
+            if path.is_file()
+        )
+
     @property
     def names(self) -> tuple[str, ...]:
-        """The label images, in the order in which viewers list them."""
+        """Names of the label images, in the order in which viewers list them."""
         return tuple(ngff.read_metadata(self.path / "labels")["labels"])
 
     @property
     def n_levels(self) -> int:
-        """Number of levels of every label image."""
+        """Number of pyramid levels of every label image."""
         return len(ngff.level_shapes(self.shape()))
 
     def shape(self, level: int = 0) -> tuple[int, int]:
@@ -139,36 +185,34 @@ class LabelStore:
         return int(height), int(width)
 
     def levels(self, name: str) -> list[LabelLevel]:
-        """Return the pyramid of a label image, the full size first."""
+        """Return the pyramid levels of a label image, full resolution first."""
         return [LabelLevel(self, name, level) for level in range(self.n_levels)]
 
-    def read(self, name: str, window: Window, level: int = 0) -> NDArray[np.uint32]:
-        """Return the labels of any window, in pixels of `level`: (y, x) uint32."""
+    def read(self, name: str, window: Window, level: int = 0) -> Labels:
+        """Return the labels in any window, px of `level`: (y, x) uint32."""
         return np.asarray(self._array(name, level)[window.slices], dtype=np.uint32)
 
-    def write(
-        self, name: str, window: Window, labels: NDArray[np.uint32], levels: int = 0
-    ) -> None:
-        """Replace the labels of a window of the full size, and of coarser levels.
+    def write(self, name: str, window: Window, labels: Labels, levels: int = 0) -> None:
+        """Replace the labels in a window at full resolution and on coarser levels.
 
-        A chunk without labels is not stored, and removed where it was. A coarser level
-        holds every second pixel of the one below it.
+        Chunks without labels are not stored; existing ones are removed. A coarser level
+        consists of every second pixel of the next finer one.
 
         Parameters
         ----------
         name : str
-            The label image.
+            Name of the label image.
         window : Window
             Whole chunks, so that no other process writes into the same ones.
         labels : (y, x) uint32
-            Of the window's shape.
+            Labels in the window.
         levels : int
-            How many coarser levels are written too: at most :func:`core_levels`.
+            Number of coarser levels to write, at most :func:`core_levels`.
 
         Raises
         ------
         InputError
-            Where the window cuts a chunk, or the labels do not fit it.
+            If the window cuts a chunk or the labels do not fit the window.
         """
         if labels.shape != window.shape or labels.dtype != np.uint32:
             raise InputError(
@@ -182,23 +226,33 @@ class LabelStore:
                 window = Window(y0, x0, y0 + labels.shape[0], x0 + labels.shape[1])
             array = self._array(name, level)
             require_whole_chunks(window, array.shape, array.chunks)
-            for part in ngff.blocks(window.shape, array.chunks):
-                y0, x0 = window.y0 + part.y0, window.x0 + part.x0
-                chunk = Window(y0, x0, y0 + part.shape[0], x0 + part.shape[1])
-                self._write_chunk(name, level, chunk, labels[part.slices])
+            for block in ngff.blocks(window.shape, array.chunks):
+                y0, x0 = window.y0 + block.y0, window.x0 + block.x0
+                chunk = Window(y0, x0, y0 + block.shape[0], x0 + block.shape[1])
+                self._write_chunk(name, level, chunk, labels[block.slices])
 
-    def level_tasks(self, level: int) -> list[LabelTask]:
-        """Return what `build_level` has to be called with to fill a level (1 or more)."""
-        names = self.names
-        array = self._array(names[0], level)
+    def level_tasks(
+        self, level: int, names: Sequence[str] | None = None
+    ) -> list[LabelTask]:
+        """Return the arguments of the `build_level` calls that fill a level (1 or more).
+
+        Parameters
+        ----------
+        level : int
+            The pyramid level.
+        names : sequence of str, optional
+            Label images to build; all by default.
+        """
+        names = self.names if names is None else names
+        array = self._array(self.names[0], level)
         windows = list(ngff.blocks(array.shape, array.chunks))
         return [(name, window) for name in names for window in windows]
 
     def build_level(self, level: int, task: LabelTask) -> None:
-        """Fill one chunk of a level with every second pixel of the level below it.
+        """Fill one chunk of a level with every second pixel of the next finer level.
 
-        The tasks of a level may run in any order and at the same time, once the level
-        below is complete.
+        The tasks of a level may run in any order and at the same time, once the finer
+        level is complete.
         """
         name, window = task
         rows, columns = (slice(2 * s.start, 2 * s.stop, 2) for s in window.slices)
@@ -213,31 +267,31 @@ class LabelStore:
         *,
         origin_px: float | None = None,
     ) -> None:
-        """Write the picture under the labels, with coarser levels of itself.
+        """Write the picture under the labels as a pyramid.
 
         Parameters
         ----------
         overview : (c, y, x), any integer or float dtype
-            The slide's segmentation channels, made smaller; read block by block.
+            Segmentation channels of the slide, downsampled; read block by block.
         factor : int
-            Pixels of the slide, along one axis, in a pixel of `overview`.
+            Downsampling factor of `overview`.
         channel_names : sequence of str
-            One per channel.
+            One name per channel.
         mpp : float
             Micrometres per pixel of the slide.
         origin_px : float, optional
-            Where the centre of the first pixel of `overview` lies from that of the
-            slide, px of the slide. The default is that of block means,
-            (factor - 1) / 2; where every n-th pixel was taken it is 0.
+            Offset of the first pixel's centre in `overview` from that of the slide, px of
+            the slide. The default is the offset of block means, (factor - 1) / 2; for
+            every n-th pixel it is 0.
 
         Raises
         ------
         InputError
-            Where the count of names is not that of the channels.
+            If the number of names differs from the number of channels.
         """
         if len(overview.shape) != 3 or overview.shape[0] != len(channel_names):
             raise InputError(
-                f"an overview is (c, y, x) with one name per channel, got shape "
+                f"An overview is (c, y, x) with one name per channel, got shape "
                 f"{overview.shape} and the names {list(channel_names)}."
             )
         version = ngff.version_of(self.path)
@@ -252,39 +306,45 @@ class LabelStore:
         ngff.write_metadata(self.path, version, metadata)
 
     def finish(self) -> None:
-        """Remove what killed writers left beside the chunks; nobody may be writing."""
+        """Remove partial files that killed writers left; no process may be writing."""
         for leftover in self.path.rglob("*.partial"):
             leftover.unlink(missing_ok=True)
 
-    def _array(self, name: str, level: int) -> Any:
+    def _level_folder(self, name: str, level: int) -> Path:
+        return self._document(name, level).parent
+
+    def _document(self, name: str, level: int) -> Path:
+        """Return the metadata file of a level."""
         folder = self.path / "labels" / name / str(level)
-        for document in (".zarray", "zarr.json"):
+        for document in _DOCUMENTS:
             if (folder / document).exists():
-                stamp = (folder / document).stat()
-                return _open(folder, (stamp.st_ino, stamp.st_mtime_ns))
+                return folder / document
         raise RunStateError(
-            f"{self.path} holds no level {level} of a label image {name!r}; run the stage "
+            f"{self.path} has no level {level} of a label image {name!r}. Run the stage "
             f"that writes it first."
         )
 
-    def _write_chunk(
-        self, name: str, level: int, window: Window, labels: NDArray[np.uint32]
-    ) -> None:
+    def _array(self, name: str, level: int) -> Any:
+        """Return the array of a level, reopened if it was created anew."""
+        document = self._document(name, level)
+        stat = document.stat()
+        stamp = stat.st_ino, stat.st_mtime_ns
+        opened = self._arrays.get((name, level))
+        if opened is None or opened[0] != stamp:
+            with zarr.config.set({"array.write_empty_chunks": True}):
+                opened = stamp, zarr.open_array(document.parent, mode="r+")
+            self._arrays[name, level] = opened
+        return opened[1]
+
+    def _write_chunk(self, name: str, level: int, window: Window, labels: Labels) -> None:
         # The check for empty chunks is ours: zarr's costs as much as the compression.
         array = self._array(name, level)
         if labels.any():
             array[window.slices] = labels
             return
-        place = window.y0 // array.chunks[0], window.x0 // array.chunks[1]
-        key = array.metadata.encode_chunk_key(place)
+        row, column = window.y0 // array.chunks[0], window.x0 // array.chunks[1]
+        key = array.metadata.encode_chunk_key((row, column))
         (self.path / "labels" / name / str(level) / key).unlink(missing_ok=True)
-
-
-@lru_cache(maxsize=64)
-def _open(folder: Path, _stamp: tuple[int, int]) -> Any:
-    """Open an array once per process; the stamp tells one that was made anew."""
-    with zarr.config.set({"array.write_empty_chunks": True}):
-        return zarr.open_array(folder, mode="r+")
 
 
 def _write_skeleton(
@@ -295,13 +355,13 @@ def _write_skeleton(
     names: Sequence[str],
     version: ngff.Version,
 ) -> None:
-    """Write the groups and empty arrays of the labels, with their metadata."""
+    """Write groups and empty arrays of the labels, with their metadata."""
     for group in (path, path / "labels"):
         ngff.create_group(group, version)
     ngff.write_metadata(path / "labels", version, {"labels": list(names)})
     shapes = ngff.level_shapes(shape)
     scales = [mpp * 2**k for k in range(len(shapes))]
-    origins = [0.0] * len(shapes)  # every second pixel is taken, so the first one stays
+    origins = [0.0] * len(shapes)  # every level keeps the first pixel of the finer one
     for name in names:
         folder = path / "labels" / name
         ngff.create_group(folder, version)
@@ -316,20 +376,20 @@ def _write_skeleton(
 
 
 def _require_same(new: Path, path: Path) -> None:
-    """Compare what two stores say of their labels."""
-    for name in (".zattrs", ".zarray", "zarr.json"):
+    """Raise RunStateError if the labels of two stores have different metadata."""
+    for name in (".zattrs", *_DOCUMENTS):
         for document in sorted((new / "labels").rglob(name)):
-            there = path / document.relative_to(new)
-            if not there.exists() or _essence(there) != _essence(document):
+            existing = path / document.relative_to(new)
+            if not existing.exists() or _essence(existing) != _essence(document):
                 raise RunStateError(
-                    f"{path} was made for another slide, grid, pixel size or NGFF "
-                    f"version ({there.relative_to(path)} differs); do the stage again "
-                    f"with --force, or choose another --out."
+                    f"{path} belongs to another slide, grid, pixel size or NGFF version "
+                    f"({existing.relative_to(path)} differs). Repeat the stage with "
+                    f"--force, or choose another --out."
                 )
 
 
 def _essence(document: Path) -> dict[str, Any]:
-    """Return what a document of Zarr says, but for what another zarr may say otherwise."""
+    """Return the metadata that do not depend on the version of zarr."""
     content: dict[str, Any] = json.loads(document.read_bytes())
     if document.name == ".zattrs":
         return content
