@@ -191,7 +191,7 @@ def test_a_compartment_of_a_run(tmp_path):
     found = evaluate_files(run, run, compartment="nucleus").pooled
     assert found.matches[0].n_true == 4
     assert evaluate_files(tmp_path / "run", run).pooled.matches[0].f1 == 1
-    with pytest.raises(InputError, match="choose one of cell, nucleus with --compartment"):
+    with pytest.raises(InputError, match="Choose one of cell, nucleus with --compartment"):
         evaluate_files(run, run, compartment="cytoplasm")
 
 
@@ -259,7 +259,7 @@ def test_images_without_a_partner_are_named(folders):
 def test_two_files_of_one_name(folders):
     truth, pred = folders
     np.save(truth / "a.npy", TRUTH)
-    with pytest.raises(InputError, match=r"a\.npy and a_masks\.ome\.tif .* both 'a'"):
+    with pytest.raises(InputError, match=r"a\.npy and a_masks\.ome\.tif .* both named 'a'"):
         evaluate_files(truth, pred)
 
 
@@ -291,15 +291,15 @@ def broken(folder):
         ("no.npy", "cannot be read"),
         ("no.png", "cannot be read"),
         ("no.npz:a", "cannot be read"),
-        ("no.doc", "of a kind that is not read"),
+        ("no.doc", "Unsupported file type"),
         ("gone.tif", "does not exist"),
         ("gone.npz:a", "does not exist"),
-        ("arrays.npz:a", "with a KEY of cells"),
-        ("arrays.npz", "with a KEY of cells"),
+        ("arrays.npz:a", "one of the keys cells"),
+        ("arrays.npz", "one of the keys cells"),
         ("colour.png", "colour picture"),
         ("channels.npy", "expected one plane"),
         ("channels.tif", "expected one plane"),
-        ("nothing", "holds no label image"),
+        ("nothing", "contains no label image"),
     ],
 )
 def test_broken_files(tmp_path, name, words):

@@ -1,7 +1,4 @@
-"""Which label images there are, and which belong together.
-
-`find_labels` lists what a path holds, `pair_files` what two paths hold together.
-"""
+"""Find label images, and pair reference with prediction."""
 
 import re
 from collections.abc import Sequence
@@ -12,29 +9,30 @@ from codexseg.io.labels.reader import SUFFIXES, LabelFile, stack_length
 
 _ZARR_FILES = (".zgroup", ".zarray", "zarr.json")
 _STORE = "segmentation.ome.zarr"
-_NAMED_AT_MOST = 5
+_MAX_NAMED = 5
 
 
 def find_labels(path: Path, compartment: str = "cell") -> list[LabelFile]:
-    """List the label images of a path.
+    """List the label images at a path.
 
     Parameters
     ----------
     path : Path
         A file (TIFF, PNG, npy), ``file.npz:key``, the Zarr folder of a label image, a run
-        directory, or a folder of files. npy and npz may hold a stack (n, y, x).
+        directory, or a folder of files. npy and npz files may contain a stack (n, y, x).
     compartment : str
-        Which labels of a run: cell, nucleus, cell_original or nucleus_original.
+        Label image of a run: cell, nucleus, cell_original or nucleus_original.
 
     Returns
     -------
     list of LabelFile
-        In the order of the names; one unless the path is a folder or a stack.
+        Sorted by name; one item unless the path is a folder or a stack.
 
     Raises
     ------
     InputError
-        If there is nothing, the run is not finished, or two files have one name.
+        If there is no label image, the run is not finished, or two files have the same
+        name.
     """
     file, colon, key = str(path).rpartition(".npz:")
     if colon:
@@ -52,31 +50,31 @@ def find_labels(path: Path, compartment: str = "cell") -> list[LabelFile]:
 def pair_files(
     truth: Path, pred: Path, compartment: str = "cell"
 ) -> list[tuple[LabelFile, LabelFile]]:
-    """Find the images of two paths, and which belongs to which.
+    """Pair the label images of two paths by name.
 
     Raises
     ------
     InputError
-        If there are none, or some have no partner: they are named.
+        If there are no images, or some have no partner; the message lists them.
     """
     truths, preds = find_labels(truth, compartment), find_labels(pred, compartment)
     if not _is_set(truth, truths) and not _is_set(pred, preds):
         return [(truths[0], preds[0])]
     by_name = {file.name: file for file in preds}
-    alone = [f for f in truths if f.name not in by_name]
     names = {file.name for file in truths}
-    strangers = [f for f in preds if f.name not in names]
-    if alone or strangers:
+    unpaired_truths = [f for f in truths if f.name not in by_name]
+    unpaired_preds = [f for f in preds if f.name not in names]
+    if unpaired_truths or unpaired_preds:
         raise InputError(
-            f"every image needs a partner of the same name (without _masks, _labels, "
-            f"_mask, _label). Without one are, in {truth}: {_listed(alone)}; in {pred}: "
-            f"{_listed(strangers)}."
+            f"Some images have no partner of the same name (without _masks, _labels, "
+            f"_mask, _label). In {truth}: {_format_names(unpaired_truths)}; in {pred}: "
+            f"{_format_names(unpaired_preds)}. Rename or remove them."
         )
     return [(file, by_name[file.name]) for file in truths]
 
 
 def _images_of(file: LabelFile) -> list[LabelFile]:
-    """Return a file, or each image of the stack that it holds."""
+    """Return the file itself, or one item per image of its stack."""
     length = stack_length(file)
     if length is None:
         return [file]
@@ -87,63 +85,61 @@ def _images_of(file: LabelFile) -> list[LabelFile]:
 
 def _existing(path: Path) -> Path:
     if not path.exists():
-        raise InputError(
-            f"{path} does not exist: give a label image, a folder of them, or a run."
-        )
+        raise InputError(f"{path} does not exist. Pass a label image, a folder, or a run.")
     return path
 
 
 def _stem(path: Path) -> str:
-    """Return a name without its suffix, a trailing .ome, and what says "labels"."""
+    """Return a file name without suffix, .ome, and a final _masks or _labels."""
     name = re.sub(r"\.(tiff?|png|npy|npz|zarr)$", "", path.name, flags=re.IGNORECASE)
     name = re.sub(r"\.ome$", "", name, flags=re.IGNORECASE)
     return re.sub(r"(?<=.)_(masks?|labels?)$", "", name, flags=re.IGNORECASE)
 
 
 def _is_set(path: Path, files: Sequence[LabelFile]) -> bool:
-    """Say whether a path stands for several images, even if it holds but one."""
+    """Whether a path is a folder or a stack, even with a single image."""
     return len(files) > 1 or files[0].path.parent == path
 
 
-def _listed(files: Sequence[LabelFile]) -> str:
+def _format_names(files: Sequence[LabelFile]) -> str:
     names = [f"[{f.name}]" if f.index is not None else f.path.name for f in files]
-    more = len(names) - _NAMED_AT_MOST
-    listed = ", ".join(names[:_NAMED_AT_MOST]) or "none"
-    return f"{listed} and {more} more" if more > 0 else listed
+    more = len(names) - _MAX_NAMED
+    text = ", ".join(names[:_MAX_NAMED]) or "none"
+    return f"{text} and {more} more" if more > 0 else text
 
 
 def _labels_of_run(path: Path, store: Path, compartment: str) -> Path:
-    """Find a label image of a run, or of the OME-Zarr that a run wrote."""
+    """Return the folder of a label image in a run or in its OME-Zarr."""
     if path is not store and not (path / "stages" / "stitch.json").exists():
         raise InputError(
-            f"{path} is a run whose labels are not finished: run the same command as "
-            f"before, it goes on (codexseg status {path} says where it stands)."
+            f"The labels of the run {path} are not finished. Run the same command again "
+            f"to resume it (`codexseg status {path}` shows its progress)."
         )
     labels = store / "labels" / compartment
     if not labels.is_dir():
-        there = sorted(p.name for p in (store / "labels").glob("*") if p.is_dir())
+        existing = sorted(p.name for p in (store / "labels").glob("*") if p.is_dir())
         raise InputError(
-            f"{store} has no labels {compartment!r}: choose one of "
-            f"{', '.join(there) or 'none'} with --compartment."
+            f"{store} has no labels {compartment!r}. Choose one of "
+            f"{', '.join(existing) or 'none'} with --compartment."
         )
     return labels
 
 
 def _files_of(folder: Path) -> list[LabelFile]:
-    found: dict[str, LabelFile] = {}
+    files: dict[str, LabelFile] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
             continue
         name = _stem(path)
-        if name in found:
+        if name in files:
             raise InputError(
-                f"{found[name].path.name} and {path.name} in {folder} are both {name!r}, "
-                f"expected one label image each: keep images and labels apart."
+                f"{files[name].path.name} and {path.name} in {folder} are both named "
+                f"{name!r}. Keep images and labels in different folders."
             )
-        found[name] = LabelFile(name, path)
-    if not found:
+        files[name] = LabelFile(name, path)
+    if not files:
         raise InputError(
-            f"{folder} holds no label image: expected files {', '.join(SUFFIXES)}, the "
+            f"{folder} contains no label image. Expected files {', '.join(SUFFIXES)}, the "
             f"Zarr folder of a label image, or a run directory."
         )
-    return list(found.values())
+    return list(files.values())

@@ -1,7 +1,7 @@
-"""NGFF in two versions: arrays, their metadata, and the pyramid of an image.
+"""Arrays, metadata and image pyramids of NGFF 0.4 and 0.5.
 
-The metadata is written here rather than with ome_zarr.writer, whose import costs two
-CPU seconds; the tests read it back with ome_zarr and ome_zarr_models.
+The metadata are written here because importing ome_zarr.writer costs two CPU seconds.
+The tests read them back with ome_zarr and ome_zarr_models.
 """
 
 import shutil
@@ -19,27 +19,27 @@ from zarr.codecs import BloscCodec
 from codexseg.core.grid import Window
 
 Version = Literal["0.4", "0.5"]
-"""Of NGFF: 0.4 is Zarr format 2, 0.5 is Zarr format 3."""
+"""NGFF version: 0.4 uses Zarr format 2, 0.5 Zarr format 3."""
 
 CHUNK_PX = 1024
 _BLOCK_BYTES = 1 << 20
-"""Of what blosc compresses at once: in the blocks of its choice zstd takes half as long
-again."""
+"""Size of the blocks that blosc compresses; with its own choice zstd takes 1.5 times as
+long."""
 _COARSEST_PX = 512
 _COLORS = ("0000FF", "00FF00", "FF0000", "FFFFFF")
 
 
 class Overview(Protocol):
-    """A (c, y, x) image that gives blocks when it is indexed: numpy, memmap, zarr."""
+    """A (c, y, x) image that returns blocks when indexed: numpy, memmap or zarr."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Count of channels, height, width."""
+        """Number of channels, height and width."""
         ...
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Any integer or float."""
+        """Any integer or float dtype."""
         ...
 
     def __getitem__(self, key: Any, /) -> Any: ...
@@ -49,7 +49,7 @@ class Overview(Protocol):
 
 
 def level_shapes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Return the shapes of a pyramid: y and x are halved, rounded up, to 512 px."""
+    """Return the shapes of a pyramid: y and x are halved (rounded up) down to 512 px."""
     shapes = [shape]
     while max(shapes[-1][-2:]) > _COARSEST_PX:
         *head, y, x = shapes[-1]
@@ -58,7 +58,7 @@ def level_shapes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
 
 
 def blocks(shape: tuple[int, ...], chunks: tuple[int, ...]) -> Iterator[Window]:
-    """Return the windows, in y and x, of the chunks of an array, row by row."""
+    """Return the (y, x) windows of the chunks of an array, row by row."""
     (height, width), (dy, dx) = shape[-2:], chunks[-2:]
     for y, x in product(range(0, height, dy), range(0, width, dx)):
         yield Window(y, x, min(height, y + dy), min(width, x + dx))
@@ -78,8 +78,8 @@ def create_array(
 ) -> Any:
     """Create an empty array of labels (y, x) or of an image (c, y, x).
 
-    zstd at its lowest level, in blocks of 1 MB: labels shrink to 3 % at more than 1 GB/s,
-    better without a shuffle of their bytes, while the noise of an image needs it.
+    Chunks are compressed with zstd at level 1 in blocks of 1 MB: labels shrink to 3 % at
+    more than 1 GB/s. Byte shuffling makes labels larger and noisy images smaller.
     """
     image = len(shape) == 3
     common: dict[str, Any] = {
@@ -116,7 +116,7 @@ def create_array(
 
 
 def write_image_levels(path: Path, version: Version, overview: Overview) -> list[Any]:
-    """Write an image as level 0 of `path` and means of 2 x 2 pixels above, in blocks."""
+    """Write an image as level 0 of `path`, and coarser levels as means of 2 x 2 px."""
     arrays: list[Any] = []
     below: Overview = overview
     for k, shape in enumerate(level_shapes(overview.shape)):
@@ -135,13 +135,13 @@ def write_image_levels(path: Path, version: Version, overview: Overview) -> list
         arrays.append(array)
         below = array
     for folder in path.glob("[0-9]*"):
-        if int(folder.name) >= len(arrays):  # of a larger overview, written before
+        if int(folder.name) >= len(arrays):  # left by a larger overview
             shutil.rmtree(folder)
     return arrays
 
 
 def _halve(image: NDArray[Any]) -> NDArray[Any]:
-    """Mean of 2 x 2 pixels; an odd last row or column is repeated."""
+    """Average 2 x 2 pixels; an odd last row or column is repeated."""
     channels, height, width = image.shape
     image = np.pad(image, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge")
     pairs = image.reshape(channels, -(-height // 2), 2, -(-width // 2), 2)
@@ -153,19 +153,19 @@ def _halve(image: NDArray[Any]) -> NDArray[Any]:
 
 
 def version_of(path: Path) -> Version:
-    """Return the version of NGFF in which a folder was written."""
+    """Return the NGFF version of a folder."""
     return "0.5" if (path / "zarr.json").exists() else "0.4"
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """Return the metadata of a group, in the shape of either version."""
+    """Return the NGFF metadata of a group of either version."""
     attributes: dict[str, Any] = zarr.open_group(path, mode="r").attrs.asdict()
     ome: dict[str, Any] = attributes.get("ome", attributes)
     return ome
 
 
 def write_metadata(path: Path, version: Version, metadata: dict[str, Any]) -> None:
-    """Replace the metadata of a group; the version stands where each one wants it."""
+    """Replace the metadata of a group; the key of the version is added."""
     group = zarr.open_group(path, mode="r+")
     if version == "0.5":
         group.attrs.put({"ome": {"version": version, **metadata}})
@@ -186,19 +186,19 @@ def multiscales(
     origins: Sequence[float],
     method: str,
 ) -> list[dict[str, Any]]:
-    """Describe a pyramid.
+    """Return the metadata of a pyramid.
 
     Parameters
     ----------
     name : str
-        Of the image.
+        Name of the image.
     axes : {"yx", "cyx"}
-        y and x in micrometres.
+        Axes; y and x in micrometres.
     scales, origins : sequences of float
-        Micrometres per pixel of each level, and where the centre of its first pixel
-        lies from that of the slide, micrometres.
+        Micrometres per pixel of each level, and offset of the centre of its first pixel
+        from that of the slide, micrometres.
     method : str
-        How the levels were made.
+        Downsampling method.
     """
     c = [1.0] * (len(axes) - 2)
     datasets = []
@@ -215,7 +215,7 @@ def multiscales(
 
 
 def omero(coarsest: NDArray[Any], names: Sequence[str]) -> dict[str, Any]:
-    """Describe how viewers show channels: contrast from P1 to P99.8 of a coarse level."""
+    """Return display settings of channels: contrast from P1 to P99.8 of a level."""
     channels = []
     for k, (name, image) in enumerate(zip(names, coarsest, strict=True)):
         low, high = (float(np.percentile(image, p)) for p in (1, 99.8))

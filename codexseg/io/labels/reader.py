@@ -1,7 +1,7 @@
-"""Label images and probability maps from files of many kinds, read window by window.
+"""Label images and probability maps in files, read window by window.
 
-TIFF, npy and Zarr are read piece by piece; PNG and npz as a whole. What is damaged is an
-error, never background.
+TIFF, npy and Zarr files are read lazily, PNG and npz files as a whole. Damaged data raise
+an error instead of becoming background.
 """
 
 import warnings
@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from codexseg.arrays import Pixels
 from codexseg.core.grid import Window
-from codexseg.core.labels.operations import Labels, as_labels
+from codexseg.core.labels.operations import as_labels
 from codexseg.errors import InputError
 from codexseg.io.slides.base import READER_ERRORS
 from codexseg.io.slides.ome_zarr import check_blosc, is_blosc
 
 SUFFIXES = (".tif", ".tiff", ".png", ".npy")
-"""Of the files that are images; those in a folder of other kinds are passed over."""
+"""Suffixes of label images; other files in a folder are ignored."""
 
 _ARRAYS = (".npy", ".npz")
 _GREY_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
@@ -31,19 +31,19 @@ _GREY_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 
 @dataclass(frozen=True)
 class LabelFile:
-    """A label image that was found, and not looked into yet.
+    """Location of a label image.
 
     Attributes
     ----------
     name : str
-        What it is paired and listed by: the file's name without suffixes and without
-        _masks, _labels, _mask or _label at its end.
+        Name for pairing and listing: the file's name without suffixes and without a final
+        _masks, _labels, _mask or _label.
     path : Path
         The file, or the Zarr folder of the image.
     key : str
         Name of the array, for npz.
     index : int or None
-        Which image of a stack (n, y, x), for npy and npz.
+        Index in a stack (n, y, x), for npy and npz.
     """
 
     name: str
@@ -63,10 +63,9 @@ class LabelImage:
     Attributes
     ----------
     title : str
-        What to call it in messages.
+        Name in messages.
     array : array
-        Anything of numpy's or zarr's make, whose last two axes are y and x and whose
-        others are 1 long.
+        numpy or zarr array; the last two axes are y and x, the others have length 1.
     """
 
     title: str
@@ -80,27 +79,27 @@ class LabelImage:
 
     @property
     def is_probability(self) -> bool:
-        """Whether it holds floating-point numbers."""
+        """Whether the values are floating-point numbers."""
         return bool(self.array.dtype.kind == "f")
 
     @property
     def in_strips(self) -> bool:
-        """Whether pieces of it that are read at once reach over its whole width."""
+        """Whether its chunks extend over the whole width."""
         chunks = getattr(self.array, "chunks", None)
         return chunks is not None and chunks[-1] >= self.shape[1] > chunks[-2]
 
-    def read(self, window: Window, step: int = 1) -> NDArray[Any]:
+    def read(self, window: Window, step: int = 1) -> Pixels:
         """Read a window, or every `step`-th pixel of it.
 
         Returns
         -------
         (y, x) array
-            uint32 labels, or float probabilities as they are.
+            uint32 labels, or unchanged float probabilities.
 
         Raises
         ------
         InputError
-            If the file is damaged there, or holds no labels.
+            If the file is damaged there, or the values are no labels.
         """
         lead = (0,) * (self.array.ndim - 2)
         rows, columns = window.slices
@@ -112,32 +111,31 @@ class LabelImage:
             return pixels
         if pixels.dtype == np.bool_:
             pixels = pixels.astype(np.uint8)
-        labels: Labels = as_labels(pixels, self.title)
-        return labels
+        return as_labels(pixels, self.title)
 
 
 @contextmanager
 def open_labels(file: LabelFile) -> Iterator[LabelImage]:
-    """Open a label image; it can be read until the block ends.
+    """Open a label image for reading inside a `with` block.
 
     Raises
     ------
     InputError
-        If it cannot be read, or is no single plane.
+        If it cannot be read or is not a single plane.
     """
     with ExitStack() as stack:
         with _readable(file):
             array = _open(file, stack)
         if array.ndim < 2 or any(n != 1 for n in array.shape[:-2]) or 0 in array.shape:
             raise InputError(
-                f"{file} has shape {tuple(array.shape)}, expected one plane (y, x): give "
-                f"one label image, not an image of several channels."
+                f"{file} has shape {tuple(array.shape)}, expected one plane (y, x). Pass "
+                f"a label image instead of an image with several channels."
             )
         yield LabelImage(str(file), array)
 
 
 def stack_length(file: LabelFile) -> int | None:
-    """Count the images of a stack (n, y, x), npy or npz; None where it is no stack."""
+    """Return the length of an npy or npz stack (n, y, x); None for other files."""
     if file.path.suffix.lower() not in _ARRAYS:
         return None
     with _readable(file):
@@ -147,7 +145,7 @@ def stack_length(file: LabelFile) -> int | None:
 
 @contextmanager
 def _readable(file: LabelFile) -> Iterator[None]:
-    """Turn what libraries raise for a damaged file into an InputError."""
+    """Convert the errors of reading libraries to InputError."""
     try:
         yield
     except InputError:
@@ -157,7 +155,7 @@ def _readable(file: LabelFile) -> Iterator[None]:
 
 
 def _open(file: LabelFile, stack: ExitStack) -> Any:
-    """Open by kind; raise what `READER_ERRORS` lists."""
+    """Open a file by its type; raise one of `READER_ERRORS`."""
     path = file.path
     if path.is_dir():
         return _open_zarr(path)
@@ -170,8 +168,8 @@ def _open(file: LabelFile, stack: ExitStack) -> Any:
     if suffix in (".tif", ".tiff"):
         return _open_tiff(path, stack)
     raise InputError(
-        f"{path} is of a kind that is not read: expected {', '.join(SUFFIXES)}, "
-        f"file.npz:key, or a Zarr folder."
+        f"Unsupported file type: {path}. Expected {', '.join(SUFFIXES)}, file.npz:key, or "
+        f"a Zarr folder."
     )
 
 
@@ -185,14 +183,14 @@ def _open_zarr(path: Path) -> Any:
     multiscales = attributes.get("ome", attributes).get("multiscales")
     if not multiscales:
         raise InputError(
-            f"{path} is a Zarr group without an image: give the folder of the label image, "
+            f"{path} is a Zarr group without an image. Pass the folder of a label image, "
             f"such as RUN/segmentation.ome.zarr/labels/cell."
         )
     return _Checked(node[multiscales[0]["datasets"][0]["path"]])
 
 
 class _Checked:
-    """A Zarr array that refuses truncated chunks, of which Blosc would say nothing."""
+    """Zarr array that raises for truncated chunks, which Blosc does not detect."""
 
     def __init__(self, array: Any) -> None:
         self._array = array
@@ -213,39 +211,39 @@ def _open_tiff(path: Path, stack: ExitStack) -> Any:
         tif = stack.enter_context(tifffile.TiffFile(path))
         if len(tif.series) != 1:
             raise InputError(
-                f"{path} holds {len(tif.series)} images, expected one label image."
+                f"{path} contains {len(tif.series)} images, expected one label image."
             )
         series = tif.series[0]
-        if series.dataoffset is not None:  # one run of bytes: no need to decode
+        if series.dataoffset is not None:  # contiguous: no need to decode
             dtype = series.dtype.newbyteorder(tif.byteorder)
             return np.memmap(path, dtype, "r", series.dataoffset, series.shape)
         store = series.aszarr(level=0)
         stack.callback(store.close)
         return zarr.open_array(store, mode="r")
-    except tifffile.TiffFileError as error:  # of no builtin type in older releases
+    except tifffile.TiffFileError as error:  # no builtin type in older releases
         raise ValueError(str(error)) from error
 
 
-def _read_array(file: LabelFile) -> NDArray[Any]:
+def _read_array(file: LabelFile) -> Pixels:
     if file.path.suffix.lower() == ".npz":
         return _read_npz(file.path, file.key, file.path.stat().st_mtime_ns)
-    array: NDArray[Any] = np.load(file.path, mmap_mode="r", allow_pickle=False)
+    array: Pixels = np.load(file.path, mmap_mode="r", allow_pickle=False)
     return array
 
 
 @lru_cache(maxsize=2)  # a stack is read once, not for each of its images
-def _read_npz(path: Path, key: str, _stamp: int) -> NDArray[Any]:
+def _read_npz(path: Path, key: str, _stamp: int) -> Pixels:
     with np.load(path, allow_pickle=False) as arrays:
         if key not in arrays:
             raise InputError(
-                f"{path} has no array {key!r}: give {path}:KEY, with a KEY of "
+                f"{path} has no array {key!r}. Pass {path}:KEY with one of the keys "
                 f"{', '.join(arrays.files)}."
             )
-        array: NDArray[Any] = arrays[key]
+        array: Pixels = arrays[key]
         return array
 
 
-def _read_png(path: Path) -> NDArray[Any]:
+def _read_png(path: Path) -> Pixels:
     from PIL import Image
 
     try:
@@ -254,19 +252,20 @@ def _read_png(path: Path) -> NDArray[Any]:
             with Image.open(path) as image:
                 if image.mode not in _GREY_MODES:
                     raise InputError(
-                        f"{path} is a colour picture ({image.mode}), expected labels: one "
+                        f"{path} is a colour picture ({image.mode}). Expected labels: one "
                         f"grey value or palette index per object."
                     )
                 return np.asarray(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise InputError(
-            f"{path} is too large for a PNG that is read whole ({error}): give a TIFF."
+            f"{path} is too large for a PNG ({error}). Convert it to TIFF, which is read "
+            f"lazily."
         ) from error
 
 
 def _unreadable(title: str, error: BaseException) -> InputError:
     reason = " ".join(str(error).split()) or "no reason given"
     return InputError(
-        f"{title} cannot be read ({type(error).__name__}: {reason.rstrip('.')}): it is "
-        f"damaged or no label image. Copy or export it again."
+        f"{title} cannot be read ({type(error).__name__}: {reason.rstrip('.')}). It is "
+        f"damaged or not a label image. Copy or export it again."
     )
