@@ -15,6 +15,8 @@ from codexseg.comparison.window import Scene
 from codexseg.core.grid import Window
 from codexseg.core.labels.operations import Labels
 from codexseg.errors import InputError
+from codexseg.exports.deflate import deflate
+from codexseg.io.tiff_writer import split_tiles, write_tiled_tiff
 from codexseg.run.files import replacing
 
 COUNTS = ("cells", "nuclei", "pairs", "cpu_s")
@@ -141,18 +143,8 @@ def write_files(folder: Path, scene: Scene, result: Comparison, truths: Truths) 
 
 
 def _write_labels(path: Path, labels: Labels, mpp: float | None) -> None:
-    import tifffile
-
-    with path.open("wb") as file:
-        tifffile.imwrite(
-            file,
-            labels,
-            compression="zlib",
-            tile=(512, 512),
-            metadata=None,
-            resolution=(1e4 / mpp, 1e4 / mpp) if mpp else None,
-            resolutionunit="CENTIMETER" if mpp else None,
-        )
+    tiles = map(deflate, split_tiles(labels))
+    write_tiled_tiff(path, [labels.shape], tiles, np.uint32, mpp=mpp)
 
 
 def _write_table(path: Path, outcomes: Sequence[Outcome]) -> None:

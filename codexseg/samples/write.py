@@ -10,21 +10,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import IO, Any
-from uuid import NAMESPACE_URL, uuid5
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from codexseg.arrays import Pixels
 from codexseg.core.grid import PatchGrid
 from codexseg.errors import InputError, SampleUnavailable
+from codexseg.io.tiff_writer import TILE_PX, ome_fields, split_tiles, write_tiled_tiff
 from codexseg.run.files import cache_dir, replacing, write_atomic
 from codexseg.samples.pypi import RegistryUnavailable, download, file_sha256
 
-_TILE_PX = 512
 _BLOCK_PX = 1024
-_BIGTIFF_BYTES = 2**31
-_LEVEL = 6
+_DEFLATE_LEVEL = 6
 
 _NSCLC_PROJECT = "napari-prism"
 _NSCLC_SDIST = "napari_prism-0.1.7.tar.gz"
@@ -93,7 +92,7 @@ def write_synthetic(out_dir: Path, size: int = 2048, seed: int = 0) -> SamplePat
         nuclei=out_dir / f"{stem}_truth_nuclei.tif",
         truth=out_dir / f"{stem}_truth.csv",
     )
-    ome = _ome(CHANNELS, tissue.mpp, f"synthetic:{size}:{seed}")
+    ome = _ome_fields(CHANNELS, tissue.mpp, f"synthetic:{size}:{seed}")
     shape = tissue.size
     with ExitStack() as stack:
         planes = [_Spool.open(out_dir, shape, stack) for _ in CHANNELS]
@@ -107,9 +106,10 @@ def write_synthetic(out_dir: Path, size: int = 2048, seed: int = 0) -> SamplePat
             nuclei.add(scene.nuclei, block.core.y0, block.core.x0)
         for path, spool in ((paths.cells, cells), (paths.nuclei, nuclei)):
             if path is not None:
-                _write_tiff(path, spool.tiles(), shape, np.dtype(np.uint32), None)
+                write_tiled_tiff(path, [shape], spool.tiles(), np.uint32)
         tiles = (tile for spool in planes for tile in spool.tiles())
-        _write_tiff(paths.image, tiles, (len(CHANNELS), *shape), np.dtype("u2"), ome)
+        levels = [(len(CHANNELS), *shape)]
+        write_tiled_tiff(paths.image, levels, tiles, np.uint16, ome=ome)
     _write_truth(out_dir / f"{stem}_truth.csv", tissue.table())
     note = f"Synthetic tissue, seed {seed}; the truth lies beside it."
     _write_config(paths, note, "DAPI", ("PANCK", "CD45", "VIM"))
@@ -174,9 +174,9 @@ def _cached_nsclc() -> Path:
         except RegistryUnavailable as error:
             raise SampleUnavailable(f"no sample nsclc: {error}") from error
         planes = read_nsclc_sdist(sdist)
-    ome = _ome(_NSCLC_CHANNELS, _NSCLC_MPP, "nsclc")
-    tiles = (tile for plane in planes for tile in _encoded(plane))
-    _write_tiff(image, tiles, planes.shape, planes.dtype, ome)
+    ome = _ome_fields(_NSCLC_CHANNELS, _NSCLC_MPP, "nsclc")
+    tiles = (tile for plane in planes for tile in _encode_tiles(plane))
+    write_tiled_tiff(image, [planes.shape], tiles, planes.dtype, ome=ome)
     write_atomic(checksum, file_sha256(image) + "\n")
     return image
 
@@ -249,12 +249,12 @@ class _Spool:
     def open(cls, folder: Path, shape: tuple[int, int], stack: ExitStack) -> "_Spool":
         return cls(shape, stack.enter_context(TemporaryFile(dir=folder)))
 
-    def add(self, block: NDArray[Any], y0: int, x0: int) -> None:
+    def add(self, block: Pixels, y0: int, x0: int) -> None:
         """Add a block whose corner lies on the grid of tiles."""
-        columns = -(-block.shape[1] // _TILE_PX)
-        for number, tile in enumerate(_encoded(block)):
+        columns = -(-block.shape[1] // TILE_PX)
+        for number, tile in enumerate(_encode_tiles(block)):
             row, column = divmod(number, columns)
-            key = y0 // _TILE_PX + row, x0 // _TILE_PX + column
+            key = y0 // TILE_PX + row, x0 // TILE_PX + column
             self.places[key] = self.file.tell(), len(tile)
             self.file.write(tile)
 
@@ -265,57 +265,18 @@ class _Spool:
             yield self.file.read(size)
 
 
-def _encoded(plane: NDArray[Any]) -> Iterator[bytes]:
-    """Yield the tiles of a plane row by row, filled up with 0 and in zlib's format."""
+def _encode_tiles(plane: Pixels) -> Iterator[bytes]:
+    """Yield the tiles of a plane row by row, in zlib format."""
     import imagecodecs
 
-    for y in range(0, plane.shape[0], _TILE_PX):
-        for x in range(0, plane.shape[1], _TILE_PX):
-            part = plane[y : y + _TILE_PX, x : x + _TILE_PX]
-            tile = np.zeros((_TILE_PX, _TILE_PX), plane.dtype)
-            tile[: part.shape[0], : part.shape[1]] = part
-            # libdeflate: the same format as zlib in a fifth of the time
-            yield bytes(imagecodecs.deflate_encode(tile.tobytes(), _LEVEL))
+    for tile in split_tiles(plane):
+        # libdeflate: zlib's format in a fifth of the time
+        yield bytes(imagecodecs.deflate_encode(tile.tobytes(), _DEFLATE_LEVEL))
 
 
-def _ome(channels: Sequence[str], mpp: float, name: str) -> dict[str, Any]:
-    return {
-        "axes": "CYX",
-        "Channel": {"Name": list(channels)},
-        "PhysicalSizeX": mpp,
-        "PhysicalSizeXUnit": "µm",
-        "PhysicalSizeY": mpp,
-        "PhysicalSizeYUnit": "µm",
-        "UUID": str(uuid5(NAMESPACE_URL, f"codexseg:sample:{name}")),
-        "Creator": "codexseg",
-    }
-
-
-def _write_tiff(
-    path: Path,
-    tiles: Iterator[bytes],
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
-    ome: dict[str, Any] | None,
-) -> None:
-    """Write encoded tiles as a TIFF; the file appears complete or not at all."""
-    import tifffile
-
-    big = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize > _BIGTIFF_BYTES
-    with (
-        replacing(path) as part,
-        tifffile.TiffWriter(part, ome=ome is not None, bigtiff=big) as tiff,
-    ):
-        tiff.write(
-            tiles,
-            shape=shape,
-            dtype=dtype,
-            tile=(_TILE_PX, _TILE_PX),
-            photometric="minisblack",
-            compression="zlib",
-            software="codexseg",
-            metadata=ome,
-        )
+def _ome_fields(channels: Sequence[str], mpp: float, sample: str) -> dict[str, Any]:
+    names = {"Name": list(channels)}
+    return ome_fields("CYX", mpp, f"sample:{sample}", Channel=names)
 
 
 def _write_truth(path: Path, rows: NDArray[np.void]) -> None:

@@ -5,8 +5,8 @@ import pytest
 import tifffile
 
 from codexseg.core.grid import PatchGrid, Window
-from codexseg.exports import ome_tiff
 from codexseg.exports.ome_tiff import encode_band, n_bands, write_label_ome_tiff
+from codexseg.io import tiff_writer
 from codexseg.io.labels.store import LabelStore
 
 
@@ -108,7 +108,7 @@ def test_no_more_than_a_part_of_a_band_is_read_at_once(tmp_path):
 
 
 def test_a_file_that_may_pass_4_gb_is_bigtiff(tmp_path, monkeypatch):
-    monkeypatch.setattr(ome_tiff, "_CLASSIC_LIMIT", 1000)
+    monkeypatch.setattr(tiff_writer, "_MAX_CLASSIC_BYTES", 1000)
     levels = pyramid((100, 100))
     with tifffile.TiffFile(write(tmp_path / "cell.ome.tif", levels)) as tiff:
         assert tiff.is_bigtiff
