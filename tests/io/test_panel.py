@@ -38,16 +38,16 @@ def write(tmp_path):
         "\ufeffchannel_id\tantibody_name\n0\tDAPI\n1\tCD3\n",
     ],
 )
-def test_every_way_to_write_a_panel(write, text):
+def test_all_panel_formats_give_equal_names(write, text):
     assert read_panel(write(text)) == ["DAPI", "CD3"]
     assert read_panel(write(text.removeprefix("\ufeff"), "utf-16")) == ["DAPI", "CD3"]
 
 
-def test_a_comma_may_be_part_of_a_name(write):
+def test_comma_may_be_part_of_a_name(write):
     assert read_panel(write("DAPI\nHLA-A,B,C\n")) == ["DAPI", "HLA-A,B,C"]
 
 
-def test_ids_give_the_order_where_all_are_numbers(write):
+def test_numeric_ids_define_the_order(write):
     header = "channel_id\tantibody_name\n"
     rows = "Channel:0:2\tC\nChannel:0:10\tD\nChannel:0:0\tA\nChannel:0:1\tB\n"
     assert read_panel(write(header + rows)) == ["A", "B", "C", "D"]
@@ -75,20 +75,20 @@ def test_duplicate_names_are_kept(write):
         ('channel_id\tantibody_name\n0\t"DAPI\n', "no readable table"),
     ],
 )
-def test_panels_that_cannot_be_used(write, text, message):
+def test_invalid_panels_are_refused(write, text, message):
     with pytest.raises(InputError, match=message) as caught:
         read_panel(write(text))
     assert "antibodies.tsv" in str(caught.value)
 
 
-def test_a_panel_that_cannot_be_read(write, tmp_path):
+def test_unreadable_panels_are_refused(write, tmp_path):
     with pytest.raises(InputError, match=r"nothing.tsv cannot be opened: No such file"):
         read_panel(tmp_path / "nothing.tsv")
     with pytest.raises(InputError, match=r"no UTF-8 text.*save it as UTF-8"):
         read_panel(write("TGFβ\n", "cp1253"))
 
 
-def test_names_are_found_exactly_then_regardless_of_case():
+def test_exact_names_precede_names_of_other_case():
     assert resolve_channel("CD8", NAMES) == 4
     assert resolve_channel(" dapi", NAMES) == 0
     assert resolve_channel("cd8", ["cd8", "CD8"]) == 0
@@ -96,7 +96,7 @@ def test_names_are_found_exactly_then_regardless_of_case():
         resolve_channel("Cd8", ["cd8", "CD8"])
 
 
-def test_a_name_that_two_channels_have_is_ambiguous_only_when_asked_for():
+def test_duplicate_name_is_refused_only_when_resolved():
     names = ["DAPI", "CD3", "DAPI"]
     assert resolve_channel("CD3", names) == 1
     with pytest.raises(
@@ -105,7 +105,7 @@ def test_a_name_that_two_channels_have_is_ambiguous_only_when_asked_for():
         resolve_channel("DAPI", names)
 
 
-def test_an_unknown_name_lists_the_closest():
+def test_unknown_name_lists_closest_names():
     with pytest.raises(
         InputError, match=r"no channel 'pancytokeratin'. Closest: 'Pan-Cyto"
     ):
@@ -121,6 +121,6 @@ def test_an_unknown_name_lists_the_closest():
 
 
 @given(st.lists(st.text(min_size=1), min_size=1, unique=True), st.data())
-def test_an_exact_name_is_always_found(names, data):
+def test_exact_name_is_always_resolved(names, data):
     name = data.draw(st.sampled_from(names))
     assert resolve_channel(name, names) == names.index(name)

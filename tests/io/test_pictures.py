@@ -40,7 +40,7 @@ def check(path, expected, names, kind):
 
 @pytest.mark.parametrize("suffix", ["png", "bmp"])
 @pytest.mark.parametrize("samples", [1, 3, 4])
-def test_pictures_are_grey_or_red_green_and_blue(tmp_path, suffix, samples):
+def test_pictures_have_one_or_three_channels(tmp_path, suffix, samples):
     path, data = tmp_path / f"a.{suffix}", colours(samples)
     Image.fromarray(data[..., 0] if samples == 1 else data).save(path)
     names = ("grey",) if samples == 1 else COLOURS
@@ -48,14 +48,14 @@ def test_pictures_are_grey_or_red_green_and_blue(tmp_path, suffix, samples):
     check(path, expected, names, suffix.upper())
 
 
-def test_the_suffix_says_nothing(tmp_path):
+def test_format_is_independent_of_suffix(tmp_path):
     data = colours()
     Image.fromarray(data).save(tmp_path / "a.tif", format="PNG")
     check(tmp_path / "a.tif", np.moveaxis(data, -1, 0), COLOURS, "PNG")
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_a_jpeg_is_what_pillow_reads(tmp_path, mode):
+def test_jpeg_equals_pixels_of_pillow(tmp_path, mode):
     path = tmp_path / "a.jpg"
     Image.fromarray(colours()).convert(mode).save(path)
     with Image.open(path) as image:
@@ -65,7 +65,7 @@ def test_a_jpeg_is_what_pillow_reads(tmp_path, mode):
 
 
 @pytest.mark.parametrize("samples", [1, 3, 4])
-def test_a_png_of_16_bits_keeps_them(tmp_path, samples):
+def test_16_bit_png_keeps_its_depth(tmp_path, samples):
     import imagecodecs
 
     data = colours(samples, np.uint16)
@@ -75,7 +75,7 @@ def test_a_png_of_16_bits_keeps_them(tmp_path, samples):
     check(path, np.moveaxis(data, -1, 0)[: len(names)], names, "PNG")
 
 
-def test_palettes_and_bits_are_looked_up(tmp_path):
+def test_palettes_and_bit_images_are_converted(tmp_path):
     data = colours()[..., 0]
     grey = Image.fromarray(data).convert("P")
     grey.save(tmp_path / "grey.png")
@@ -97,7 +97,7 @@ def test_palettes_and_bits_are_looked_up(tmp_path):
     ("samples", "dtype"), [(3, np.uint8), (4, np.uint8), (3, np.uint16)]
 )
 @pytest.mark.parametrize("writer", ["plain", "ome", "planar"])
-def test_a_tiff_in_colours(tmp_path, options, samples, dtype, writer):
+def test_colour_tiff_has_three_channels(tmp_path, options, samples, dtype, writer):
     data, path = colours(samples, dtype), tmp_path / "a.tif"
     options = {"photometric": "rgb", **options}
     if writer == "ome":
@@ -111,7 +111,7 @@ def test_a_tiff_in_colours(tmp_path, options, samples, dtype, writer):
     check(path, np.moveaxis(data, -1, 0)[:3], COLOURS, kind)
 
 
-def test_a_tiff_of_jpegs_and_its_pyramid(tmp_path):
+def test_jpeg_compressed_tiff_with_pyramid(tmp_path):
     path = tmp_path / "a.tif"
     data = np.full((64, 64, 3), (200, 100, 20), np.uint8)
     options = {"photometric": "rgb", "compression": "jpeg", "tile": (16, 16)}
@@ -131,7 +131,7 @@ def test_grey_with_transparency_is_one_channel(tmp_path):
     check(tmp_path / "a.tif", data[None, ..., 0], ("Channel 0",), "TIFF")
 
 
-def test_markers_in_samples_are_no_colours(tmp_path):
+def test_markers_in_samples_are_not_colours(tmp_path):
     data = colours(3)
     tifffile.imwrite(
         tmp_path / "a.tif", data, photometric="minisblack", planarconfig="contig"
@@ -140,14 +140,14 @@ def test_markers_in_samples_are_no_colours(tmp_path):
     check(tmp_path / "a.tif", np.moveaxis(data, -1, 0), names, "TIFF")
 
 
-def test_a_panel_names_the_colours(tmp_path):
+def test_panel_overrides_colour_names(tmp_path):
     Image.fromarray(colours()).save(tmp_path / "a.png")
     (tmp_path / "panel.txt").write_text("CD3\nCD8\nDAPI\n")
     image = open_image(tmp_path / "a.png", tmp_path / "panel.txt")
     assert image.channel_names == ("CD3", "CD8", "DAPI")
 
 
-def test_what_is_no_picture_is_refused(tmp_path, monkeypatch):
+def test_invalid_pictures_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(InputError, match="no readable picture"):
@@ -167,7 +167,7 @@ def test_what_is_no_picture_is_refused(tmp_path, monkeypatch):
         open_image(path)
 
 
-def test_a_changed_picture_is_read_anew(tmp_path):
+def test_changed_picture_is_read_again(tmp_path):
     first, second = colours(), 255 - colours()
     for data in (first, second):
         Image.fromarray(data).save(tmp_path / "a.bmp")

@@ -114,7 +114,7 @@ def fetch_instanseg(
     Parameters
     ----------
     download : callable
-        Such as :func:`codexseg.samples.pypi.download`.
+        Such as :func:`codexseg.samples.download.download`.
     announce : callable
         Is told the licence before something is downloaded.
 

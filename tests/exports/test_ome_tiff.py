@@ -64,7 +64,7 @@ def test_tifffile_reads_the_pyramid(tmp_path, shape):
             assert np.array_equal(read.asarray(), level.labels)
 
 
-def test_the_pixel_size_is_in_the_xml_and_in_the_tags(tmp_path):
+def test_pixel_size_is_in_xml_and_tags(tmp_path):
     path = write(tmp_path / "cell.ome.tif", pyramid((600, 600)), mpp=0.325)
     with tifffile.TiffFile(path) as tiff:
         pixels = tifffile.xml2dict(tiff.ome_metadata)["OME"]["Image"]["Pixels"]
@@ -85,7 +85,7 @@ def test_equal_labels_give_equal_bytes(tmp_path):
         assert "DateTime" not in tiff.pages[0].tags
 
 
-def test_the_uuid_is_that_of_the_seed_and_the_name(tmp_path):
+def test_uuid_depends_on_seed_and_name(tmp_path):
     def uuid(**changes):
         path = write(tmp_path / "cell.ome.tif", pyramid((10, 10)), **changes)
         with tifffile.TiffFile(path) as tiff:
@@ -95,7 +95,7 @@ def test_the_uuid_is_that_of_the_seed_and_the_name(tmp_path):
     assert len({uuid(), uuid(uuid_seed="abd"), uuid(name="nucleus")}) == 3
 
 
-def test_no_more_than_a_part_of_a_band_is_read_at_once(tmp_path):
+def test_bands_are_read_in_bounded_windows(tmp_path):
     levels = pyramid((1100, 5000))
     write(tmp_path / "cell.ome.tif", levels)
     for level in levels:
@@ -107,7 +107,7 @@ def test_no_more_than_a_part_of_a_band_is_read_at_once(tmp_path):
         assert (seen == 1).all()
 
 
-def test_a_file_that_may_pass_4_gb_is_bigtiff(tmp_path, monkeypatch):
+def test_file_that_may_exceed_4_gb_is_bigtiff(tmp_path, monkeypatch):
     monkeypatch.setattr(tiff_writer, "_MAX_CLASSIC_BYTES", 1000)
     levels = pyramid((100, 100))
     with tifffile.TiffFile(write(tmp_path / "cell.ome.tif", levels)) as tiff:
@@ -115,7 +115,7 @@ def test_a_file_that_may_pass_4_gb_is_bigtiff(tmp_path, monkeypatch):
         assert np.array_equal(tiff.asarray(), levels[0].labels)
 
 
-def test_a_read_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_failed_read_keeps_old_file_and_leaves_no_other(tmp_path):
     path = write(tmp_path / "cell.ome.tif", pyramid((100, 100)))
     before = path.read_bytes()
     levels = pyramid((1009, 1003))
@@ -126,7 +126,7 @@ def test_a_read_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_levels_of_a_label_store_are_written(tmp_path):
+def test_levels_of_label_store_are_written(tmp_path):
     grid = PatchGrid((700, 600), (350, 300), (0, 0))
     labels = pyramid(grid.shape)[0].labels
     store = LabelStore.create(tmp_path / "s.ome.zarr", grid.shape, grid.step, 0.5)

@@ -91,13 +91,13 @@ def test_chunk_length(step, chunk):
 
 
 @given(st.integers(1, 70_000))
-def test_a_whole_number_of_chunks_fills_a_core(step):
+def test_cores_consist_of_whole_chunks(step):
     chunk = chunk_length(step)
     assert step % chunk == 0
     assert chunk == step or chunk >= 128
 
 
-def test_chunks_that_no_codec_takes_are_refused(tmp_path):
+def test_chunks_above_codec_limit_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"40009.*multiples of 512"):
         LabelStore.create(tmp_path / "s", (80_000, 80_000), (40_009, 40_009), 0.5)
 
@@ -105,7 +105,7 @@ def test_chunks_that_no_codec_takes_are_refused(tmp_path):
 # -- labels -------------------------------------------------------------------------------
 
 
-def test_what_is_written_core_by_core_is_read_in_any_window(tmp_path, grid, version):
+def test_labels_written_by_core_are_read_in_any_window(tmp_path, grid, version):
     labels = label_image(grid.shape)
     path = tmp_path / "s.ome.zarr"
     store = LabelStore.create(path, grid.shape, grid.step, 0.5, version=version)
@@ -123,7 +123,7 @@ def test_what_is_written_core_by_core_is_read_in_any_window(tmp_path, grid, vers
     assert not store.read("nucleus", Window(0, 0, height, width)).any()
 
 
-def test_every_level_holds_every_second_pixel_of_the_one_below(tmp_path, grid, version):
+def test_each_level_has_every_second_pixel_of_finer_level(tmp_path, grid, version):
     expected = label_image(grid.shape)
     path = tmp_path / "s.ome.zarr"
     store = LabelStore.create(
@@ -142,7 +142,7 @@ def test_every_level_holds_every_second_pixel_of_the_one_below(tmp_path, grid, v
 
 @given(st.data())
 @settings(max_examples=25, deadline=None)
-def test_cores_written_alone_make_the_pyramid_that_is_built_level_by_level(data):
+def test_pyramid_written_by_core_equals_pyramid_built_by_level(data):
     step = data.draw(st.sampled_from([(256, 512), (300, 256), (1024, 1024), (260, 700)]))
     shape = data.draw(st.tuples(st.integers(1, 1300), st.integers(1, 1300)))
     grid, labels = PatchGrid(shape, step, (0, 0)), label_image(shape)
@@ -188,7 +188,7 @@ def test_core_levels(shape, step, levels):
     ],
     ids=["cut below", "cut at both sides", "outside", "negative", "empty"],
 )
-def test_a_window_that_is_not_whole_chunks_is_refused(small, window):
+def test_window_that_cuts_chunks_is_refused(small, window):
     labels = np.ones([max(0, n) for n in window.shape], np.uint32)
     with pytest.raises(InputError, match=r"whole chunks of \(128, 100\) px"):
         small.write("cell", window, labels)
@@ -197,17 +197,17 @@ def test_a_window_that_is_not_whole_chunks_is_refused(small, window):
 @pytest.mark.parametrize(
     "labels", [np.ones((128, 99), np.uint32), np.ones((128, 100), np.int64)]
 )
-def test_labels_of_another_shape_or_dtype_are_refused(small, labels):
+def test_labels_of_other_shape_or_dtype_are_refused(small, labels):
     with pytest.raises(InputError, match=r"takes uint32 labels of shape \(128, 100\)"):
         small.write("cell", Window(0, 0, 128, 100), labels)
 
 
-def test_an_unknown_label_image_is_an_error(small):
+def test_unknown_label_image_is_an_error(small):
     with pytest.raises(RunStateError, match="has no level 0 of a label image 'cells'"):
         small.read("cells", Window(0, 0, 1, 1))
 
 
-def test_chunks_without_labels_are_not_stored_and_removed_where_they_were(small):
+def test_empty_chunks_are_not_stored_and_removed_if_stored(small):
     def stored():
         level = small.path / "labels" / "cell" / "0"
         return sorted(p.relative_to(level).as_posix() for p in level.glob("*/*"))
@@ -234,7 +234,7 @@ def test_two_processes_write_different_cores(tmp_path):
     assert np.array_equal(store.read("cell", Window(0, 0, 300, 200)), labels)
 
 
-def test_equal_labels_give_equal_bytes_in_whatever_order(tmp_path, version):
+def test_equal_labels_give_equal_bytes_in_any_write_order(tmp_path, version):
     grid = PatchGrid((700, 600), (256, 300), (0, 0))
     labels = label_image(grid.shape)
     written = []
@@ -254,7 +254,7 @@ def test_equal_labels_give_equal_bytes_in_whatever_order(tmp_path, version):
 # -- making and opening -------------------------------------------------------------------
 
 
-def test_a_store_that_is_there_keeps_its_labels_unless_overwritten(small):
+def test_existing_store_keeps_labels_unless_overwritten(small):
     window = Window(0, 0, 128, 100)
     small.write("cell", window, np.full((128, 100), 3, np.uint32))
     again = (small.path, (300, 200), (128, 100), 0.5, ("cell",))
@@ -275,7 +275,7 @@ def test_a_store_that_is_there_keeps_its_labels_unless_overwritten(small):
     ],
     ids=lambda other: next(iter(other)),
 )
-def test_a_store_of_something_else_is_an_error_unless_overwritten(small, other):
+def test_store_of_other_slide_is_an_error_unless_overwritten(small, other):
     asked = {"shape": (300, 200), "step": (128, 100), "mpp": 0.5, "names": ("cell",)}
     small.write("cell", Window(0, 0, 128, 100), np.ones((128, 100), np.uint32))
     with pytest.raises(RunStateError, match="--force"):
@@ -286,7 +286,7 @@ def test_a_store_of_something_else_is_an_error_unless_overwritten(small, other):
     assert not store.read("cell", Window(0, 0, 128, 100)).any()
 
 
-def test_what_a_kill_left_does_no_harm(small):
+def test_leftovers_of_killed_writers_are_removed(small):
     small.path.rename(small.path.with_name("small.ome.zarr.new"))
     store = LabelStore.create(small.path, (300, 200), (128, 100), 0.5, names=("cell",))
     leftover = small.path / "labels" / "cell" / "0" / "0" / "0.abc.partial"
@@ -297,7 +297,7 @@ def test_what_a_kill_left_does_no_harm(small):
     assert [p.name for p in small.path.parent.iterdir()] == [small.path.name]
 
 
-def test_an_unknown_version_is_refused(tmp_path):
+def test_unknown_version_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"'0\.3'.*0\.4, 0\.5"):
         LabelStore.create(tmp_path / "s", (10, 10), (10, 10), 0.5, version="0.3")
 
@@ -395,7 +395,7 @@ def slide(tmp_path, version) -> LabelStore:
     return store
 
 
-def test_ome_zarr_reads_the_picture_and_the_labels(slide):
+def test_ome_zarr_reads_picture_and_labels(slide):
     nodes = list(Reader(parse_url(slide.path))())
     image, labels = nodes[0], {node.metadata["name"]: node for node in nodes[2:]}
 
@@ -411,7 +411,7 @@ def test_ome_zarr_reads_the_picture_and_the_labels(slide):
         assert scales == [[0.5, 0.5], [1.0, 1.0], [2.0, 2.0]]
 
 
-def test_the_metadata_follow_the_specification(slide, version):
+def test_metadata_follow_ngff_specification(slide, version):
     models = pytest.importorskip(f"ome_zarr_models.v{version.replace('.', '')}")
 
     def checked(path, model):
@@ -429,7 +429,7 @@ def test_the_metadata_follow_the_specification(slide, version):
         assert (folder / label.image_label.source.image).resolve() == slide.path
 
 
-def test_the_picture_lies_under_the_labels(slide, version):
+def test_picture_is_aligned_with_labels(slide, version):
     """The centre of a mean of 8 x 8 px lies 3.5 px from that of the first one."""
     attributes = zarr.open_group(slide.path, mode="r").attrs.asdict()
     datasets = attributes.get("ome", attributes)["multiscales"][0]["datasets"]
@@ -439,7 +439,7 @@ def test_the_picture_lies_under_the_labels(slide, version):
     ]
 
 
-def test_coarser_levels_of_the_picture_are_means(tmp_path, version):
+def test_coarser_levels_of_picture_are_means(tmp_path, version):
     """Across the border of a chunk, and with an odd last row."""
     store = LabelStore.create(tmp_path / "s", (9, 9), (9, 9), 0.5, version=version)
     image = np.random.default_rng(1).integers(0, 9, (1, 5, 2053)).astype(np.float32)
@@ -456,7 +456,7 @@ def test_coarser_levels_of_the_picture_are_means(tmp_path, version):
     assert root["1"][0, 2, 1026] == image[0, 4, 2052]
 
 
-def test_a_smaller_picture_replaces_a_larger_one(tmp_path):
+def test_smaller_picture_replaces_larger_one(tmp_path):
     store = LabelStore.create(tmp_path / "s", (9, 9), (9, 9), 0.5)
     store.write_image(np.ones((1, 600, 3), np.uint8), 2, ["DAPI"], 0.5)
     store.write_image(np.ones((1, 300, 3), np.uint8), 4, ["DAPI"], 0.5)
@@ -470,6 +470,6 @@ def test_contrast_of_a_constant_channel_is_not_empty(tmp_path):
     assert channel["window"] == {"min": 0, "max": 65535, "start": 7, "end": 8}
 
 
-def test_every_channel_of_the_picture_has_a_name(small):
+def test_picture_with_missing_channel_names_is_refused(small):
     with pytest.raises(InputError, match=r"\(2, 4, 4\) and the names \['DAPI'\]"):
         small.write_image(np.ones((2, 4, 4), np.uint16), 8, ["DAPI"], 0.5)

@@ -6,8 +6,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from codexseg.errors import InputError
-from codexseg.samples import pypi
-from codexseg.samples.pypi import RegistryUnavailable, download, parse_pip_config
+from codexseg.samples import download as downloads
+from codexseg.samples.download import RegistryUnavailable, download, parse_pip_config
 
 CONTENT = b"what was published" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -58,53 +58,53 @@ def index(monkeypatch):
     server.server_close()
 
 
-def test_a_file_is_downloaded_from_the_index_of_pip(index, tmp_path):
+def test_download_uses_index_of_pip(index, tmp_path):
     download("Thing", "thing-1.tar.gz", SHA256, tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 
-def test_settings_without_pip_come_from_the_environment(index, tmp_path, monkeypatch):
+def test_settings_without_pip_come_from_environment(index, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     monkeypatch.setenv("PIP_TIMEOUT", "7")
-    assert pypi.read_pip_settings() == pypi.PipSettings((index,), timeout_s=7.0)
+    assert downloads.read_pip_settings() == downloads.PipSettings((index,), timeout_s=7.0)
 
 
-def test_another_file_than_expected_is_removed(index, tmp_path, monkeypatch):
+def test_file_with_other_hash_is_removed(index, tmp_path, monkeypatch):
     monkeypatch.setattr(Index, "content", CONTENT[::-1])
     with pytest.raises(InputError, match=rf"expected {SHA256}.*removed"):
         download("thing", "thing-1.tar.gz", SHA256, tmp_path / "file")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_half_a_file_is_removed(index, tmp_path, monkeypatch):
+def test_incomplete_file_is_removed(index, tmp_path, monkeypatch):
     monkeypatch.setattr(Index, "content", CONTENT[:100])
     with pytest.raises(RegistryUnavailable, match="ChunkedEncodingError"):
         download("thing", "thing-1.tar.gz", SHA256, tmp_path / "file")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_the_index_has_not_is_named(index, tmp_path):
+def test_missing_file_or_project_is_reported(index, tmp_path):
     with pytest.raises(RegistryUnavailable, match=r"has thing, but not thing-2\.tar\.gz"):
         download("thing", "thing-2.tar.gz", SHA256, tmp_path / "file")
     with pytest.raises(RegistryUnavailable, match="has no other"):
         download("other", "other-1.tar.gz", SHA256, tmp_path / "file")
 
 
-def test_extra_indexes_are_asked_and_folders_passed_over(index, tmp_path, monkeypatch):
+def test_extra_indexes_are_tried_and_folders_skipped(index, tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", f"file:///nowhere/simple {index}")
     download("thing", "thing-1.tar.gz", SHA256, tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == CONTENT
 
 
-def test_no_index_is_honoured(index, tmp_path, monkeypatch):
+def test_no_index_setting_prevents_download(index, tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(RegistryUnavailable, match="no-index"):
         download("thing", "thing-1.tar.gz", SHA256, tmp_path / "file")
     assert Index.asked == []
 
 
-def test_a_proxy_is_used(index, tmp_path, monkeypatch):
+def test_proxy_is_used(index, tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_INDEX_URL", "http://index.invalid/simple")
     monkeypatch.setenv("PIP_PROXY", index.removesuffix("/simple"))
     with pytest.raises(RegistryUnavailable, match="has no thing"):
@@ -112,22 +112,20 @@ def test_a_proxy_is_used(index, tmp_path, monkeypatch):
     assert Index.asked == ["http://index.invalid/simple/thing/"]
 
 
-def test_a_missing_certificate_file_is_an_error_of_the_settings(
-    index, tmp_path, monkeypatch
-):
+def test_missing_certificate_file_is_reported(index, tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_CERT", str(tmp_path / "none.pem"))
     with pytest.raises(RegistryUnavailable, match=r"none\.pem"):
         download("thing", "thing-1.tar.gz", SHA256, tmp_path / "file")
 
 
-def test_a_timeout_that_is_no_number_is_named(index, tmp_path, monkeypatch):
+def test_invalid_timeout_is_reported(index, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     monkeypatch.setenv("PIP_TIMEOUT", "long")
     with pytest.raises(RegistryUnavailable, match="'long'"):
-        pypi.read_pip_settings()
+        downloads.read_pip_settings()
 
 
-def test_later_sections_of_pip_win():
+def test_later_sections_of_pip_override_earlier_ones():
     text = """
 global.index-url='a'
 global.extra-index-url='\\nb\\nc'

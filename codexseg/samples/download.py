@@ -1,7 +1,7 @@
-"""One file of one project from the package index that pip uses, without pip's build.
+"""Download of one file of a project from the package indexes that pip uses.
 
-Sample data travels inside source distributions. pip can fetch those, but builds their
-metadata first, which runs their code; here the file is only downloaded and checked.
+Sample data are part of source distributions. pip can download those, but runs their code
+to build the metadata. This module only downloads and checks the file.
 """
 
 import ast
@@ -10,7 +10,6 @@ import importlib.util
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,27 +24,26 @@ _SECTIONS = ("global", "download", ":env:")  # later ones win, as in `pip downlo
 _PIP_TIMEOUT_S = 15.0
 _CONNECT_TIMEOUT_S = 10.0
 _RETRIES = 2
-_CHUNK_BYTES = 2**20
 
 
 class RegistryUnavailable(CodexsegError, ConnectionError):
-    """No package index could be reached, or none has the file."""
+    """No package index answers, or none has the file."""
 
 
 @dataclass(frozen=True)
 class PipSettings:
-    """What pip is told about package indexes; None or empty = not set.
+    """Settings of pip about package indexes; None or empty means not set.
 
     Attributes
     ----------
     indexes : tuple of str
-        Addresses of simple indexes, in pip's order; empty: the public one.
+        Addresses of simple indexes, in pip's order; empty for the public index.
     no_index : bool
-        pip must use no index at all.
+        Whether pip must not use any index.
     cert, client_cert, proxy : str or None
-        As pip's options of these names.
+        pip's options of these names.
     timeout_s : float
-        Seconds that a server may be silent.
+        Longest silence of a server, seconds.
     """
 
     indexes: tuple[str, ...] = ()
@@ -57,45 +55,48 @@ class PipSettings:
 
 
 def download(project: str, filename: str, sha256: str, target: Path) -> None:
-    """Download a file of a project to `target`, showing progress on a terminal.
+    """Download a file of a project to `target`, with a progress bar on a terminal.
 
-    The indexes of pip's settings are asked one after the other; those that are not
-    served over http (`file://`, folders) are passed over.
+    The indexes in pip's settings are tried in order. Indexes that are not served over
+    http (`file://`, folders) are skipped.
 
     Parameters
     ----------
     project, filename : str
-        Such as "napari-prism" and "napari_prism-0.1.7.tar.gz".
+        For example "napari-prism" and "napari_prism-0.1.7.tar.gz".
     sha256 : str
-        What the file must hash to, in hexadecimal.
+        Expected hash of the file, hexadecimal.
     target : Path
-        Where it is written; on an error nothing is left there.
+        The file to write; it does not exist after an error.
 
     Raises
     ------
     RegistryUnavailable
-        If no index answers or none has the file; names each index and its answer.
+        If no index answers or none has the file; the message lists each index and its
+        answer.
     InputError
-        If the file that came is not the one expected.
+        If the downloaded file has another hash.
     """
     from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
     settings = read_pip_settings()
     if settings.no_index:
         raise RegistryUnavailable(
-            f"{filename} was not downloaded: pip is told to use no index (no-index). "
-            "Unset it to allow the download."
+            f"{filename} was not downloaded because pip's setting no-index is on. Unset it "
+            "to allow the download."
         )
     answers = []
     for index in settings.indexes or (PYPI_SIMPLE_ENDPOINT,):
-        if urlsplit(index).scheme not in ("http", "https"):
+        address = urlsplit(index)
+        if address.scheme not in ("http", "https"):
             continue
         answer = _fetch(index, settings, project, filename, target)
         if answer is None:
             _check(target, filename, sha256)
             return
-        answers.append(f"{_without_login(index)}: {answer}")
-    reasons = "; ".join(answers) or "pip's settings name no index that is served by http"
+        public = address._replace(netloc=address.netloc.rpartition("@")[2])
+        answers.append(f"{public.geturl()}: {answer}")
+    reasons = "; ".join(answers) or "pip's settings list no index that is served by http"
     raise RegistryUnavailable(
         f"{filename} could not be downloaded ({reasons}). Check the network and "
         "`pip config list` (index-url, proxy, cert), then try again."
@@ -103,29 +104,28 @@ def download(project: str, filename: str, sha256: str, target: Path) -> None:
 
 
 def read_pip_settings() -> PipSettings:
-    """Read pip's settings: its files and PIP_* variables, or the variables alone.
+    """Read pip's configuration files and PIP_* variables; without pip, the variables.
 
     Raises
     ------
     RegistryUnavailable
-        If pip is installed and cannot read its own settings.
+        If pip cannot read its settings, or its timeout is not a number.
     """
-    values = _pip_config_list() if importlib.util.find_spec("pip") else _pip_variables()
-    first = [values["index-url"]] if values.get("index-url") else []
-    extra = values.get("extra-index-url", "").split()
-    if extra and not first:
-        from pypi_simple import PYPI_SIMPLE_ENDPOINT
+    from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
-        first = [PYPI_SIMPLE_ENDPOINT]
+    values = _pip_config_list() if importlib.util.find_spec("pip") else _pip_variables()
+    index, extra = values.get("index-url"), values.get("extra-index-url", "").split()
+    if extra and not index:
+        index = PYPI_SIMPLE_ENDPOINT
     timeout = values.get("timeout") or values.get("default-timeout") or _PIP_TIMEOUT_S
     try:
         timeout_s = float(timeout)
     except ValueError:
         raise RegistryUnavailable(
-            f"pip's timeout is {timeout!r}, expected seconds: see `pip config list`."
+            f"pip's timeout is {timeout!r}, expected seconds. See `pip config list`."
         ) from None
     return PipSettings(
-        indexes=(*first, *extra),
+        indexes=(index, *extra) if index else (),
         no_index=values.get("no-index", "").lower() in ("1", "true", "yes", "on"),
         cert=values.get("cert") or None,
         client_cert=values.get("client-cert") or None,
@@ -135,57 +135,62 @@ def read_pip_settings() -> PipSettings:
 
 
 def parse_pip_config(text: str) -> dict[str, str]:
-    """Return the settings that hold for `pip download` from what `pip config list` says.
+    """Return the settings of `pip download` in the output of `pip config list`.
 
     Parameters
     ----------
     text : str
-        Lines such as ``global.index-url='...'``; other lines are passed over.
+        Lines such as ``global.index-url='...'``; other lines are ignored.
 
     Returns
     -------
     dict
-        Value by name, with dashes: environment over [download] over [global].
+        Values by name, with dashes. The environment overrides the section [download],
+        which overrides [global].
     """
-    found: dict[str, dict[str, str]] = {section: {} for section in _SECTIONS}
+    sections: dict[str, dict[str, str]] = {section: {} for section in _SECTIONS}
     for line in text.splitlines():
         key, equals, value = line.partition("=")
         section, dot, name = key.partition(".")
-        if equals and dot and section in found:
-            found[section][name] = str(ast.literal_eval(value))
-    return {name: value for part in found.values() for name, value in part.items()}
+        if equals and dot and section in sections:
+            sections[section][name] = str(ast.literal_eval(value))
+    return {name: value for values in sections.values() for name, value in values.items()}
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _pip_config_list() -> dict[str, str]:
     command = [sys.executable, "-m", "pip", "config", "list"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    if answer.returncode:
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
         raise RegistryUnavailable(
-            f"pip cannot read its settings: {answer.stderr.strip()} "
-            "Correct what `pip config debug` shows."
+            f"pip cannot read its settings: {process.stderr.strip()} "
+            "Correct the files that `pip config debug` shows."
         )
-    return parse_pip_config(answer.stdout)
+    return parse_pip_config(process.stdout)
 
 
-def _pip_variables(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    prefix = "PIP_"
+def _pip_variables() -> dict[str, str]:
     return {
-        name.removeprefix(prefix).lower().replace("_", "-"): value
-        for name, value in environ.items()
-        if name.startswith(prefix)
+        name.removeprefix("PIP_").lower().replace("_", "-"): value
+        for name, value in os.environ.items()
+        if name.startswith("PIP_")
     }
 
 
 def _fetch(
     index: str, settings: PipSettings, project: str, filename: str, target: Path
 ) -> str | None:
-    """Download from one index; return None, or why it was not to be had there."""
+    """Download from one index; return None, or the reason of a failure."""
     import pypi_simple
     import requests
-    from pypi_simple import tqdm_progress_factory
 
     timeout = (min(settings.timeout_s, _CONNECT_TIMEOUT_S), settings.timeout_s)
-    bar = tqdm_progress_factory(
+    bar = pypi_simple.tqdm_progress_factory(
         desc=filename, unit="B", unit_scale=True, disable=None, leave=False
     )
     with pypi_simple.PyPISimple(index, session=_session(settings)) as client:
@@ -203,7 +208,7 @@ def _fetch(
             pypi_simple.UnsupportedContentTypeError,
             pypi_simple.UnsupportedRepoVersionError,
         ):
-            return "is not a package index that can be read"
+            return "is not a supported package index"
         except requests.RequestException as error:
             return f"{type(error).__name__}{_cause(error)}"
     return None
@@ -217,7 +222,7 @@ def _session(settings: PipSettings) -> "requests.Session":
     for name, path in (("cert", settings.cert), ("client-cert", settings.client_cert)):
         if path and not Path(path).exists():
             raise RegistryUnavailable(
-                f"pip's {name} is {path}, which does not exist: see `pip config list`."
+                f"pip's {name} is {path}, which does not exist. See `pip config list`."
             )
     session = requests.Session()
     retry = Retry(total=_RETRIES, backoff_factor=0.3, status_forcelist=(500, 502, 503, 504))
@@ -234,7 +239,7 @@ def _session(settings: PipSettings) -> "requests.Session":
 
 
 def _cause(error: Exception) -> str:
-    """Return the status, or the end of the innermost reason: no address, no login."""
+    """Return the HTTP status or the innermost reason, without addresses and logins."""
     response = getattr(error, "response", None)
     if response is not None:
         return f" ({response.status_code} {response.reason})"
@@ -244,27 +249,13 @@ def _cause(error: Exception) -> str:
     return f" ({text})" if isinstance(reason, Exception) and "@" not in text else ""
 
 
-def _without_login(address: str) -> str:
-    parts = urlsplit(address)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-
-
 def _check(file: Path, filename: str, sha256: str) -> None:
-    found = file_sha256(file)
-    if found != sha256:
+    actual = file_sha256(file)
+    if actual != sha256:
         size = file.stat().st_size
         file.unlink()
         raise InputError(
-            f"{filename} as downloaded ({size} bytes) has sha256 {found}, expected "
-            f"{sha256}; it was removed. Try again; if it persists, the package index or a "
-            "proxy on the way changes files."
+            f"The downloaded {filename} ({size} bytes) has sha256 {actual}, expected "
+            f"{sha256}. It was removed. Try again; if the error persists, the package "
+            "index or a proxy changes files."
         )
-
-
-def file_sha256(path: Path) -> str:
-    """Hash a file, in hexadecimal."""
-    total = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            total.update(chunk)
-    return total.hexdigest()

@@ -35,7 +35,7 @@ def windows(height, width):
 
 @settings(max_examples=15, deadline=None)
 @given(window=windows(*TISSUE.size))
-def test_a_window_is_the_same_pixels_however_it_is_drawn(scene, window):
+def test_window_equals_slice_of_whole_slide(scene, window):
     part = TISSUE.render(window)
     assert np.array_equal(part.pixels, scene.pixels[:, *window.slices])
     assert np.array_equal(part.cells, scene.cells[window.slices])
@@ -43,13 +43,13 @@ def test_a_window_is_the_same_pixels_however_it_is_drawn(scene, window):
 
 
 @pytest.mark.parametrize("mpp", [0.25, 0.9])
-def test_windows_agree_at_other_resolutions(mpp):
+def test_windows_agree_at_other_pixel_sizes(mpp):
     tissue = replace(TISSUE, mpp=mpp)
     whole, window = tissue.render(tissue.window), Window(290, 310, 400, 420)
     assert np.array_equal(tissue.render(window).pixels, whole.pixels[:, *window.slices])
 
 
-def test_a_window_of_a_huge_slide_agrees_with_its_neighbours():
+def test_windows_of_huge_slide_agree_where_they_overlap():
     tissue = Tissue((100_000, 100_000), seed=1)
     y, x = 50_000, 56_000
     both = tissue.render(Window(y, x, y + 64, x + 128))
@@ -71,7 +71,7 @@ def test_tables_of_windows_partition_the_cells(table):
 
 @pytest.mark.parametrize("mpp", [0.35, 0.5, 1.0])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_labels_and_table_tell_of_the_same_objects(seed, mpp):
+def test_labels_and_table_have_the_same_objects(seed, mpp):
     tissue = Tissue((400, 500), seed, mpp)
     scene, table = tissue.render(tissue.window), tissue.table()
     second = table["id"][table["n_nuclei"] == 2] + 1
@@ -80,19 +80,19 @@ def test_labels_and_table_tell_of_the_same_objects(seed, mpp):
     assert np.array_equal(np.unique(scene.nuclei)[1:], np.sort(nuclei))
 
 
-def test_the_point_of_a_row_lies_in_its_cell(scene, table):
+def test_point_of_each_row_is_inside_its_cell(scene, table):
     y, x = (np.rint(table[axis]).astype(int) for axis in "yx")
     assert np.array_equal(scene.cells[y, x], table["id"])
 
 
-def test_nuclei_lie_inside_their_own_cells(scene):
+def test_nuclei_are_inside_their_own_cells(scene):
     inside = scene.nuclei > 0
     owner = scene.nuclei[inside] - 1 + scene.nuclei[inside] % 2
     assert np.array_equal(owner, scene.cells[inside])
 
 
 @pytest.mark.parametrize("name", ["cells", "nuclei"])
-def test_every_object_is_one_piece(scene, name):
+def test_every_object_is_connected(scene, name):
     labels = getattr(scene, name)
     for label, box in enumerate(ndimage.find_objects(labels), start=1):
         if box is not None:
@@ -100,7 +100,7 @@ def test_every_object_is_one_piece(scene, name):
             assert pieces == 1, label
 
 
-def test_the_tissue_has_what_makes_segmentation_hard(scene, table):
+def test_tissue_has_touching_elongated_and_binucleate_cells(scene, table):
     counts = np.bincount(table["n_nuclei"], minlength=3) / len(table)
     assert 0.03 < counts[0] < 0.15
     assert 0.005 < counts[2] < 0.1
@@ -115,14 +115,14 @@ def test_the_tissue_has_what_makes_segmentation_hard(scene, table):
     assert np.percentile(diameter, 95) < 16
 
 
-def test_density_is_uneven(scene):
+def test_density_varies_between_blocks(scene):
     share = [block.mean() for block in _blocks(scene.cells > 0, 64)]
     assert min(share) == 0
     assert max(share) > 0.85
     assert np.std(share) > 0.2
 
 
-def test_empty_glass_shows_the_camera_offset_and_its_noise(scene):
+def test_empty_glass_has_camera_offset_and_read_noise(scene):
     empty = [block for block in _blocks(scene.pixels[0], 64) if block.mean() < 302]
     assert len(empty) > 5
     glass = np.array(empty)
@@ -130,7 +130,7 @@ def test_empty_glass_shows_the_camera_offset_and_its_noise(scene):
     assert 10 < glass.std() < 25
 
 
-def test_noise_grows_with_the_signal(scene):
+def test_noise_grows_with_signal(scene):
     # of neighbouring pixels, so that structure counts little
     pixels = scene.pixels[0].astype(float)
     steps = (pixels[:, 1:] - pixels[:, :-1]) / np.sqrt(2)
@@ -156,7 +156,7 @@ def test_cd3_is_a_subset_of_cd45_and_ki67_needs_a_nucleus(table):
     assert np.all(table["n_nuclei"][table["positive_KI67"]] > 0)
 
 
-def test_the_seed_decides():
+def test_slides_with_equal_seeds_are_equal():
     window = Window(300, 300, 364, 364)
     pixels = TISSUE.render(window).pixels
     assert np.array_equal(pixels, Tissue((700, 800), seed=3).render(window).pixels)
@@ -164,7 +164,7 @@ def test_the_seed_decides():
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (30, 7)])
-def test_small_slides_work(size):
+def test_small_slides_are_rendered(size):
     tissue = Tissue(size)
     scene = tissue.render(tissue.window)
     assert scene.pixels.shape == (len(CHANNELS), *size)
@@ -180,16 +180,16 @@ def test_values_out_of_range_are_refused(size, seed, mpp):
         Tissue(size, seed, mpp)
 
 
-def test_more_cells_than_labels_are_refused():
+def test_slide_with_more_cells_than_uint32_labels_is_refused():
     with pytest.raises(InputError, match="uint32"):
         Tissue((500_000, 500_000))
 
 
 @pytest.mark.parametrize("window", [Window(0, 0, 701, 5), Window(-1, 0, 5, 5)])
-def test_a_window_beyond_the_slide_is_refused(window):
-    with pytest.raises(InputError, match="part"):
+def test_window_outside_slide_is_refused(window):
+    with pytest.raises(InputError, match="not inside the slide"):
         TISSUE.render(window)
-    with pytest.raises(InputError, match="part"):
+    with pytest.raises(InputError, match="not inside the slide"):
         TISSUE.table(window)
 
 

@@ -14,7 +14,7 @@ import zarr
 from codexseg.config import loader as config_file
 from codexseg.errors import InputError
 from codexseg.samples import write as samples
-from codexseg.samples.pypi import RegistryUnavailable
+from codexseg.samples.download import RegistryUnavailable
 from codexseg.samples.tissue import CHANNELS, Tissue
 from codexseg.samples.write import SampleUnavailable, write_nsclc, write_synthetic
 
@@ -90,7 +90,7 @@ def test_synthetic_image_is_an_ome_tiff_with_names_and_mpp(synthetic):
     assert positions == sorted(positions)
 
 
-def test_synthetic_files_hold_the_tissue(synthetic):
+def test_synthetic_files_equal_rendered_tissue(synthetic):
     tissue = Tissue((1100, 1100), seed=5)
     scene = tissue.render(tissue.window)
     assert np.array_equal(tifffile.imread(synthetic.image), scene.pixels)
@@ -98,7 +98,7 @@ def test_synthetic_files_hold_the_tissue(synthetic):
     assert np.array_equal(tifffile.imread(synthetic.nuclei), scene.nuclei)
 
 
-def test_synthetic_truth_has_a_row_for_each_cell(synthetic):
+def test_synthetic_truth_has_one_row_per_cell(synthetic):
     with synthetic.truth.open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert np.array_equal(
@@ -112,7 +112,7 @@ def test_synthetic_config_is_valid(synthetic):
     assert config_file.load(synthetic.config).config.data.file_name == synthetic.image
 
 
-def test_synthetic_bytes_repeat_and_nothing_else_is_left(tmp_path):
+def test_synthetic_files_have_equal_bytes_and_no_leftovers(tmp_path):
     first, second = (write_synthetic(tmp_path / name, size=130) for name in "ab")
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert names == sorted(
@@ -130,7 +130,7 @@ def test_synthetic_bytes_repeat_and_nothing_else_is_left(tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_memory_does_not_grow_with_the_synthetic_slide(tmp_path, monkeypatch):
+def test_memory_is_independent_of_synthetic_slide_size(tmp_path, monkeypatch):
     monkeypatch.setattr(samples, "_BLOCK_PX", 512)
     write_synthetic(tmp_path, size=100)
 
@@ -145,13 +145,13 @@ def test_memory_does_not_grow_with_the_synthetic_slide(tmp_path, monkeypatch):
     assert peak(1536) < 1.35 * peak(1024)
 
 
-def test_a_size_that_makes_no_sense_is_refused(tmp_path):
+def test_size_zero_is_refused(tmp_path):
     with pytest.raises(InputError, match="at least 1 px"):
         write_synthetic(tmp_path / "new", size=0)
     assert not (tmp_path / "new").exists()
 
 
-def test_nsclc_is_written_and_kept_in_the_cache(tmp_path, cache, published):
+def test_nsclc_is_downloaded_once_and_cached(tmp_path, cache, published):
     pixels, calls = published
     first, again = write_nsclc(tmp_path / "a"), write_nsclc(tmp_path / "b")
     assert len(calls) == 1
@@ -168,7 +168,7 @@ def test_nsclc_is_written_and_kept_in_the_cache(tmp_path, cache, published):
 
 
 @pytest.mark.parametrize("damage", ["cut", "unsigned"])
-def test_a_damaged_cache_is_not_trusted(tmp_path, cache, published, damage):
+def test_damaged_cache_is_downloaded_again(tmp_path, cache, published, damage):
     pixels, calls = published
     write_nsclc(tmp_path)
     image = cache / "nsclc-1.ome.tif"
@@ -180,7 +180,7 @@ def test_a_damaged_cache_is_not_trusted(tmp_path, cache, published, damage):
     assert len(calls) == 2
 
 
-def test_nothing_is_left_of_an_interrupted_download(tmp_path, cache, monkeypatch):
+def test_interrupted_download_leaves_no_files(tmp_path, cache, monkeypatch):
     def interrupted(project, filename, sha256, target):
         target.write_bytes(b"half")
         raise KeyboardInterrupt
@@ -192,7 +192,7 @@ def test_nothing_is_left_of_an_interrupted_download(tmp_path, cache, monkeypatch
     assert not (tmp_path / "out").exists()
 
 
-def test_no_network_says_so(tmp_path, cache, monkeypatch):
+def test_failed_download_is_reported_with_reason(tmp_path, cache, monkeypatch):
     def unreachable(*_):
         raise RegistryUnavailable("the reason")
 
@@ -202,7 +202,7 @@ def test_no_network_says_so(tmp_path, cache, monkeypatch):
     assert list(cache.iterdir()) == []
 
 
-def test_a_dead_index_is_given_up_soon(tmp_path, cache, monkeypatch):
+def test_unreachable_index_is_reported_without_login(tmp_path, cache, monkeypatch):
     for name in [name for name in os.environ if name.startswith("PIP_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
@@ -213,7 +213,7 @@ def test_a_dead_index_is_given_up_soon(tmp_path, cache, monkeypatch):
     assert "secret" not in str(caught.value)
 
 
-def test_offline_is_honoured(tmp_path, cache, published, monkeypatch):
+def test_offline_variable_prevents_download(tmp_path, cache, published, monkeypatch):
     monkeypatch.setenv("CODEXSEG_OFFLINE", "1")
     with pytest.raises(SampleUnavailable, match="CODEXSEG_OFFLINE"):
         write_nsclc(tmp_path)
@@ -221,7 +221,7 @@ def test_offline_is_honoured(tmp_path, cache, published, monkeypatch):
 
 
 @pytest.mark.parametrize("missing", [".zarray", "0/0/0"])
-def test_an_archive_without_the_array_is_refused(tmp_path, missing):
+def test_archive_without_array_is_refused(tmp_path, missing):
     names = {".zarray", "0/0/0"} - {missing}
     inner = tar({samples._NSCLC_LEVEL + name: b"x" for name in names})
     sdist = tmp_path / "s.tar.gz"
@@ -230,7 +230,7 @@ def test_an_archive_without_the_array_is_refused(tmp_path, missing):
         samples.read_nsclc_sdist(sdist)
 
 
-def test_a_cache_that_cannot_be_written_says_what_to_set(tmp_path, monkeypatch):
+def test_unwritable_cache_names_its_variable(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CODEXSEG_CACHE", str(tmp_path / "file" / "cache"))
     monkeypatch.delenv("CODEXSEG_OFFLINE", raising=False)
@@ -239,7 +239,7 @@ def test_a_cache_that_cannot_be_written_says_what_to_set(tmp_path, monkeypatch):
 
 
 @pytest.mark.network
-def test_the_real_sample(tmp_path, shared_image):
+def test_downloaded_sample_has_known_hash(tmp_path, shared_image):
     if os.environ.get("CODEXSEG_OFFLINE"):
         pytest.skip("CODEXSEG_OFFLINE is set")
     try:

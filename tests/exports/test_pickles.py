@@ -81,7 +81,7 @@ ITEMS = [
 ]
 
 
-def test_a_plain_load_gives_the_items_back(tmp_path):
+def test_plain_load_returns_items(tmp_path):
     path = tmp_path / "seg.pickle"
     write_pickle(path, iter(ITEMS))
     same(load(path), ITEMS)
@@ -110,13 +110,13 @@ def test_a_plain_load_gives_the_items_back(tmp_path):
     )
 )
 @settings(max_examples=60, deadline=None)
-def test_any_items_come_back(tmp_path_factory, items):
+def test_any_items_round_trip(tmp_path_factory, items):
     path = tmp_path_factory.mktemp("pickles") / "any.pickle"
     write_pickle(path, items)
     same(load(path), items)
 
 
-def test_numpy_scalars_become_pythons(tmp_path):
+def test_numpy_scalars_become_python_scalars(tmp_path):
     path = tmp_path / "scalars.pickle"
     values = [np.float64(0.5), np.float32(0.25), np.uint32(7), np.bool_(True), np.str_("a")]  # noqa: FBT003
     write_pickle(path, [{"values": values}])
@@ -141,7 +141,7 @@ def test_reading_needs_no_codexseg(tmp_path):
     assert found.split() == ["3", "uint32", str(discs(40).sum())]
 
 
-def test_memory_holds_one_item_and_bytes_are_few(tmp_path):
+def test_memory_is_one_item_and_file_is_compressed(tmp_path):
     size = 512
     path = tmp_path / "many.pickle"
 
@@ -168,7 +168,7 @@ def test_equal_items_give_equal_bytes(tmp_path):
     assert one.read_bytes() == two.read_bytes()
 
 
-def test_items_pickled_apart_are_joined_to_the_same_bytes(tmp_path):
+def test_joined_items_equal_items_written_together(tmp_path):
     parts = [tmp_path / f"{i}.part" for i in range(len(ITEMS))]
     for part, item in zip(parts, ITEMS, strict=True):
         write_pickle_item(part, item)
@@ -179,7 +179,7 @@ def test_items_pickled_apart_are_joined_to_the_same_bytes(tmp_path):
     assert load(tmp_path / "none") == []
 
 
-def test_one_array_in_two_places_is_kept_in_both(tmp_path):
+def test_shared_array_is_stored_twice(tmp_path):
     path, labels = tmp_path / "shared.pickle", discs(20)
     write_pickle(path, [{"a": labels, "b": labels}, {"a": labels}])
     same(load(path), [{"a": labels, "b": labels}, {"a": labels}])
@@ -188,7 +188,7 @@ def test_one_array_in_two_places_is_kept_in_both(tmp_path):
 @pytest.mark.parametrize(
     "value", [Path("x"), np.array([None]), np.datetime64("2020"), print, object, {1: set}]
 )
-def test_what_others_could_not_read_is_an_error(tmp_path, value):
+def test_objects_of_other_classes_are_refused(tmp_path, value):
     path = tmp_path / "seg.pickle"
     path.write_bytes(b"before")
     with pytest.raises(InputError, match="expected numbers, strings, arrays"):
@@ -197,6 +197,6 @@ def test_what_others_could_not_read_is_an_error(tmp_path, value):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_no_items(tmp_path):
+def test_empty_list_is_written(tmp_path):
     write_pickle(tmp_path / "none.pickle", [])
     assert load(tmp_path / "none.pickle") == []

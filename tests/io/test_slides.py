@@ -61,7 +61,7 @@ def check_windows(image: SlideImage, array: NDArray[Any]) -> None:
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 @pytest.mark.parametrize("options", OME_OPTIONS.values(), ids=OME_OPTIONS)
-def test_ome_tiff_gives_back_its_pixels(tmp_path, options, dtype):
+def test_ome_tiff_pixels_and_metadata(tmp_path, options, dtype):
     if dtype is np.float32 and options.get("predictor"):
         options = options | {"predictor": 3}
     array = pixels(dtype=dtype)
@@ -75,7 +75,7 @@ def test_ome_tiff_gives_back_its_pixels(tmp_path, options, dtype):
     ("version", "dtype"),
     [(v, d) for v in ("0.4", "0.5") for d in ("u1", "u2", "f4")] + [("0.4", ">u2")],
 )
-def test_ome_zarr_gives_back_its_pixels(tmp_path, version, dtype):
+def test_ome_zarr_pixels_and_metadata(tmp_path, version, dtype):
     array = pixels(dtype=np.dtype(dtype).newbyteorder("=")).astype(dtype)
     path = write_ome_zarr(tmp_path / "a.zarr", array, NAMES, 0.5, version=version, levels=1)
     image = open_image(path)
@@ -86,7 +86,7 @@ def test_ome_zarr_gives_back_its_pixels(tmp_path, version, dtype):
 
 @pytest.mark.parametrize("biomarkers", [True, False])
 @pytest.mark.parametrize("levels", [0, 1, 2])
-def test_qptiff_is_its_full_pages(tmp_path, biomarkers, levels):
+def test_qptiff_consists_of_full_resolution_pages(tmp_path, biomarkers, levels):
     array = pixels()
     path = tmp_path / "a.qptiff"
     write_qptiff(path, array, NAMES, 0.5077, levels=levels, biomarkers=biomarkers)
@@ -101,7 +101,7 @@ def test_qptiff_is_its_full_pages(tmp_path, biomarkers, levels):
 @pytest.mark.parametrize(
     "options", [{}, {"compression": "zlib"}, {"tile": (32, 32), "byteorder": ">"}]
 )
-def test_plain_tiff_is_one_channel_a_page(tmp_path, options, count):
+def test_plain_tiff_has_one_channel_per_page(tmp_path, options, count):
     array = pixels((count, 40, 50))
     image = open_image(write_tiff(tmp_path / "a.tif", array, **options))
     check_windows(image, array)
@@ -126,7 +126,7 @@ def test_imagej_hyperstack(tmp_path):
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
-def test_any_window_of_any_format(slides, data):
+def test_any_window_of_any_format_equals_slice(slides, data):
     image = data.draw(st.sampled_from(slides))
     (y0, y1), (x0, x1) = (
         sorted(data.draw(st.sets(st.integers(0, n), min_size=2, max_size=2)))
@@ -148,7 +148,7 @@ def slides(tmp_path_factory):
     ]
 
 
-def test_levels_can_be_read(slides):
+def test_pyramid_level_equals_every_second_pixel(slides):
     ome, _, qptiff, _ = slides
     for image in (ome, qptiff):
         coarse = image.read(1, Window(3, 5, 70, 80), level=1)
@@ -213,7 +213,7 @@ def test_axes_of_ome_zarr(tmp_path, axes, shape):
     check_windows(open_image(write_ome_zarr(tmp_path / "a.zarr", data, axes=axes)), array)
 
 
-def test_bioformats2raw_layout_gives_the_slide(tmp_path):
+def test_bioformats2raw_layout_opens_largest_image(tmp_path):
     array = pixels()
     zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2).attrs.update(
         {"bioformats2raw.layout": 3}
@@ -232,7 +232,7 @@ def test_bioformats2raw_layout_gives_the_slide(tmp_path):
 # ---------------------------------------------------------------- laziness
 
 
-def test_a_window_decodes_only_the_tiles_under_it(tmp_path, monkeypatch):
+def test_window_decodes_only_tiles_under_it(tmp_path, monkeypatch):
     path = tmp_path / "a.ome.tif"
     array = np.zeros((2, 4096, 4096), np.uint8)
     image = open_image(write_ome_tiff(path, array, tile=(256, 256), compression="zlib"))
@@ -252,7 +252,7 @@ def test_a_window_decodes_only_the_tiles_under_it(tmp_path, monkeypatch):
     assert peak < 1_000_000
 
 
-def test_an_uncompressed_plane_is_never_read_whole(tmp_path):
+def test_uncompressed_plane_is_read_lazily(tmp_path):
     shape = (2, 12000, 12000)  # 576 MB, none of it on disk: the file is sparse
     tifffile.memmap(tmp_path / "a.tif", shape=shape, dtype=np.uint16, metadata=None)
     image = open_image(tmp_path / "a.tif")
@@ -263,7 +263,7 @@ def test_an_uncompressed_plane_is_never_read_whole(tmp_path):
     assert peak < 1_000_000
 
 
-def test_zarr_reads_only_the_chunks_under_a_window(tmp_path):
+def test_zarr_reads_only_chunks_under_window(tmp_path):
     path = write_ome_zarr(tmp_path / "a.zarr", pixels(), chunk=64)
     image = open_image(path)
     for chunk in (path / "0").glob("[0-9]*"):
@@ -277,7 +277,7 @@ def test_zarr_reads_only_the_chunks_under_a_window(tmp_path):
 # ------------------------------------------------- opened once, anywhere
 
 
-def test_an_image_is_opened_once_and_travels_as_its_path(tmp_path, monkeypatch):
+def test_image_is_opened_once_and_pickled_as_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_tiff(Path("a.tif"), pixels())
     (tmp_path / "names.txt").write_text("\n".join(NAMES))
@@ -291,7 +291,7 @@ def test_an_image_is_opened_once_and_travels_as_its_path(tmp_path, monkeypatch):
     check_windows(copy, pixels())
 
 
-def test_a_rewritten_file_is_opened_again(tmp_path):
+def test_rewritten_file_is_opened_again(tmp_path):
     path = write_tiff(tmp_path / "a.tif", pixels(seed=1))
     open_image(path)
     other = pixels((2, 70, 80), seed=2)
@@ -300,7 +300,7 @@ def test_a_rewritten_file_is_opened_again(tmp_path):
 
 
 @pytest.mark.parametrize("write", [write_tiff, write_ome_tiff, write_ome_zarr])
-def test_fingerprint_is_of_the_content(tmp_path, write):
+def test_fingerprint_depends_on_content_only(tmp_path, write):
     array = pixels((2, 300, 300))
     path = write(tmp_path / "a", array)
     moved = tmp_path / "somewhere" / "else"
@@ -314,7 +314,7 @@ def test_fingerprint_is_of_the_content(tmp_path, write):
     assert open_image(write(tmp_path / "b", changed)).fingerprint() != first
 
 
-def test_fingerprint_samples_a_large_file(tmp_path):
+def test_fingerprint_of_large_file_reads_samples(tmp_path):
     path = write_tiff(tmp_path / "a.tif", np.zeros((1, 2000, 2000), np.uint16))
     first = open_image(path).fingerprint()
     with path.open("r+b") as file:
@@ -326,7 +326,7 @@ def test_fingerprint_samples_a_large_file(tmp_path):
 # ------------------------------------------------------- names and mpp
 
 
-def test_the_panel_file_wins_over_the_names_of_the_image(tmp_path):
+def test_panel_file_overrides_names_of_image(tmp_path):
     path = write_ome_tiff(tmp_path / "a.ome.tif", pixels(), NAMES)
     panel = tmp_path / "antibodies.tsv"
     panel.write_text("channel_id\tantibody_name\n0\tX\n1\tY\n2\tZ\n")
@@ -336,7 +336,7 @@ def test_the_panel_file_wins_over_the_names_of_the_image(tmp_path):
         open_image(path, panel)
 
 
-def test_an_unnamed_channel_gets_its_number(tmp_path):
+def test_unnamed_channel_is_numbered(tmp_path):
     path = write_ome_tiff(tmp_path / "a.ome.tif", pixels(), ["DAPI", "", "CD8"])
     assert open_image(path).channel_names == ("DAPI", "Channel 1", "CD8")
 
@@ -353,13 +353,13 @@ def test_an_unnamed_channel_gets_its_number(tmp_path):
         ("Å", 5000),
     ],
 )
-def test_units_of_ome(tmp_path, unit, size):
+def test_ome_pixel_size_in_any_unit(tmp_path, unit, size):
     path = write_ome_tiff(tmp_path / "a.ome.tif", pixels(), mpp=size, unit=unit)
     assert open_image(path).mpp == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("unit", ["pixel", "reference frame"])
-def test_units_that_are_no_lengths(tmp_path, unit):
+def test_units_other_than_lengths_give_no_pixel_size(tmp_path, unit):
     path = write_ome_tiff(tmp_path / "a.ome.tif", pixels(), mpp=0.5, unit=unit)
     assert open_image(path).mpp is None
 
@@ -369,7 +369,7 @@ def test_units_that_are_no_lengths(tmp_path, unit):
     [("micrometer", 0.5, 0.5), ("nanometer", 325, 0.325), (None, 0.5, None)],
 )
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
-def test_units_of_ome_zarr(tmp_path, version, unit, size, mpp):
+def test_ome_zarr_pixel_size_in_any_unit(tmp_path, version, unit, size, mpp):
     path = write_ome_zarr(
         tmp_path / "a.zarr", pixels(), mpp=size, unit=unit, version=version
     )
@@ -393,13 +393,13 @@ def test_resolution_tags_of_plain_tiff(tmp_path, resolution, unit, mpp):
     assert open_image(path).mpp == (None if mpp is None else pytest.approx(mpp))
 
 
-def test_pixels_that_are_not_square(tmp_path):
+def test_anisotropic_pixels_are_refused(tmp_path):
     path = write_ome_tiff(tmp_path / "a.ome.tif", pixels(), mpp=(0.5, 0.6))
     with pytest.raises(InputError, match=r"0.5 um in y and 0.6 um in x"):
         open_image(path)
 
 
-def test_mpp_of_file_and_config():
+def test_mpp_of_file_and_config_are_compared():
     path = Path("a.tif")
     assert resolve_mpp(0.5, None, path) == 0.5
     assert resolve_mpp(None, 0.4, path) == 0.4
@@ -416,7 +416,7 @@ def test_mpp_of_file_and_config():
 # ------------------------------------------------------------ bad input
 
 
-def test_paths_that_are_no_images(tmp_path):
+def test_paths_without_image_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"nothing.tif cannot be opened: No such file"):
         open_image(tmp_path / "nothing.tif")
     with pytest.raises(InputError, match="a folder but no OME-Zarr"):
@@ -434,7 +434,7 @@ def test_paths_that_are_no_images(tmp_path):
 @pytest.mark.parametrize("write", [write_ome_tiff, write_tiff, write_qptiff])
 @pytest.mark.parametrize("options", [{}, {"compression": "zlib", "tile": (64, 64)}])
 @pytest.mark.parametrize("kept", [6, 9, 60, 300, 0.3, 0.6, 0.97, -1])
-def test_a_truncated_file_is_refused(tmp_path, write, options, kept):
+def test_truncated_file_is_refused(tmp_path, write, options, kept):
     if write is write_qptiff:
         whole = write(tmp_path / "a.tif", pixels(), NAMES, **options).read_bytes()
     else:
@@ -448,7 +448,7 @@ def test_a_truncated_file_is_refused(tmp_path, write, options, kept):
         open_image(cut)
 
 
-def test_a_missing_page_is_refused(tmp_path):
+def test_missing_page_is_refused(tmp_path):
     path = write_ome_tiff(tmp_path / "a.ome.tif", pixels(), tile=(64, 64))
     with tifffile.TiffFile(path, mode="r+b") as tif:
         xml = tif.pages[0].tags["ImageDescription"]
@@ -457,14 +457,14 @@ def test_a_missing_page_is_refused(tmp_path):
         open_image(path)
 
 
-def test_pixels_that_are_no_intensities_are_refused(tmp_path):
+def test_cmyk_pixels_are_refused(tmp_path):
     photo = np.moveaxis(pixels((4, 64, 64), np.uint8), 0, -1).copy()
     tifffile.imwrite(tmp_path / "cmyk.tif", photo, photometric="separated")
     with pytest.raises(InputError, match="SEPARATED with 4 samples"):
         open_image(tmp_path / "cmyk.tif")
 
 
-def test_stacks_are_refused(tmp_path):
+def test_3d_stacks_and_time_series_are_refused(tmp_path):
     path = write_ome_tiff(tmp_path / "a.ome.tif", pixels((5, 40, 50)), axes="ZYX")
     with pytest.raises(InputError, match="3-D stack: 5 steps along axis 'Z'"):
         open_image(path)
@@ -478,7 +478,7 @@ def test_stacks_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["int16", "uint32", "float64", "float16", "bool"])
-def test_other_dtypes_are_refused(tmp_path, dtype):
+def test_unsupported_dtypes_are_refused(tmp_path, dtype):
     array = (pixels() > 9).astype(dtype)
     tifffile.imwrite(tmp_path / "a.tif", array, photometric="minisblack")
     match = rf"has dtype {dtype}; read are uint8, uint16, float32.*Convert"
@@ -489,7 +489,7 @@ def test_other_dtypes_are_refused(tmp_path, dtype):
 
 
 @pytest.mark.parametrize("count", [3, 12])
-def test_pages_that_differ_are_refused(tmp_path, count):
+def test_pages_of_different_shape_are_refused(tmp_path, count):
     with tifffile.TiffWriter(tmp_path / "a.tif") as tif:
         for number in range(count):
             shape = (40 + (number == 2), 50)
@@ -498,7 +498,7 @@ def test_pages_that_differ_are_refused(tmp_path, count):
         open_image(tmp_path / "a.tif")
 
 
-def test_several_images_are_refused_but_a_thumbnail_is_not(tmp_path):
+def test_several_images_are_refused_and_thumbnails_ignored(tmp_path):
     with tifffile.TiffWriter(tmp_path / "a.ome.tif") as tif:
         tif.write(pixels((2, 20, 20)), photometric="minisblack", metadata={"axes": "CYX"})
         tif.write(pixels((2, 40, 50)), photometric="minisblack", metadata={"axes": "CYX"})
@@ -521,7 +521,7 @@ def test_compression_without_a_codec_is_refused(tmp_path):
         open_image(path)
 
 
-def test_a_plane_in_one_compressed_piece_is_refused_when_large(tmp_path, monkeypatch):
+def test_large_plane_in_one_compressed_strip_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(tiff, "MAX_SEGMENT_BYTES", 10_000)
     path = tmp_path / "a.tif"
     write_tiff(path, pixels(), compression="zlib", rowsperstrip=HEIGHT)
@@ -529,7 +529,7 @@ def test_a_plane_in_one_compressed_piece_is_refused_when_large(tmp_path, monkeyp
         open_image(path)
 
 
-def test_ome_zarr_that_is_none(tmp_path):
+def test_invalid_ome_zarr_is_refused(tmp_path):
     root = zarr.open_group(tmp_path / "group.zarr", mode="w")
     with pytest.raises(InputError, match="no 'multiscales'"):
         open_image(tmp_path / "group.zarr")
@@ -551,7 +551,7 @@ def test_ome_zarr_that_is_none(tmp_path):
         open_image(path)
 
 
-def test_a_damaged_tile_is_found_when_it_is_read(tmp_path):
+def test_damaged_tile_raises_when_read(tmp_path):
     path = write_ome_tiff(
         tmp_path / "a.ome.tif", pixels(), NAMES, tile=(64, 64), compression="zlib"
     )
@@ -571,7 +571,7 @@ def test_a_damaged_tile_is_found_when_it_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
-def test_a_damaged_chunk_is_found_when_it_is_read(tmp_path, version):
+def test_damaged_chunk_raises_when_read(tmp_path, version):
     path = write_ome_zarr(tmp_path / "a.zarr", pixels(), NAMES, version=version)
     chunk = path / "0" / ("c/2/1/1" if version == "0.5" else "2.1.1")
     chunk.write_bytes(chunk.read_bytes()[:50])
@@ -581,7 +581,7 @@ def test_a_damaged_chunk_is_found_when_it_is_read(tmp_path, version):
         image.read(2, Window(100, 100, 120, 120))
 
 
-def test_a_file_that_vanished_or_shrank_is_named(tmp_path):
+def test_deleted_or_shortened_file_raises_when_read(tmp_path):
     for options in ({}, {"tile": (64, 64), "compression": "zlib"}):
         path = write_ome_tiff(tmp_path / "a.ome.tif", pixels(), **options)
         image = open_image(path)
@@ -604,13 +604,13 @@ def test_a_file_that_vanished_or_shrank_is_named(tmp_path):
         (9, 9, 2, 2),
     ],
 )
-def test_windows_outside_the_slide_are_refused(slides, window):
+def test_windows_outside_slide_are_refused(slides, window):
     for image in slides:
         with pytest.raises(InputError, match="height 150 and width 170"):
             image.read(0, Window(*window))
 
 
-def test_channels_and_levels_outside_the_slide_are_refused(slides):
+def test_unknown_channels_and_levels_are_refused(slides):
     for channel in (-1, 3):
         with pytest.raises(InputError, match="3 channels: expected 0 to 2"):
             slides[0].read(channel, Window(0, 0, 1, 1))

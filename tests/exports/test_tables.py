@@ -39,14 +39,14 @@ def cells(n, seed=0):
     return columns
 
 
-def test_duplicate_names_are_told_apart():
+def test_duplicate_names_get_suffixes():
     assert unique_names(["a", "b", "a", "a"]) == ["a", "b", "a-1", "a-2"]
     assert unique_names(["a", "a", "a-1"]) == ["a", "a-2", "a-1"]
     assert unique_names([]) == []
 
 
 @pytest.mark.parametrize("n", [0, 1, 70_000])
-def test_parquet_comes_back(tmp_path, n):
+def test_parquet_round_trip(tmp_path, n):
     path, columns = tmp_path / "cells.parquet", cells(n)
     write_parquet(path, pieces(columns, n // 3), {"mpp": "0.5"})
     table = pq.read_table(path)
@@ -78,7 +78,7 @@ def test_csv_is_read_by_pandas(tmp_path, n):
             assert frame[name].tolist() == values.tolist()
 
 
-def test_csv_is_plain(tmp_path):
+def test_csv_bytes(tmp_path):
     columns = {
         "cell_id": np.array([1, 2], np.uint32),
         "CD3_cell_mean": np.array([0.1, np.nan], np.float32),
@@ -114,7 +114,7 @@ def test_h5ad_is_read_by_anndata(tmp_path, n):
     assert found.uns["panel"]["nuclear"] == "DAPI"
 
 
-def test_equal_tables_give_equal_bytes_however_they_are_cut(tmp_path):
+def test_pieces_of_a_table_do_not_change_bytes(tmp_path):
     def write(folder, *sizes):
         write_parquet(
             tmp_path / f"{folder}.parquet", pieces(table, *sizes), {"a": "b", "c": "d"}
@@ -148,13 +148,13 @@ def test_equal_tables_give_equal_bytes_however_they_are_cut(tmp_path):
         ({"a": np.zeros(2, complex)}, "'a' has dtype complex128"),
     ],
 )
-def test_what_is_no_table_is_an_error(tmp_path, write, columns, message):
+def test_invalid_tables_are_refused(tmp_path, write, columns, message):
     with pytest.raises(InputError, match=message):
         write(tmp_path / "cells", [columns])
     assert not list(tmp_path.iterdir())
 
 
-def test_h5ad_names_what_is_missing(tmp_path):
+def test_h5ad_reports_missing_columns(tmp_path):
     columns = cells(3)
     del columns["DAPI_nucleus_mean"]
     with pytest.raises(InputError, match=r"lacks 'DAPI_nucleus_mean'.*statistics"):
@@ -163,13 +163,13 @@ def test_h5ad_names_what_is_missing(tmp_path):
 
 
 @pytest.mark.parametrize("rows", [2, 4])
-def test_h5ad_counts_its_cells(tmp_path, rows):
+def test_h5ad_refuses_wrong_cell_count(tmp_path, rows):
     with pytest.raises(InputError, match=f"expected {rows}"):
         write_h5ad(tmp_path / "cells.h5ad", [cells(3)], rows, CHANNELS, 0.5)
     assert not list(tmp_path.iterdir())
 
 
-def test_h5ad_takes_names_with_slashes(tmp_path):
+def test_h5ad_replaces_slashes_in_names(tmp_path):
     columns = cells(3)
     columns["CD3/8_cell_median"] = np.arange(3.0)
     write_h5ad(tmp_path / "cells.h5ad", [columns], 3, CHANNELS, 0.5)
@@ -186,13 +186,13 @@ def test_h5ad_takes_names_with_slashes(tmp_path):
         ([{"a": np.zeros(2)}, {"a": np.zeros((2, 2))}], "one length"),
     ],
 )
-def test_pieces_that_do_not_fit_are_an_error(tmp_path, write, parts, message):
+def test_pieces_with_different_columns_are_refused(tmp_path, write, parts, message):
     with pytest.raises(InputError, match=message):
         write(tmp_path / "cells", iter(parts))
     assert not list(tmp_path.iterdir())
 
 
-def test_memory_holds_a_few_pieces(tmp_path):
+def test_memory_is_a_few_pieces(tmp_path):
     piece = {"cell_id": np.arange(20_000), "a": np.random.default_rng(0).random(20_000)}
     write_parquet(tmp_path / "warm.parquet", [piece])
     tracemalloc.start()
