@@ -210,4 +210,6 @@ class Tissue:
     def _check(self, window: Window) -> None:
         whole = self.window
         if window.intersection(whole) != window:
-            raise InputError(f"{window} is empty or not inside the slide {whole}. Choose a window of it.")
+            raise InputError(
+                f"{window} is empty or not inside the slide {whole}. Choose a window in it."
+            )

@@ -54,7 +54,7 @@ def test_numeric_ids_define_the_order(write):
     assert read_panel(write(header + "10\tB\n9\tA\n")) == ["A", "B"]
     assert read_panel(write(header + "cy5\tB\nfitc\tA\n")) == ["B", "A"]
     assert read_panel(write(header + "2\tB\n\tA\n")) == ["B", "A"]
-    with pytest.raises(InputError, match="'A', 'B' the same channel_id"):
+    with pytest.raises(InputError, match="'A', 'B' have the same channel_id"):
         read_panel(write(header + "1\tA\n1\tB\n"))
 
 
@@ -72,7 +72,7 @@ def test_duplicate_names_are_kept(write):
         ("DAPI,CD3\n", "none of the columns antibody_name"),
         ("channel_id\tantibody_name\n0\tDAPI\n1\t\n", "line 3: the name is missing"),
         ("channel_id\tantibody_name\n0\tDAPI\n\n1\n", "line 4: the name is missing"),
-        ('channel_id\tantibody_name\n0\t"DAPI\n', "no readable table"),
+        ('channel_id\tantibody_name\n0\t"DAPI\n', "not a readable table"),
     ],
 )
 def test_invalid_panels_are_refused(write, text, message):
@@ -84,7 +84,7 @@ def test_invalid_panels_are_refused(write, text, message):
 def test_unreadable_panels_are_refused(write, tmp_path):
     with pytest.raises(InputError, match=r"nothing.tsv cannot be opened: No such file"):
         read_panel(tmp_path / "nothing.tsv")
-    with pytest.raises(InputError, match=r"no UTF-8 text.*save it as UTF-8"):
+    with pytest.raises(InputError, match=r"not UTF-8 text.*Save it as UTF-8"):
         read_panel(write("TGFβ\n", "cp1253"))
 
 
@@ -107,15 +107,15 @@ def test_duplicate_name_is_refused_only_when_resolved():
 
 def test_unknown_name_lists_closest_names():
     with pytest.raises(
-        InputError, match=r"no channel 'pancytokeratin'. Closest: 'Pan-Cyto"
+        InputError, match=r"'pancytokeratin' not found. Did you mean 'Pan-Cyto"
     ):
         resolve_channel("pancytokeratin", NAMES)
     with pytest.raises(
-        InputError, match=r"no channel 'x'. The channels are: 'DAPI', 'CD3e'"
+        InputError, match=r"Channel 'x' not found. The channels are: 'DAPI', 'CD3e'"
     ):
         resolve_channel("x", NAMES)
     many = [f"Marker {number}" for number in range(60)]
-    with pytest.raises(InputError, match="Closest: 'Marker 7") as caught:
+    with pytest.raises(InputError, match="Did you mean 'Marker 7") as caught:
         resolve_channel("marker_7", many)
     assert len(str(caught.value)) < 200
 

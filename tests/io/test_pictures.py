@@ -150,18 +150,18 @@ def test_panel_overrides_colour_names(tmp_path):
 def test_invalid_pictures_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n")
-    with pytest.raises(InputError, match="no readable picture"):
+    with pytest.raises(InputError, match="not a readable picture"):
         open_image(path)
     Image.fromarray(colours()).save(path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=r"no readable picture|cannot be read"):
+    with pytest.raises(InputError, match=r"not a readable picture|cannot be read"):
         read(open_image(path))
     many = [Image.fromarray(colours()[..., i]) for i in range(3)]
     many[0].save(path, save_all=True, append_images=many[1:])
-    with pytest.raises(InputError, match="a film of 3"):
+    with pytest.raises(InputError, match="an animation of 3 frames"):
         open_image(path)
-    monkeypatch.setattr("codexseg.io.slides.pictures.MOST_PX", HEIGHT * WIDTH - 1)
+    monkeypatch.setattr("codexseg.io.slides.pictures.MAX_PX", HEIGHT * WIDTH - 1)
     Image.fromarray(colours()).save(path)
     with pytest.raises(InputError, match="tiled TIFF"):
         open_image(path)

@@ -225,7 +225,7 @@ def test_bioformats2raw_layout_opens_largest_image(tmp_path):
     assert image.channel_names == NAMES
     write_ome_zarr(tmp_path / "a.zarr" / "1", array)
     os.utime(tmp_path / "a.zarr" / ".zattrs", (1, 1))
-    with pytest.raises(InputError, match=r"several images: give one of .*/0, .*/1"):
+    with pytest.raises(InputError, match=r"several images. Pass one of .*/0, .*/1"):
         open_image(tmp_path / "a.zarr")
 
 
@@ -332,7 +332,9 @@ def test_panel_file_overrides_names_of_image(tmp_path):
     panel.write_text("channel_id\tantibody_name\n0\tX\n1\tY\n2\tZ\n")
     assert open_image(path, panel).channel_names == ("X", "Y", "Z")
     panel.write_text("X\nY\n")
-    with pytest.raises(InputError, match=r"holds 3 channels, but .*antibodies.tsv names 2"):
+    with pytest.raises(
+        InputError, match=r"has 3 channels, but .*antibodies.tsv has 2 names"
+    ):
         open_image(path, panel)
 
 
@@ -404,9 +406,9 @@ def test_mpp_of_file_and_config_are_compared():
     assert resolve_mpp(0.5, None, path) == 0.5
     assert resolve_mpp(None, 0.4, path) == 0.4
     assert resolve_mpp(0.5, 0.504, path) == 0.5
-    with pytest.raises(InputError, match=r"a.tif says 0.5 um.*data.image_mpp says 0.25"):
+    with pytest.raises(InputError, match=r"a.tif has 0.5 um.*data.image_mpp is 0.25"):
         resolve_mpp(0.5, 0.25, path)
-    with pytest.raises(InputError, match=r"a.tif does not say.*data.image_mpp"):
+    with pytest.raises(InputError, match=r"a.tif has no pixel size.*data.image_mpp"):
         resolve_mpp(None, None, path)
     for wrong in (0.0, -1.0, float("nan")):
         with pytest.raises(InputError, match="above 0"):
@@ -419,13 +421,13 @@ def test_mpp_of_file_and_config_are_compared():
 def test_paths_without_image_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"nothing.tif cannot be opened: No such file"):
         open_image(tmp_path / "nothing.tif")
-    with pytest.raises(InputError, match="a folder but no OME-Zarr"):
+    with pytest.raises(InputError, match="a folder but not an OME-Zarr"):
         open_image(tmp_path)
     (tmp_path / "empty.tif").touch()
-    with pytest.raises(InputError, match=r"is no TIFF .is empty"):
+    with pytest.raises(InputError, match=r"Unsupported file type.*is empty"):
         open_image(tmp_path / "empty.tif")
     (tmp_path / "film.gif").write_bytes(b"GIF89a")
-    with pytest.raises(InputError, match=r"is no TIFF .starts with b'GIF8'"):
+    with pytest.raises(InputError, match=r"Unsupported file type.*starts with b'GIF8'"):
         open_image(tmp_path / "film.gif")
     with pytest.raises(InputError, match=r"panel.tsv cannot be opened"):
         open_image(write_tiff(tmp_path / "a.tif", pixels()), tmp_path / "panel.tsv")
@@ -444,7 +446,7 @@ def test_truncated_file_is_refused(tmp_path, write, options, kept):
     if kept == -1 and write is write_qptiff:
         assert open_image(cut).shape == (3, HEIGHT, WIDTH)  # the label lost a byte
         return
-    with pytest.raises(InputError, match=r"truncated|no readable TIFF|do not fit"):
+    with pytest.raises(InputError, match=r"truncated|not a readable TIFF|do not fit"):
         open_image(cut)
 
 
@@ -453,7 +455,7 @@ def test_missing_page_is_refused(tmp_path):
     with tifffile.TiffFile(path, mode="r+b") as tif:
         xml = tif.pages[0].tags["ImageDescription"]
         xml.overwrite(tif.ome_metadata.replace('SizeC="3"', 'SizeC="4"').encode())
-    with pytest.raises(InputError, match="pages the file does not hold"):
+    with pytest.raises(InputError, match="pages that are not in the file"):
         open_image(path)
 
 
@@ -481,7 +483,7 @@ def test_3d_stacks_and_time_series_are_refused(tmp_path):
 def test_unsupported_dtypes_are_refused(tmp_path, dtype):
     array = (pixels() > 9).astype(dtype)
     tifffile.imwrite(tmp_path / "a.tif", array, photometric="minisblack")
-    match = rf"has dtype {dtype}; read are uint8, uint16, float32.*Convert"
+    match = rf"has dtype {dtype}, expected uint8, uint16, float32.*Convert"
     with pytest.raises(InputError, match=match):
         open_image(tmp_path / "a.tif")
     with pytest.raises(InputError, match=match):
@@ -525,7 +527,7 @@ def test_large_plane_in_one_compressed_strip_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(tiff, "MAX_SEGMENT_BYTES", 10_000)
     path = tmp_path / "a.tif"
     write_tiff(path, pixels(), compression="zlib", rowsperstrip=HEIGHT)
-    with pytest.raises(InputError, match=r"pieces of 150 x 170 px.*tiles of 512"):
+    with pytest.raises(InputError, match=r"tiles of 150 x 170 px.*tiles of 512"):
         open_image(path)
 
 
@@ -541,10 +543,10 @@ def test_invalid_ome_zarr_is_refused(tmp_path):
         open_image(tmp_path / "array.zarr")
     path = write_ome_zarr(tmp_path / "hole.zarr", pixels())
     shutil.rmtree(path / "0")
-    with pytest.raises(InputError, match="no readable OME-Zarr"):
+    with pytest.raises(InputError, match="not a readable OME-Zarr"):
         open_image(path)
     path = write_ome_zarr(tmp_path / "few.zarr", pixels(), NAMES[:2])
-    with pytest.raises(InputError, match="holds 3 channels, but its metadata names 2"):
+    with pytest.raises(InputError, match="has 3 channels, but its metadata has 2 names"):
         open_image(path)
     path = write_ome_zarr(tmp_path / "none.zarr", np.zeros((0, 9, 9), np.uint8))
     with pytest.raises(InputError, match=r"no pixels: .* \(0, 9, 9\)"):
@@ -612,7 +614,7 @@ def test_windows_outside_slide_are_refused(slides, window):
 
 def test_unknown_channels_and_levels_are_refused(slides):
     for channel in (-1, 3):
-        with pytest.raises(InputError, match="3 channels: expected 0 to 2"):
+        with pytest.raises(InputError, match=r"3 channels\. Expected 0 to 2"):
             slides[0].read(channel, Window(0, 0, 1, 1))
-    with pytest.raises(InputError, match="pyramid level 2"):
+    with pytest.raises(InputError, match="Pyramid level 2"):
         slides[0].read(0, Window(0, 0, 1, 1), level=2)

@@ -1,4 +1,4 @@
-"""The slide image: one lazy (c, y, x) image, whatever the format of the file."""
+"""Slide images of any file format as lazy (c, y, x) images."""
 
 import hashlib
 import math
@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from codexseg.arrays import Pixels
 from codexseg.core.grid import Window
 from codexseg.errors import InputError
 from codexseg.io.slides.panel import read_panel
 
 DTYPES: Final = ("uint8", "uint16", "float32")
-# What tifffile, imagecodecs, zarr and numcodecs raise for a file that is not sound.
-# MemoryError is not among them: that is not the file's fault.
+# Exceptions of tifffile, imagecodecs, zarr and numcodecs for damaged files. MemoryError
+# does not indicate a damaged file.
 READER_ERRORS: Final = (
     OSError,
     ValueError,
@@ -39,7 +39,7 @@ READER_ERRORS: Final = (
 
 @dataclass(frozen=True)
 class SlideInfo:
-    """What a reader found out about a slide; `names` are the file's own, if it has any."""
+    """Properties of a slide; `names` are the channel names in the file, None if absent."""
 
     path: Path
     format: str
@@ -51,14 +51,14 @@ class SlideInfo:
 
 
 class SlideImage(ABC):
-    """A multichannel slide (c, y, x), read window by window.
+    """A multichannel slide image (c, y, x), read window by window.
 
     Attributes
     ----------
     path : Path
         Absolute path of the file or folder.
     panel_file : Path or None
-        The file that names the channels, where it is not the slide itself.
+        File with the channel names, if they are not taken from the slide.
     format : str
         "OME-TIFF", "qptiff", "TIFF", "OME-Zarr", "PNG", "JPEG" or "BMP".
     shape : (int, int, int)
@@ -66,10 +66,10 @@ class SlideImage(ABC):
     dtype : np.dtype
         uint8, uint16 or float32, in native byte order.
     channel_names : tuple of str
-        One name per channel; duplicates are possible. Of a picture: red, green and
-        blue, or grey.
+        One name per channel; duplicates are possible. Pictures have red, green and blue,
+        or grey.
     mpp : float or None
-        Micrometres per pixel, where the file says so.
+        Micrometres per pixel; None if the file has no pixel size.
     levels : tuple of (int, int)
         Height and width of each pyramid level, full resolution first.
     """
@@ -92,17 +92,17 @@ class SlideImage(ABC):
     def __repr__(self) -> str:
         return f"<{self.format} {self.path.name}, (c, y, x) = {self.shape}, {self.dtype}>"
 
-    def read(self, channel: int, window: Window, level: int = 0) -> NDArray[Any]:
-        """Read one channel in a window; only the tiles under it are touched.
+    def read(self, channel: int, window: Window, level: int = 0) -> Pixels:
+        """Read one channel in a window; only the tiles under it are decoded.
 
         Parameters
         ----------
         channel : int
-            Number of the channel, from 0.
+            Index of the channel.
         window : Window
-            Pixels of the given level; inside the slide, at least 1 px.
+            Window of at least 1 px inside the slide, px of the given level.
         level : int
-            Pyramid level, 0 = full resolution.
+            Pyramid level; 0 is the full resolution.
 
         Returns
         -------
@@ -112,18 +112,18 @@ class SlideImage(ABC):
         Raises
         ------
         InputError
-            If channel, window or level are not in the slide, or the file is damaged
-            there: the message names file, channel and window.
+            If channel, window or level are not in the slide, or the file is damaged in
+            the window.
         """
         channel, level = operator.index(channel), operator.index(level)
         if not 0 <= channel < self.shape[0]:
             raise InputError(
-                f"channel {channel} is not in {self.path}, which has {self.shape[0]} "
-                f"channels: expected 0 to {self.shape[0] - 1}."
+                f"Channel {channel} is not in {self.path}, which has {self.shape[0]} "
+                f"channels. Expected 0 to {self.shape[0] - 1}."
             )
         if not 0 <= level < len(self.levels):
             raise InputError(
-                f"pyramid level {level} is not in {self.path}: expected 0 to "
+                f"Pyramid level {level} is not in {self.path}. Expected 0 to "
                 f"{len(self.levels) - 1}."
             )
         height, width = self.levels[level]
@@ -131,7 +131,7 @@ class SlideImage(ABC):
             0 <= window.y0 < window.y1 <= height and 0 <= window.x0 < window.x1 <= width
         ):
             raise InputError(
-                f"{window} is not a window of {self.path}: expected at least one px "
+                f"{window} is not a window of {self.path}. Expected at least one px "
                 f"inside height {height} and width {width} (level {level})."
             )
         try:
@@ -140,39 +140,40 @@ class SlideImage(ABC):
             raise InputError(
                 f"{self.path}: channel {channel} ({self.channel_names[channel]!r}) cannot "
                 f"be read in {window} (level {level}): {_reason(error)}. The file is "
-                f"damaged or gone there; copy or export it again."
+                f"damaged or missing. Copy or export it again."
             ) from error
 
     @abstractmethod
-    def _read(self, channel: int, window: Window, level: int) -> NDArray[Any]:
-        """Read a window that was checked; raise what `READER_ERRORS` lists."""
+    def _read(self, channel: int, window: Window, level: int) -> Pixels:
+        """Read a valid window; raise one of `READER_ERRORS` for a damaged file."""
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Identify the content, whatever the path and the time of the file.
+        """Identify the content, independent of path and modification time.
 
-        Sizes, metadata and evenly spaced samples are hashed (sha256, hex), not every
-        byte: cheap for 100 GB, blind to an edit between the samples that keeps the size.
-        The panel file has no part in it.
+        The hash (sha256, hexadecimal) covers sizes, metadata and evenly spaced samples
+        instead of every byte. It is fast for 100 GB, and does not change with an edit
+        between the samples that keeps the size. The panel file is not included.
         """
 
 
 def _check_info(info: SlideInfo) -> None:
-    """Refuse images without pixels and dtypes that are not read."""
+    """Raise InputError for images without pixels and unsupported dtypes."""
     if min(info.shape) < 1:
         raise InputError(
-            f"{info.path} holds no pixels: channels, height, width = {info.shape}."
+            f"{info.path} has no pixels: channels, height, width = {info.shape}. Export it "
+            f"again."
         )
     if info.dtype.newbyteorder("=").name not in DTYPES:
         raise InputError(
-            f"{info.path} has dtype {info.dtype.name}; read are {', '.join(DTYPES)}. "
-            f"Convert it first, for example in Fiji (Image > Type) or in Python with "
-            f"numpy: array.clip(0, 65535).round().astype('uint16')."
+            f"{info.path} has dtype {info.dtype.name}, expected {', '.join(DTYPES)}. "
+            f"Convert it first, for example in Fiji (Image > Type) or with numpy: "
+            f"array.clip(0, 65535).round().astype('uint16')."
         )
 
 
 def _channel_names(info: SlideInfo, panel_file: Path | None) -> tuple[str, ...]:
-    """Take the names of the panel file, else of the image, else number the channels."""
+    """Return the names in the panel file, else in the image, else numbered names."""
     count, names = info.shape[0], info.names
     if panel_file is not None:
         names = tuple(read_panel(panel_file))
@@ -181,8 +182,8 @@ def _channel_names(info: SlideInfo, panel_file: Path | None) -> tuple[str, ...]:
     if len(names) != count:
         source = panel_file or "its metadata"
         raise InputError(
-            f"{info.path} holds {count} channels, but {source} names {len(names)}: give a "
-            f"panel file (data.antibodies_file) with one name per channel."
+            f"{info.path} has {count} channels, but {source} has {len(names)} names. Pass "
+            f"a panel file (data.antibodies_file) with one name per channel."
         )
     return tuple(name or f"Channel {number}" for number, name in enumerate(names))
 
@@ -190,7 +191,7 @@ def _channel_names(info: SlideInfo, panel_file: Path | None) -> tuple[str, ...]:
 def channel_axis(
     axes: Sequence[str], shape: Sequence[int], channels: str, path: Path
 ) -> int:
-    """Find the channel axis of an image, and refuse what is not (c, y, x) in any order.
+    """Find the channel axis of an image with axes c, y and x in any order.
 
     Parameters
     ----------
@@ -199,63 +200,70 @@ def channel_axis(
     shape : sequence of int
         Length of each axis.
     channels : str
-        Letters of the axes that may count channels.
+        Letters of possible channel axes.
 
     Returns
     -------
     int
-        Index of the channel axis, -1 where there is none (one channel).
-    """
-    if "Y" not in axes or "X" not in axes:
-        raise InputError(
-            f"{path} has the axes {''.join(axes)!r}: expected y, x and perhaps c."
-        )
-    found = [
-        i for i, n in enumerate(shape) if axes[i] in channels and (n != 1 or axes[i] == "C")
-    ]
-    for axis, length in zip(axes, shape, strict=True):
-        if axis not in "YX" and axis not in channels and length != 1:
-            meaning = {"Z": "a 3-D stack", "T": "a time series"}.get(axis, "no plane image")
-            raise InputError(
-                f"{path} is {meaning}: {length} steps along axis {axis!r}, expected 1. "
-                f"Project it or export one plane; if these are channels, export them so."
-            )
-    # a singleton C beside one real channel axis says nothing
-    several = [i for i in found if shape[i] != 1] or found[:1]
-    if len(several) > 1:
-        sizes = ", ".join(f"{axes[i]}: {shape[i]}" for i in several)
-        raise InputError(
-            f"{path} counts channels along several axes ({sizes}): expected one of them. "
-            f"Export it with axes (c, y, x)."
-        )
-    return several[0] if several else -1
-
-
-def resolve_mpp(from_file: float | None, from_config: float | None, path: Path) -> float:
-    """Decide the micrometres per pixel: the file's, else the config's.
+        Index of the channel axis; -1 if there is none (one channel).
 
     Raises
     ------
     InputError
-        If they differ by more than 1 %, if there is neither, or if the config's is no
-        positive number.
+        If y or x is missing, another axis is longer than 1, or there are several channel
+        axes.
+    """
+    if "Y" not in axes or "X" not in axes:
+        raise InputError(
+            f"{path} has the axes {''.join(axes)!r}. Expected y, x and optionally c."
+        )
+    candidates = [
+        i for i, n in enumerate(shape) if axes[i] in channels and (n != 1 or axes[i] == "C")
+    ]
+    for axis, length in zip(axes, shape, strict=True):
+        if axis not in "YX" and axis not in channels and length != 1:
+            kind = {"Z": "a 3-D stack", "T": "a time series"}.get(axis, "not a plane image")
+            raise InputError(
+                f"{path} is {kind}: {length} steps along axis {axis!r}, expected 1. "
+                f"Export one plane or a projection. If these are channels, export them as "
+                f"axis 'C'."
+            )
+    # a C axis of length 1 is ignored if another channel axis is longer
+    channel_axes = [i for i in candidates if shape[i] != 1] or candidates[:1]
+    if len(channel_axes) > 1:
+        sizes = ", ".join(f"{axes[i]}: {shape[i]}" for i in channel_axes)
+        raise InputError(
+            f"{path} has several channel axes ({sizes}), expected one. Export it with axes "
+            f"(c, y, x)."
+        )
+    return channel_axes[0] if channel_axes else -1
+
+
+def resolve_mpp(from_file: float | None, from_config: float | None, path: Path) -> float:
+    """Return the micrometres per pixel of the file, else of the config.
+
+    Raises
+    ------
+    InputError
+        If the two differ by more than 1 %, if there is neither, or if the value of the
+        config is not a positive number.
     """
     if from_config is not None and not (math.isfinite(from_config) and from_config > 0):
         raise InputError(
-            f"data.image_mpp is {from_config}: expected micrometres per pixel, above 0."
+            f"data.image_mpp is {from_config}, expected micrometres per pixel above 0."
         )
     if from_file is None and from_config is None:
         raise InputError(
-            f"{path} does not say its pixel size: give it in micrometres per pixel, as "
-            f"data.image_mpp in the config (0.5 at 20x, as a rule), or have the scale "
-            f"found from the size of the cells, with segmentation.diameter: auto."
+            f"{path} has no pixel size. Set data.image_mpp in the config (micrometres per "
+            f"pixel, usually 0.5 at 20x), or let segmentation.diameter: auto estimate the "
+            f"scale from the size of the cells."
         )
     if from_file is None or from_config is None:
         return float(from_config if from_file is None else from_file)  # type: ignore[arg-type]
     if abs(from_file - from_config) > 0.01 * max(from_file, from_config):
         raise InputError(
-            f"{path} says {from_file:.6g} um per pixel, data.image_mpp says "
-            f"{from_config:.6g}: remove data.image_mpp, or correct the one that is wrong."
+            f"{path} has {from_file:.6g} um per pixel, but data.image_mpp is "
+            f"{from_config:.6g}. Remove data.image_mpp, or correct the wrong value."
         )
     return float(from_file)
 
@@ -263,7 +271,7 @@ def resolve_mpp(from_file: float | None, from_config: float | None, path: Path) 
 def hash_samples(
     digest: Any, file: BinaryIO, size: int, *, ends: int = 2**16, samples: int = 64
 ) -> None:
-    """Feed a hash with the first and last bytes of a file and 4 KB blocks between them."""
+    """Update a hash with the ends of a file and evenly spaced blocks of 4 KB."""
     block = 4096
     if size <= 2 * ends + samples * block:
         digest.update(file.read())
@@ -277,7 +285,7 @@ def hash_samples(
 
 
 def file_fingerprint(path: Path) -> str:
-    """Return sha256 over size, first and last 64 KB and 64 blocks of 4 KB of a file."""
+    """Return the sha256 of size, first and last 64 KB and 64 blocks of 4 KB of a file."""
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:
@@ -286,6 +294,6 @@ def file_fingerprint(path: Path) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """Say what a library's exception says, on one line."""
+    """Return the text of a library's exception on one line."""
     text = " ".join(str(error).split()) or "no reason given"
     return f"{type(error).__name__}: {text.rstrip('.')}"

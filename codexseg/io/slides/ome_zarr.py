@@ -1,4 +1,4 @@
-"""OME-Zarr: NGFF 0.4 (zarr 2) and 0.5 (zarr 3) images in a local folder."""
+"""OME-Zarr slides: NGFF 0.4 (zarr 2) and 0.5 (zarr 3) in a local folder."""
 
 import hashlib
 import json
@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import zarr
-from numpy.typing import NDArray
 
+from codexseg.arrays import Pixels
 from codexseg.core.grid import Window
 from codexseg.errors import InputError
 from codexseg.io.slides.base import (
@@ -47,7 +47,7 @@ class ZarrImage(SlideImage):
     def __reduce__(self) -> tuple[Callable[..., "ZarrImage"], tuple[Path, Path | None]]:
         return open_zarr, (self.path, self.panel_file)
 
-    def _read(self, channel: int, window: Window, level: int) -> NDArray[Any]:
+    def _read(self, channel: int, window: Window, level: int) -> Pixels:
         index: list[Any] = [0] * self._arrays[level].ndim
         index[self._y], index[self._x] = window.slices
         if self._channel >= 0:
@@ -91,8 +91,8 @@ def open_zarr(path: Path, panel_file: Path | None) -> ZarrImage:
         for array in arrays:
             if len(array.shape) != len(axes):
                 raise InputError(
-                    f"{path} has arrays of shape {array.shape} with axes {axes}: they must "
-                    f"fit. Export it again."
+                    f"{path} has shape {array.shape} with axes {axes}. Expected "
+                    f"one length per axis. Export it again."
                 )
         y, x = axes.index("Y"), axes.index("X")
         at = channel_axis(axes, arrays[0].shape, "C", path)
@@ -112,33 +112,34 @@ def open_zarr(path: Path, panel_file: Path | None) -> ZarrImage:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turn what zarr raises, or metadata of another make, into an InputError."""
+    """Convert errors of zarr and of unexpected metadata to InputError."""
     try:
         yield
     except InputError:
         raise
     except READER_ERRORS as error:
         raise InputError(
-            f"{path} is no readable OME-Zarr image ({type(error).__name__}: {error}): "
-            f"expected NGFF 0.4 or 0.5 with multiscales. Copy or export it again."
+            f"{path} is not a readable OME-Zarr image ({type(error).__name__}: {error}). "
+            f"Expected NGFF 0.4 or 0.5 with multiscales. Copy or export it again."
         ) from error
 
 
 def _image_group(path: Path) -> tuple[Any, Metadata]:
-    """Return the group that holds the image pyramid, and its NGFF metadata."""
+    """Return the group of the image pyramid and its NGFF metadata."""
     root = zarr.open(path, mode="r")
     if not isinstance(root, zarr.Group):
         raise InputError(
-            f"{path} is a zarr array without OME metadata: give the image around it."
+            f"{path} is a zarr array without OME metadata. Pass the folder of the whole "
+            f"image."
         )
     metadata = _ngff(root)
     if metadata.get("multiscales"):
         return root, metadata
     if "plate" in metadata:
         raise InputError(
-            f"{path} is a plate of many images: give one of them, for example {path}/A/1/0."
+            f"{path} is a plate of many images. Pass one of them, for example {path}/A/1/0."
         )
-    if "bioformats2raw.layout" in metadata:  # 0 is the slide; then label, macro image
+    if "bioformats2raw.layout" in metadata:  # slide, label image, macro image
         series = sorted((k for k, _ in root.groups() if k.isdigit()), key=int)
         images = {key: _ngff(root[key]) for key in series}
         areas = {k: _area(root[k], m) for k, m in images.items() if m.get("multiscales")}
@@ -146,23 +147,23 @@ def _image_group(path: Path) -> tuple[Any, Metadata]:
         if len(largest) == 1:
             return root[largest[0]], images[largest[0]]
         if largest:
-            which = ", ".join(f"{path}/{key}" for key in largest)
-            raise InputError(f"{path} holds several images: give one of {which}.")
+            choices = ", ".join(f"{path}/{key}" for key in largest)
+            raise InputError(f"{path} has several images. Pass one of {choices}.")
     raise InputError(
-        f"{path} is no OME-Zarr image: its attributes have no 'multiscales'. Give the "
+        f"{path} is not an OME-Zarr image: its attributes have no 'multiscales'. Pass the "
         f"group that has them, or export it as OME-Zarr (NGFF 0.4 or 0.5)."
     )
 
 
 def _ngff(group: Any) -> Metadata:
-    """Return the NGFF attributes: under "ome" since 0.5, at the top before."""
+    """Return the NGFF attributes, under the key "ome" since version 0.5."""
     attributes = group.attrs.asdict()
     ome = attributes.get("ome", attributes)
     return ome if isinstance(ome, dict) else {}
 
 
 def _area(group: Any, metadata: Metadata) -> int:
-    """Return the number of values of an image's full resolution."""
+    """Return the number of values of an image at full resolution."""
     return prod(group[metadata["multiscales"][0]["datasets"][0]["path"]].shape)
 
 
@@ -175,7 +176,7 @@ def _axes(multiscales: Metadata, path: Path) -> tuple[list[str], list[str]]:
     axes = multiscales.get("axes")
     if not axes:
         raise InputError(
-            f"{path} names no axes (NGFF before 0.3): export it as NGFF 0.4 or 0.5."
+            f"{path} has no axes (NGFF before 0.3). Export it as NGFF 0.4 or 0.5."
         )
     axes = [{"name": axis} if isinstance(axis, str) else axis for axis in axes]
     letters = [str(axis["name"]).upper() for axis in axes]
@@ -189,25 +190,25 @@ def _axes(multiscales: Metadata, path: Path) -> tuple[list[str], list[str]]:
 def _pixel_sizes(
     multiscales: Metadata, dataset: Metadata, units: Sequence[str]
 ) -> list[float | None]:
-    """Return the micrometres per pixel along each axis; None where no unit is given."""
+    """Return the micrometres per pixel along each axis; None without a unit."""
     scale = np.ones(len(units))
-    for holder in (dataset, multiscales):
-        for transform in holder.get("coordinateTransformations") or ():
+    for node in (dataset, multiscales):
+        for transform in node.get("coordinateTransformations") or ():
             if transform.get("type") == "scale":
                 scale = scale * np.asarray(transform["scale"], float)
     return [to_micrometres(float(s), unit) for s, unit in zip(scale, units, strict=True)]
 
 
 def is_blosc(array: Any) -> bool:
-    """Whether each chunk is a file that Blosc wrote; shards have checksums of their own."""
+    """Whether each chunk is a Blosc file; shards have checksums of their own."""
     names = (type(codec).__name__ for codec in array.compressors)
     return array.shards is None and any("blosc" in name.lower() for name in names)
 
 
 def check_blosc(array: Any, index: Sequence[Any]) -> None:
-    """Refuse truncated chunks: Blosc's decoder would read past their end and say nothing.
+    """Raise EOFError for truncated chunks, which Blosc would read beyond their end.
 
-    Bytes 12 to 15 of a chunk are its length.
+    Bytes 12 to 15 of a chunk are its length (Blosc 1 header).
     """
     ranges = [
         range(i // n, i // n + 1)
@@ -221,7 +222,7 @@ def check_blosc(array: Any, index: Sequence[Any]) -> None:
         try:
             with path.open("rb", buffering=0) as file:
                 header, size = file.read(16), path.stat().st_size
-        except FileNotFoundError:  # never written: the fill value
+        except FileNotFoundError:  # not stored: fill value
             continue
         if size < 16 or size != int.from_bytes(header[12:], "little"):
             raise EOFError(f"chunk {path.relative_to(folder)} is truncated")

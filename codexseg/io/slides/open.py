@@ -1,9 +1,8 @@
-"""The door for slides: every format becomes one lazy (c, y, x) image.
+"""Open slide images of any supported format.
 
-`open_image` decides by content which reader opens a path; readers live in
-`codexseg.io.slides.tiff`, `codexseg.io.slides.ome_zarr` and `codexseg.io.slides.pictures`.
-What comes out is
-a `SlideImage`: small, immutable, safe to share between threads, pickled as its path.
+`open_image` chooses the reader by the content of the file: `codexseg.io.slides.tiff`,
+`codexseg.io.slides.ome_zarr` or `codexseg.io.slides.pictures`. The result is a
+`SlideImage`: small, immutable, shared safely between threads, pickled as its path.
 """
 
 from collections.abc import Sequence
@@ -24,15 +23,16 @@ def open_image(
     panel_file: str | Path | None = None,
     window: Sequence[int] | None = None,
 ) -> SlideImage:
-    """Open a slide lazily; the same unchanged file is opened once per process.
+    """Open a slide lazily; an unchanged file is opened once per process.
 
     Parameters
     ----------
     path : str or Path
-        OME-TIFF, qptiff, multi-page TIFF, the folder of an OME-Zarr image, or a
-        picture: png, jpg, bmp, or a TIFF in colours.
+        OME-TIFF, qptiff, multi-page TIFF, folder of an OME-Zarr image, or a picture (png,
+        jpg, bmp, colour TIFF).
     panel_file : str or Path, optional
-        Channel names, see `codexseg.io.slides.panel.read_panel`; they win over the file's.
+        File with channel names, see `codexseg.io.slides.panel.read_panel`. It overrides
+        the names in the image.
     window : (int, int, int, int), optional
         First row, first column, height and width (px) of the part to open; see
         `codexseg.io.slides.window.crop_slide`. The default is the whole slide.
@@ -40,9 +40,9 @@ def open_image(
     Raises
     ------
     InputError
-        If the path is missing, no image that is read here, truncated, a 3-D stack, of
-        another dtype, if names and channels differ in number, or if the window is not
-        inside the slide.
+        If the path does not exist or is not a supported image (other format or dtype,
+        3-D stack, truncated), if names and channels differ in number, or if the window is
+        not inside the slide.
     """
     path = Path(path).absolute()
     panel = None if panel_file is None else Path(panel_file).absolute()
@@ -52,14 +52,14 @@ def open_image(
 
 @lru_cache(maxsize=8)
 def _open(path: Path, panel: Path | None, *stamps: tuple[int, ...] | None) -> SlideImage:
-    """Open a path; `stamps` tell a changed file from the one in the cache."""
+    """Open a path; `stamps` distinguish a changed file from the cached one."""
     if path.is_dir():
         if not any((path / name).exists() for name in _ZARR_FILES):
             raise InputError(
-                f"{path} is a folder but no OME-Zarr image (none of "
-                f"{', '.join(_ZARR_FILES)} in it): give the .zarr folder or an image file."
+                f"{path} is a folder but not an OME-Zarr image (it contains none of "
+                f"{', '.join(_ZARR_FILES)}). Pass the .zarr folder or an image file."
             )
-        # The readers import tifffile and zarr: only what is opened is paid for.
+        # Importing tifffile and zarr is slow: each reader is imported when needed.
         from codexseg.io.slides.ome_zarr import open_zarr
 
         return open_zarr(path, panel)
@@ -71,9 +71,9 @@ def _open(path: Path, panel: Path | None, *stamps: tuple[int, ...] | None) -> Sl
         return open_picture(path, panel)
     if start not in _TIFF_MAGIC:
         raise InputError(
-            f"{path} is no TIFF ({f'starts with {start!r}' if start else 'is empty'}) and "
-            f"no picture: expected an OME-TIFF, a qptiff, a TIFF, an OME-Zarr folder, or a "
-            f"png, jpg or bmp."
+            f"Unsupported file type: {path} "
+            f"({f'starts with {start!r}' if start else 'is empty'}). Expected an OME-TIFF, "
+            f"a qptiff, a TIFF, an OME-Zarr folder, or a png, jpg or bmp."
         )
     from codexseg.io.slides.tiff import open_tiff
 
@@ -81,17 +81,17 @@ def _open(path: Path, panel: Path | None, *stamps: tuple[int, ...] | None) -> Sl
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    """Return what changes when a file, or the metadata of a zarr folder, is rewritten."""
+    """Return inodes, sizes and times of a file or of the metadata of a zarr folder."""
     try:
         stats = [path.stat()]
         if path.is_dir():
             files = (path / name for name in _ZARR_FILES)
             stats += [file.stat() for file in files if file.exists()]
         else:
-            path.open("rb").close()  # says so here if it may not be read
+            path.open("rb").close()  # raises if the file is not readable
     except OSError as error:
         raise InputError(
-            f"{path} cannot be opened: {error.strerror or error}. Give the path of an "
+            f"{path} cannot be opened: {error.strerror or error}. Pass the path of an "
             f"existing, readable file."
         ) from error
     return tuple(n for s in stats for n in (s.st_ino, s.st_size, s.st_mtime_ns))

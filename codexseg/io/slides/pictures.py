@@ -1,8 +1,8 @@
-"""Pictures: png, jpg and bmp, in grey or in colours, as images of one or three channels.
+"""Pictures (png, jpg, bmp) as slide images of one or three channels.
 
-They are small against slides, and are decoded whole when they are opened. What is said
-of transparency is left out; a palette is looked up. Their pixel size is never believed:
-it says how large they are to be printed.
+Pictures are small compared with slides, and are decoded as a whole when opened. The alpha
+channel is dropped and a palette is applied. Their resolution is ignored because it refers
+to printing.
 """
 
 import warnings
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from codexseg.arrays import Pixels
 from codexseg.core.grid import Window
 from codexseg.errors import InputError
 from codexseg.io.slides.base import READER_ERRORS, SlideImage, SlideInfo, file_fingerprint
@@ -20,27 +20,25 @@ from codexseg.io.slides.base import READER_ERRORS, SlideImage, SlideInfo, file_f
 COLOURS: Final = ("red", "green", "blue")
 GREY: Final = ("grey",)
 MAGIC: Final = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP"}
-MOST_PX: Final = 2**27
-"""Larger pictures should be tiled TIFFs: they are held in memory."""
+MAX_PX: Final = 2**27
+"""Limit of a picture, because it is in memory as a whole."""
 
 _GREY_MODES: Final = {"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L"}
-_DEEP: Final = 16  # bits of a sample
-_PNG_HEADER: Final = 26  # bytes of a png, of which the last but one is the depth
+_DEEP: Final = 16  # bits per sample
+_PNG_HEADER: Final = 26  # bytes; the last but one is the bit depth
 
 
 class Picture(SlideImage):
     """A png, jpg or bmp; see `SlideImage`."""
 
-    def __init__(
-        self, info: SlideInfo, panel_file: Path | None, pixels: NDArray[Any]
-    ) -> None:
+    def __init__(self, info: SlideInfo, panel_file: Path | None, pixels: Pixels) -> None:
         super().__init__(info, panel_file)
         self._pixels = pixels
 
     def __reduce__(self) -> tuple[Callable[..., "Picture"], tuple[Path, Path | None]]:
         return open_picture, (self.path, self.panel_file)
 
-    def _read(self, channel: int, window: Window, level: int) -> NDArray[Any]:
+    def _read(self, channel: int, window: Window, level: int) -> Pixels:
         del level
         return np.array(self._pixels[channel, *window.slices], order="C")
 
@@ -50,7 +48,7 @@ class Picture(SlideImage):
 
 
 def is_picture(start: bytes) -> bool:
-    """Whether a file that starts so is a picture."""
+    """Whether the first bytes of a file are those of a picture."""
     return any(start.startswith(magic) for magic in MAGIC)
 
 
@@ -60,13 +58,13 @@ def open_picture(path: Path, panel_file: Path | None) -> Picture:
     Raises
     ------
     InputError
-        If it is damaged, larger than 2**27 px, or moves.
+        If it is damaged, larger than 2**27 px, or animated.
     """
     from PIL import Image
 
     try:
         with warnings.catch_warnings():
-            # Pillow warns of what may be a bomb; the size is checked here
+            # Pillow warns about large pictures; the size is checked below
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path, formats=tuple(MAGIC.values())) as image:
                 kind, frames = str(image.format), getattr(image, "n_frames", 1)
@@ -78,8 +76,8 @@ def open_picture(path: Path, panel_file: Path | None) -> Picture:
         raise _too_large(path) from error
     except (*READER_ERRORS, SyntaxError) as error:
         raise InputError(
-            f"{path} is no readable picture, or it is truncated ({type(error).__name__}: "
-            f"{error}). Copy or export it again."
+            f"{path} is not a readable picture, or it is truncated "
+            f"({type(error).__name__}: {error}). Copy or export it again."
         ) from error
     shape = pixels.shape[1], pixels.shape[2]
     info = SlideInfo(
@@ -95,22 +93,22 @@ def open_picture(path: Path, panel_file: Path | None) -> Picture:
 
 
 def _check(path: Path, size: int, frames: int) -> None:
-    if size > MOST_PX:
+    if size > MAX_PX:
         raise _too_large(path)
     if frames != 1:
         raise InputError(
-            f"{path} is a film of {frames} pictures, expected one: export one of them."
+            f"{path} is an animation of {frames} frames, expected one. Export one frame."
         )
 
 
-def _decoded(path: Path, image: Any) -> tuple[tuple[str, ...], NDArray[Any]]:
-    """Decode a picture: the names of its channels, and (c, y, x)."""
+def _decoded(path: Path, image: Any) -> tuple[tuple[str, ...], Pixels]:
+    """Return the channel names of a picture and its pixels (c, y, x)."""
     names = GREY if _is_grey(image) else COLOURS
     if _is_deep(path):  # Pillow halves the depth of colours
         import imagecodecs
 
         pixels = np.asarray(imagecodecs.png_decode(path.read_bytes()))
-    elif image.mode in ("LA", "RGBA"):  # as they are: not laid on black
+    elif image.mode in ("LA", "RGBA"):  # without blending them with black
         pixels = np.asarray(image)
     else:
         pixels = np.asarray(image.convert("L" if names == GREY else "RGB"))
@@ -119,7 +117,7 @@ def _decoded(path: Path, image: Any) -> tuple[tuple[str, ...], NDArray[Any]]:
 
 
 def _is_grey(image: Any) -> bool:
-    """Whether all pixels are grey by their kind; a palette may hold greys alone."""
+    """Whether the mode of a picture is grey, or all colours of its palette are."""
     if image.mode != "P":
         return image.mode in _GREY_MODES
     palette = np.array(image.getpalette() or [0, 0, 0]).reshape(-1, 3)
@@ -127,7 +125,7 @@ def _is_grey(image: Any) -> bool:
 
 
 def _is_deep(path: Path) -> bool:
-    """Whether samples have 16 bits: only a png's may."""
+    """Whether a picture is a png with 16 bits per sample."""
     with path.open("rb") as file:
         header = file.read(_PNG_HEADER)
     return header.startswith(b"\x89PNG") and header[-2] == _DEEP
@@ -135,6 +133,6 @@ def _is_deep(path: Path) -> bool:
 
 def _too_large(path: Path) -> InputError:
     return InputError(
-        f"{path} is a picture of more than {MOST_PX} px, which would be held in memory: "
-        f"convert it to a tiled TIFF, which is read in pieces."
+        f"{path} is a picture of more than {MAX_PX} px, too large for memory. Convert it "
+        f"to a tiled TIFF, which is read lazily."
     )

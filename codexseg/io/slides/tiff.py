@@ -1,8 +1,8 @@
-"""The TIFF family: OME-TIFF, qptiff, ImageJ, plain multi-page TIFF, and colour pictures.
+"""TIFF slides: OME-TIFF, qptiff, ImageJ, plain multi-page TIFF, and colour pictures.
 
-tifffile reads the directory once; windows are then read tile by tile (or strip by strip)
-from the file, or from a memory map where the pixels lie uncompressed in one run. The file
-is open only while a window is read, so threads and forked workers share nothing.
+tifffile reads the directory once. Windows are then read tile by tile (or strip by strip),
+or from a memory map if the pixels are contiguous and uncompressed. The file is open only
+while a window is read, so that threads and forked workers share no handle.
 """
 
 import struct
@@ -15,8 +15,8 @@ from typing import Any, Final
 
 import numpy as np
 import tifffile
-from numpy.typing import NDArray
 
+from codexseg.arrays import Int64, Pixels
 from codexseg.core.grid import Window
 from codexseg.errors import InputError
 from codexseg.io.slides import tiff_metadata
@@ -28,32 +28,35 @@ from codexseg.io.slides.base import (
     file_fingerprint,
 )
 
-# A compressed strip is decoded whole: one that holds a plane defeats lazy reading.
+# A compressed strip is decoded as a whole: a strip per plane prevents lazy reading.
 MAX_SEGMENT_BYTES: Final = 2**29
 _CHANNEL_AXES: Final = "CSIQ"
-_GREY: Final = (1, 3)  # MINISBLACK; PALETTE as ImageJ writes it: grey values and colours
-_COLOUR: Final = (2, 6)  # RGB; YCBCR, which a jpeg's decoder turns into RGB
+_GREY: Final = (
+    1,
+    3,
+)  # MINISBLACK; PALETTE as written by ImageJ: grey values and a colour map
+_COLOUR: Final = (2, 6)  # RGB; YCBCR, which the jpeg decoder converts to RGB
 _WHITE_IS_ZERO: Final = 0
-_ALPHA: Final = (1, 2)  # extra samples that say how transparent a pixel is
+_ALPHA: Final = (1, 2)  # types of extra samples with the transparency
 
 
 @dataclass(frozen=True)
 class _Run:
-    """Planes that lie uncompressed in one run of bytes, as an array of any axes."""
+    """One plane of a contiguous, uncompressed array with any axes."""
 
     offset: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     y: int
     x: int
-    index: tuple[int, ...]  # of the plane along the other axes; ignored at y and x
+    index: tuple[int, ...]  # position of the plane along all axes; ignored at y and x
 
     @property
     def end(self) -> int:
         return self.offset + prod(self.shape) * self.dtype.itemsize
 
-    def read(self, path: Path, window: Window, dtype: np.dtype[Any]) -> NDArray[Any]:
-        # mapped anew for every window: what was read does not stay in resident memory
+    def read(self, path: Path, window: Window, dtype: np.dtype[Any]) -> Pixels:
+        # A new map for every window: pages do not stay in resident memory.
         pixels = np.memmap(path, self.dtype, "r", offset=self.offset, shape=self.shape)
         index: list[int | slice] = list(self.index)
         index[self.y], index[self.x] = window.slices
@@ -63,10 +66,10 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Segments:
-    """One plane in tiles or strips; `first` and `sample` select it from its page."""
+    """One plane in tiles or strips; `first` and `sample` are its position in the page."""
 
-    offsets: NDArray[np.int64]
-    counts: NDArray[np.int64]
+    offsets: Int64
+    counts: Int64
     decode: Callable[..., Any]
     jpeg: dict[str, bytes | None]
     tile: tuple[int, int]
@@ -79,7 +82,7 @@ class _Segments:
     def end(self) -> int:
         return int((self.offsets + self.counts)[self.counts > 0].max(initial=0))
 
-    def read(self, path: Path, window: Window, dtype: np.dtype[Any]) -> NDArray[Any]:
+    def read(self, path: Path, window: Window, dtype: np.dtype[Any]) -> Pixels:
         out = np.full(window.shape, self.nodata, dtype)
         (height, width) = self.tile
         with path.open("rb", buffering=0) as file:
@@ -87,7 +90,7 @@ class _Segments:
                 for column in range(window.x0 // width, (window.x1 - 1) // width + 1):
                     number = self.first + row * self.columns + column
                     count = int(self.counts[number])
-                    if count == 0:  # sparse: never written
+                    if count == 0:  # sparse file: not stored
                         continue
                     file.seek(int(self.offsets[number]))
                     data = file.read(count)
@@ -96,8 +99,8 @@ class _Segments:
                     self._paste(number, data, window, out)
         return out
 
-    def _paste(self, number: int, data: bytes, window: Window, out: NDArray[Any]) -> None:
-        """Decode one tile and copy what the window shows of it."""
+    def _paste(self, number: int, data: bytes, window: Window, out: Pixels) -> None:
+        """Decode one tile and copy its pixels in the window."""
         pixels, (_, _, y, x, _), _ = self.decode(data, number, **self.jpeg)
         height, width = pixels.shape[1:3]
         tile = Window(y, x, y + height, x + width)
@@ -124,10 +127,10 @@ class TiffImage(SlideImage):
     def __reduce__(self) -> tuple[Callable[..., "TiffImage"], tuple[Path, Path | None]]:
         return open_tiff, (self.path, self.panel_file)
 
-    def _read(self, channel: int, window: Window, level: int) -> NDArray[Any]:
+    def _read(self, channel: int, window: Window, level: int) -> Pixels:
         try:
             return self._planes[level][channel].read(self.path, window, self.dtype)
-        except tifffile.TiffFileError as error:  # of no builtin type in older releases
+        except tifffile.TiffFileError as error:  # no builtin type in older releases
             raise ValueError(str(error)) from error
 
     def fingerprint(self) -> str:
@@ -147,7 +150,7 @@ def open_tiff(path: Path, panel_file: Path | None) -> TiffImage:
         for level in series.levels:
             level_planes, shape = _planes(tif, level, path)
             level_planes = level_planes[: len(level_planes) - alpha]
-            if not shapes or len(level_planes) == len(planes[0]):  # else no pyramid level
+            if not shapes or len(level_planes) == len(planes[0]):  # else not a level
                 planes.append(level_planes)
                 shapes.append(shape)
         _check_complete(planes[0], path)
@@ -168,20 +171,20 @@ def open_tiff(path: Path, panel_file: Path | None) -> TiffImage:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turn what tifffile raises for a damaged file into an InputError."""
+    """Convert the errors of tifffile to InputError."""
     try:
         yield
     except InputError:
         raise
     except (*READER_ERRORS, tifffile.TiffFileError) as error:
         raise InputError(
-            f"{path} is no readable TIFF, or it is truncated ({type(error).__name__}: "
+            f"{path} is not a readable TIFF, or it is truncated ({type(error).__name__}: "
             f"{error}). Copy or export it again."
         ) from error
 
 
 def _check_chain(tif: tifffile.TiffFile, path: Path) -> None:
-    """Refuse a file whose directory of pages is cut off."""
+    """Raise InputError if the list of pages is truncated."""
     pages, first, file = len(tif.pages), tif.pages.first, tif.filehandle
     file.seek(tif.pages.next_page_offset or 0)
     link = file.read(tif.tiff.offsetsize)
@@ -190,8 +193,8 @@ def _check_chain(tif: tifffile.TiffFile, path: Path) -> None:
             f"{path} is truncated: the page after page {pages} is missing. Copy or export "
             f"it again."
         )
-    # tifffile drops a tag whose value lies behind the end of the file; the description
-    # makes it an OME-TIFF
+    # tifffile ignores tags with a value beyond the end of the file. Without its
+    # description, an OME-TIFF would be read as a plain TIFF.
     file.seek(first.offset)
     (count,) = struct.unpack(tif.tiff.tagnoformat, file.read(tif.tiff.tagnosize))
     tags = file.read(count * tif.tiff.tagsize)
@@ -203,9 +206,9 @@ def _check_chain(tif: tifffile.TiffFile, path: Path) -> None:
 
 
 def _main_series(tif: Any, path: Path) -> Any:
-    """Choose the slide among the images of a file, or refuse to choose."""
+    """Return the slide among the images of a file; raise InputError if ambiguous."""
     if not tif.series:
-        raise InputError(f"{path} holds no image.")
+        raise InputError(f"{path} contains no image. Export it again.")
     if tif.is_qpi:
         return tif.series[0]  # the others are thumbnail, label and macro image
     series = max(tif.series, key=lambda s: s.size)
@@ -214,20 +217,20 @@ def _main_series(tif: Any, path: Path) -> Any:
     ):
         raise InputError(
             f"{path} has {'OME' if tif.is_ome else 'ImageJ'} metadata that do not fit its "
-            f"pages: it is truncated or damaged. Copy or export it again."
+            f"pages. It is truncated or damaged. Copy or export it again."
         )
-    others = [s for s in tif.series if s is not series]
-    if series.kind == "ome":  # labels and thumbnails are far smaller
-        others = [s for s in others if 2 * s.size >= series.size]
+    further = [s for s in tif.series if s is not series]
+    if series.kind == "ome":  # label and thumbnail images are much smaller
+        further = [s for s in further if 2 * s.size >= series.size]
     else:
-        others = [s for s in others if not s.keyframe.is_reduced]
-    if others:
-        shapes = ", ".join(str(s.shape) for s in (series, *others))
+        further = [s for s in further if not s.keyframe.is_reduced]
+    if further:
+        shapes = ", ".join(str(s.shape) for s in (series, *further))
         raise InputError(
-            f"{path} holds several images, or pages that differ in shape: {shapes}. Export "
+            f"{path} has several images, or pages that differ in shape: {shapes}. Export "
             f"one image, every page a channel of the same size."
         )
-    if series.kind == "uniform":  # tifffile looks at some of the pages only
+    if series.kind == "uniform":  # tifffile checks only some of the pages
         for page in series.pages:
             shape = page.aspage().shape
             if shape != series.keyframe.shape:
@@ -239,26 +242,26 @@ def _main_series(tif: Any, path: Path) -> Any:
 
 
 def _colours(series: Any, page: Any, path: Path) -> tuple[bool, int]:
-    """Say whether the channels are red, green and blue, and count what comes after them.
+    """Return whether the channels are colours, and the number of alpha samples.
 
     Raises
     ------
     InputError
-        If the pixels are no intensities.
+        If the pixels are not intensities.
     """
     photometric = int(page.photometric)
     if photometric == _WHITE_IS_ZERO:
         raise InputError(
-            f"{path} stores white as zero: invert it, and export it with black as zero."
+            f"{path} stores white as zero. Invert it, and export it with black as zero."
         )
     samples, extra = page.samplesperpixel, tuple(map(int, page.extrasamples))
     if photometric in _COLOUR and samples in (3, 4) and series.size % samples == 0:
         return True, samples - 3
     if photometric not in _GREY:
         raise InputError(
-            f"{path} has pixels of {page.photometric.name} with {samples} samples, "
-            f"expected grey levels, one page per marker, or a picture in red, green and "
-            f"blue: export it so."
+            f"{path} has pixels of {page.photometric.name} with {samples} samples. Export "
+            f"it in grey levels with one page per marker, or as a picture in red, green "
+            f"and blue."
         )
     return False, 1 if samples == 2 and len(extra) == 1 and extra[0] in _ALPHA else 0
 
@@ -266,17 +269,19 @@ def _colours(series: Any, page: Any, path: Path) -> tuple[bool, int]:
 def _planes(
     tif: tifffile.TiffFile, series: Any, path: Path
 ) -> tuple[list[_Plane], tuple[int, int]]:
-    """Find where each channel of a pyramid level lies; also its height and width."""
+    """Return the location of each channel of a pyramid level, and the level's shape."""
     axes, shape = series.axes.upper(), series.shape
     at = channel_axis(axes, shape, _CHANNEL_AXES, path)
     y, x, count = axes.index("Y"), axes.index("X"), 1 if at < 0 else shape[at]
     size = (shape[y], shape[x])
     pages = list(series.pages)
     if any(page is None for page in pages):
-        raise InputError(f"{path} has OME-XML that lists pages the file does not hold.")
+        raise InputError(
+            f"{path} has OME-XML with pages that are not in the file. Export it again."
+        )
     if any(page.parent is not tif for page in pages):
         raise InputError(
-            f"{path} is one of several files of an OME-TIFF: export it as a single file."
+            f"{path} is one of several files of an OME-TIFF. Export it as a single file."
         )
     if series.dataoffset is not None:
         dtype = series.dtype.newbyteorder(tif.byteorder)
@@ -294,12 +299,12 @@ def _planes(
             return [_plane(pages[0], sample, path) for sample in range(count)], size
     raise InputError(
         f"{path} has axes {axes} of {shape} in {len(pages)} compressed pages of "
-        f"{key.shape}: expected one page per channel. Export it with axes (c, y, x)."
+        f"{key.shape}, expected one page per channel. Export it with axes (c, y, x)."
     )
 
 
 def _plane(page: Any, sample: int, path: Path) -> _Plane:
-    """Find where one sample of a page lies."""
+    """Return the location of one sample of a page."""
     key = page.keyframe
     offsets = np.array(page.dataoffsets, np.int64)
     counts = np.array(page.databytecounts, np.int64)
@@ -311,7 +316,7 @@ def _plane(page: Any, sample: int, path: Path) -> _Plane:
     if key.compression not in tifffile.TIFF.DECOMPRESSORS and key.compression != 1:
         raise InputError(
             f"{path} is compressed with {key.compression!r}, which imagecodecs cannot "
-            f"decode here: install a full imagecodecs, or export it with deflate or LZW."
+            f"decode. Install a full imagecodecs, or export it with deflate or LZW."
         )
     if key.is_tiled:
         tile = (key.tilelength, key.tilewidth)
@@ -319,8 +324,8 @@ def _plane(page: Any, sample: int, path: Path) -> _Plane:
         tile = (min(key.rowsperstrip, key.imagelength), key.imagewidth)
     if prod(tile) * key.shaped[4] * key.dtype.itemsize > MAX_SEGMENT_BYTES:
         raise InputError(
-            f"{path} is compressed in pieces of {tile[0]} x {tile[1]} px, too large to "
-            f"read lazily: export it with tiles of 512 px, or uncompressed."
+            f"{path} has compressed tiles of {tile[0]} x {tile[1]} px, too large to read "
+            f"lazily. Export it with tiles of 512 px, or uncompressed."
         )
     rows, columns = -(-key.imagelength // tile[0]), -(-key.imagewidth // tile[1])
     return _Segments(
@@ -337,12 +342,12 @@ def _plane(page: Any, sample: int, path: Path) -> _Plane:
 
 
 def _check_complete(planes: Sequence[_Plane], path: Path) -> None:
-    """Refuse a file that ends before its pixels do."""
+    """Raise InputError if the file ends before its last pixel."""
     end, size = max(plane.end for plane in planes), path.stat().st_size
     if end > size:
         raise InputError(
-            f"{path} is truncated: its pixels reach to byte {end:,}, the file ends at "
-            f"{size:,}. Copy or export it again."
+            f"{path} is truncated: its pixels end at byte {end:,}, the file at {size:,}. "
+            f"Copy or export it again."
         )
 
 

@@ -1,4 +1,4 @@
-"""What the texts and tags inside a TIFF say: channel names and pixel size."""
+"""Channel names and pixel sizes in the metadata of TIFF files."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ Names = tuple[str | None, ...]
 
 COLOURS: Names = ("red", "green", "blue")
 
-# What a resolution tag must lie in to be a microscope's: 72 dpi is 353 um.
+# Pixel sizes of microscopes; a default resolution tag of 72 dpi is 353 um.
 _PLAUSIBLE_MPP: Final = (0.05, 20.0)
 
 
@@ -27,13 +27,13 @@ def ome_metadata(
     xml : str
         The OME-XML of the file.
     shape : (int, int)
-        Height and width of the image in question, px.
+        Height and width of the image, px.
 
     Returns
     -------
     names : tuple or None
-        One entry per <Channel>, None for one without a name; None where a single channel
-        stands for interleaved samples.
+        One entry per <Channel>, None for a channel without a name. None as a whole if
+        samples are interleaved in a channel.
     mpp : float or None
         Micrometres per pixel (PhysicalSizeX and Y; any unit of length).
     """
@@ -41,15 +41,15 @@ def ome_metadata(
         root = ElementTree.fromstring(xml)
     except ElementTree.ParseError as error:
         raise InputError(
-            f"{path} has OME-XML that cannot be read ({error}): export it again."
+            f"{path} has OME-XML that cannot be read ({error}). Export it again."
         ) from error
     for pixels in _elements(root, "Pixels"):
         if (pixels.get("SizeY"), pixels.get("SizeX")) == (str(shape[0]), str(shape[1])):
             break
     else:
         raise InputError(
-            f"{path} holds an image of height, width = {shape} that its OME-XML does not "
-            f"describe: export it again."
+            f"{path} has an image of height, width = {shape} that is not in its OME-XML. "
+            f"Export it again."
         )
     channels = list(_elements(pixels, "Channel"))
     sampled = any(int(channel.get("SamplesPerPixel", 1)) > 1 for channel in channels)
@@ -61,7 +61,7 @@ def ome_metadata(
 def qpi_names(descriptions: Iterable[str]) -> Names | None:
     """Read channel names from the page descriptions of a qptiff.
 
-    The biomarker where a page names one (PhenoCycler), else the name of its channel.
+    The name is the biomarker of the page (PhenoCycler) or else its channel name.
     """
     names: list[str | None] = []
     for text in descriptions:
@@ -69,13 +69,13 @@ def qpi_names(descriptions: Iterable[str]) -> Names | None:
             root = ElementTree.fromstring(text.lstrip("\ufeff").strip("\0 \n\r\t"))
         except ElementTree.ParseError:
             return None
-        found = (root.findtext(tag, "").strip() for tag in ("Biomarker", "Name"))
-        names.append(next((name for name in found if name), None))
+        texts = (root.findtext(tag, "").strip() for tag in ("Biomarker", "Name"))
+        names.append(next((text for text in texts if text), None))
     return tuple(names)
 
 
 def imagej_names(metadata: dict[str, Any], count: int) -> Names | None:
-    """Read channel names from ImageJ's slice labels, where there is one per channel."""
+    """Read channel names from ImageJ's slice labels, if there is one per channel."""
     labels = metadata.get("Labels")
     if isinstance(labels, str):
         labels = [labels]
@@ -85,7 +85,7 @@ def imagej_names(metadata: dict[str, Any], count: int) -> Names | None:
 
 
 def imagej_mpp(metadata: dict[str, Any], page: Any, path: Path) -> float | None:
-    """Read the pixel size of an ImageJ file: its unit, and the tags' pixels per unit."""
+    """Read the pixel size of an ImageJ file from its unit and resolution tags."""
     unit = str(metadata.get("unit", "")).replace("\\u00B5", "µ")
     y, x = (_resolution(page, tag) for tag in ("YResolution", "XResolution"))
     sizes = [to_micrometres(1 / value, unit) if value else None for value in (y, x)]
@@ -93,7 +93,7 @@ def imagej_mpp(metadata: dict[str, Any], page: Any, path: Path) -> float | None:
 
 
 def tag_mpp(page: Any, path: Path) -> float | None:
-    """Read the pixel size from the resolution tags, where they can be a microscope's."""
+    """Read the pixel size from the resolution tags; None if implausible for microscopes."""
     unit = {2: "inch", 3: "cm"}.get(int(page.tags.valueof("ResolutionUnit", 1)), "")
     sizes = []
     for tag in ("YResolution", "XResolution"):
@@ -120,7 +120,7 @@ def _physical_size(pixels: ElementTree.Element, axis: str, path: Path) -> float 
         return to_micrometres(float(text), pixels.get(f"PhysicalSize{axis}Unit", "µm"))
     except ValueError as error:
         raise InputError(
-            f"{path} says PhysicalSize{axis}={text!r}: expected a number. Correct its "
+            f"{path} has PhysicalSize{axis}={text!r}, expected a number. Correct its "
             f"OME-XML."
         ) from error
 
@@ -132,5 +132,5 @@ def _resolution(page: Any, tag: str) -> float | None:
 
 
 def _elements(root: ElementTree.Element, name: str) -> Iterator[ElementTree.Element]:
-    """Iterate over elements of a name, whatever the OME schema version."""
+    """Iterate over the elements of a name in any version of the OME schema."""
     return (e for e in root.iter() if e.tag.rpartition("}")[2] == name)

@@ -1,4 +1,4 @@
-"""Lengths of pixels: every unit becomes micrometres."""
+"""Conversion of pixel sizes to micrometres."""
 
 import math
 from pathlib import Path
@@ -34,7 +34,7 @@ _MICROMETRES: Final = {
 
 
 def to_micrometres(value: float, unit: str) -> float | None:
-    """Convert a length; None where the unit is no length or the value says nothing."""
+    """Convert a length; None if the unit is not a length or the value is not positive."""
     factor = _MICROMETRES.get(unit.strip()) or _MICROMETRES.get(unit.strip().lower())
     if factor is None or not math.isfinite(value) or value <= 0:
         return None
@@ -42,12 +42,12 @@ def to_micrometres(value: float, unit: str) -> float | None:
 
 
 def square_pixels(y: float | None, x: float | None, path: Path) -> float | None:
-    """Return the one pixel size in um; raise InputError where y and x differ by > 1 %."""
+    """Return the pixel size in um; raise InputError if y and x differ by more than 1 %."""
     if y is None or x is None:
         return x if y is None else y
     if abs(y - x) > 0.01 * max(y, x):
         raise InputError(
-            f"{path} has pixels of {y:.6g} um in y and {x:.6g} um in x: expected square "
-            f"ones. Resample it, or correct its metadata."
+            f"{path} has pixels of {y:.6g} um in y and {x:.6g} um in x, expected square "
+            f"pixels. Resample it, or correct its metadata."
         )
     return x
