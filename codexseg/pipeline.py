@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from codexseg.backends.base import Backend
-from codexseg.backends.registry import WITHOUT_OPTIONS
+from codexseg.backends.registry import spec_of
 from codexseg.config.loader import load as load_config
 from codexseg.config.schema import Config
 from codexseg.errors import BackendUnavailable, ConfigError, InputError, RunStateError
@@ -220,7 +220,7 @@ class Pipeline:
         if is_mpp_assumed(self.config, open_image(source.path, source.panel)):
             yield assumption(source.path)
         segmentation = self.config.segmentation
-        if segmentation.backend in WITHOUT_OPTIONS and segmentation.options:
+        if segmentation.options and not spec_of(segmentation.backend).options:
             yield (
                 f"segmentation.options is for cellpose, stardist and backends of third "
                 f"parties; the backend {segmentation.backend!r} does not use it."

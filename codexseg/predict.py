@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from codexseg.config.schema import OWN_WEIGHTS
+from codexseg.backends.registry import spec_of
 from codexseg.errors import ConfigError, InputError, RunStateError
 from codexseg.pipeline import Pipeline, Result
 from codexseg.run.directory import Run
@@ -219,7 +219,7 @@ def prepare(
         }
     )
     backend_name = settings.segmentation.backend
-    if model_path is not None and backend_name in OWN_WEIGHTS:
+    if model_path is not None and spec_of(backend_name).weights == "none":
         raise ConfigError(
             f"--model {model_path} is given, and the backend is {backend_name}, which "
             f"takes none: add the backend that these weights are for, --backend mesmer or "

@@ -434,7 +434,7 @@ def test_a_config_of_aegle_loads() -> None:
 
 
 def test_one_note_says_what_replaces_the_ignored_keys() -> None:
-    moved, ignored, relative, weights = check(AEGLE).notes
+    moved, ignored, relative = check(AEGLE).notes
     assert moved == "line 9: channels.nucleus_channel is read as channels.nuclear_channel."
     assert "line 1: exp_id: a run is named by its folder, see --out" in ignored
     assert "line 23: segmentation.save_segmentation_images: export.ome_tiff" in ignored
@@ -443,12 +443,6 @@ def test_one_note_says_what_replaces_the_ignored_keys() -> None:
     numbers = [int(line.split()[1][:-1]) for line in ignored.splitlines()[1:]]
     assert numbers == sorted(numbers)
     assert "relative to the folder of the YAML" in relative
-    assert "'embedded' takes none: name the one that they are for" in weights
-
-
-def test_the_weights_note_is_only_for_a_backend_without_weights() -> None:
-    text = "segmentation: {backend: 'a:B', model_path: w.onnx}"
-    assert check(text).notes == ()
 
 
 def test_old_names_are_moved_with_their_place() -> None:

@@ -4,6 +4,7 @@ Most backends look at patches alone. One that must know more of the slide first,
 computes what patches share, is a :class:`WholeSlideBackend`.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -26,6 +27,14 @@ ENLARGEMENTS = 1 / 64, 16.0
 """How much smaller or larger than it is a slide is shown to a model, at most."""
 CELL_UM, NUCLEUS_UM = 10.0, 7.0
 """Diameter of typical cells and nuclei that these networks were trained on."""
+COMPARTMENT_NAMES = ("cell", "nucleus")
+"""Compartments in the order of the label planes of a patch."""
+COLUMN_DTYPES = (
+    *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+    "float32",
+    "float64",
+)
+"""Data types that a backend can declare for a column per object."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,24 @@ class SlideContext:
     wholecell: ChannelStatistics | None = None
     has_wholecell: bool = True
     has_nucleus: bool = True
+
+
+@dataclass(frozen=True)
+class BackendResult:
+    """Labels of patches, with columns per object.
+
+    Attributes
+    ----------
+    labels : (n, 2, y, x) uint32
+        Compartment 0 cells, 1 nuclei; 0 is background. One window: (2, y, x).
+    columns : sequence of n mappings
+        One per patch: compartment ("cell", "nucleus") to table. A table maps "label" to
+        the labels of k objects, (k,) uint32, and every name that the backend declares in
+        `object_columns` to k values. Compartments may be missing. Empty: no values.
+    """
+
+    labels: Labels
+    columns: Sequence[Mapping[str, Arrays]] = ()
 
 
 @runtime_checkable
@@ -91,6 +118,13 @@ class Backend(Protocol):
         Optional: without it `segmentation.diameter` is refused.
     needs_nucleus : bool
         Whether it finds nothing without nuclei. Optional: True where it reads "nucleus".
+    object_columns : mapping of str to str
+        Names and data types of the values that it returns for each object, such as
+        ``{"confidence": "float32", "class": "int32"}``. Optional: no values by default.
+    warnings : class method
+        ``warnings(config)`` yields
+        :class:`codexseg.backends.registry.BackendWarning` for settings that are allowed
+        and probably a mistake. Optional.
     size_model : codexseg.core.intensity.scaling.SizeModel
         What tells the diameter of cells, um at the slide's `mpp`, from style vectors.
         Optional, with ``style(patches) -> (n, d)``: the style vector of each patch
@@ -105,7 +139,7 @@ class Backend(Protocol):
     def fingerprint(self) -> str:
         """Name what the labels depend on beyond the config: version, weights."""
 
-    def predict(self, patches: Pixels, windows: Sequence[Window]) -> Labels:
+    def predict(self, patches: Pixels, windows: Sequence[Window]) -> Labels | BackendResult:
         """Segment patches of one shape.
 
         Parameters
@@ -117,8 +151,9 @@ class Backend(Protocol):
 
         Returns
         -------
-        labels : (n, 2, y, x) integer
-            A new array. Compartment 0 cells, 1 nuclei; 0 is background.
+        (n, 2, y, x) integer, or BackendResult
+            Labels in a new array: compartment 0 cells, 1 nuclei; 0 is background. A
+            :class:`BackendResult` adds columns per object.
         """
 
 
@@ -202,8 +237,14 @@ class WholeSlideBackend(Backend, Protocol):
 
     slide_passes: Sequence[SlidePass]
 
-    def segment_window(self, window: Window, slide: SlideView) -> Labels:
-        """Segment a window of the slide: (2, y, x), cells and nuclei."""
+    def segment_window(self, window: Window, slide: SlideView) -> Labels | BackendResult:
+        """Segment a window of the slide.
+
+        Returns
+        -------
+        (2, y, x) integer, or BackendResult
+            Labels of cells and nuclei. The `columns` of a result have one item.
+        """
 
 
 def slide_passes_of(backend: Backend) -> Sequence[SlidePass]:
@@ -304,3 +345,153 @@ def check_labels(labels: Any, shape: tuple[int, ...], name: str) -> Labels:
                 f"0 (background) to {2**32 - 1}."
             )
     return np.require(labels, np.uint32, "W")
+
+
+def object_columns_of(backend: Any) -> dict[str, str]:
+    """Return the columns per object that a backend declares, name to data type.
+
+    Parameters
+    ----------
+    backend : Backend or its class
+
+    Raises
+    ------
+    ConfigError
+        If `object_columns` is no mapping, a name is not a lower-case identifier, or a data
+        type is not one of :data:`COLUMN_DTYPES`.
+    """
+    declared = getattr(backend, "object_columns", {})
+    owner = f"Backend {backend.name!r}"
+    if not isinstance(declared, Mapping):
+        raise ConfigError(
+            f"{owner} declares object_columns as {declared!r}. Expected a mapping of names "
+            f"to data types."
+        )
+    for name, dtype in declared.items():
+        if not isinstance(name, str) or not re.fullmatch("[a-z][a-z0-9_]*", name):
+            raise ConfigError(
+                f"{owner} declares the column {name!r}. Expected lower-case letters, "
+                f"digits and underscores, the first one a letter."
+            )
+        if name == "label":
+            raise ConfigError(
+                f"{owner} declares the column 'label', which is reserved for the labels of "
+                f"the objects. Choose another name."
+            )
+        if not isinstance(dtype, str) or dtype not in COLUMN_DTYPES:
+            raise ConfigError(
+                f"{owner} declares the column {name!r} with dtype {dtype!r}. Expected one "
+                f"of {', '.join(COLUMN_DTYPES)}."
+            )
+    return dict(declared)
+
+
+def check_result(result: Any, shape: tuple[int, ...], backend: Backend) -> BackendResult:
+    """Check the result of `predict` or `segment_window` and complete its columns.
+
+    Parameters
+    ----------
+    result : array or BackendResult
+    shape : (n, 2, y, x) of patches, or (2, y, x) of one window
+    backend : Backend
+        Its `name` appears in errors; its `object_columns` are expected.
+
+    Returns
+    -------
+    BackendResult
+        Labels of `shape`, writable uint32. `columns` has an item per patch, each with a
+        table for both compartments: "label" and all declared columns, in the declared data
+        types, sorted by label. Rows of labels that do not occur in the image are dropped.
+
+    Raises
+    ------
+    InputError
+        If labels or columns break the contract of :class:`BackendResult`.
+    ConfigError
+        If the declaration of the columns is invalid.
+    """
+    is_window = len(shape) == 3
+    labels: Any = result
+    columns: tuple[Any, ...] = ()
+    if isinstance(result, BackendResult):
+        labels, columns = result.labels, tuple(result.columns)
+    if is_window:
+        shape = (1, *shape)
+        labels = labels[None] if isinstance(labels, np.ndarray) else labels
+    labels = check_labels(labels, shape, backend.name)
+    declared = object_columns_of(backend)
+    if columns and len(columns) != len(labels):
+        raise InputError(
+            f"Backend {backend.name!r} returned columns for {len(columns)} patches. "
+            f"Expected {len(labels)}, one mapping per patch."
+        )
+    tables = []
+    for planes, patch in zip(labels, columns or ({},) * len(labels), strict=True):
+        if not isinstance(patch, Mapping) or not set(patch) <= set(COMPARTMENT_NAMES):
+            raise InputError(
+                f"Backend {backend.name!r} returned the columns {patch!r} for a patch. "
+                f"Expected a mapping of {' and '.join(map(repr, COMPARTMENT_NAMES))} to "
+                f"tables."
+            )
+        tables.append(
+            {
+                name: _checked_table(patch.get(name), plane, declared, backend.name)
+                for name, plane in zip(COMPARTMENT_NAMES, planes, strict=True)
+            }
+        )
+    return BackendResult(labels[0] if is_window else labels, tuple(tables))
+
+
+def _checked_table(
+    table: Any, plane: Labels, declared: Mapping[str, str], backend: str
+) -> dict[str, NDArray[Any]]:
+    """Return the declared columns of the objects in a label plane, sorted by label."""
+    from codexseg.core.labels.operations import object_table  # compiles kernels
+
+    expected = {"label": "uint32", **declared}
+    if table is None:
+        return {name: np.zeros(0, dtype) for name, dtype in expected.items()}
+    if not isinstance(table, Mapping) or set(table) != set(expected):
+        names = ", ".join(map(repr, table)) if isinstance(table, Mapping) else repr(table)
+        raise InputError(
+            f"Backend {backend!r} returned the columns {names or 'none'}. Expected 'label' "
+            f"and all columns that it declares in object_columns: {', '.join(expected)}."
+        )
+    columns = {
+        name: _checked_column(np.asarray(table[name]), np.dtype(dtype), name, backend)
+        for name, dtype in expected.items()
+    }
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len({*lengths.values()}) > 1:
+        raise InputError(
+            f"Backend {backend!r} returned columns of different lengths: {lengths}. "
+            f"Expected one value per object in each."
+        )
+    label = columns["label"]
+    if not label.all() or np.unique(label).size < label.size:
+        raise InputError(
+            f"Backend {backend!r} returned a column 'label' with 0 or a repeated label. "
+            f"Expected every object once; 0 is background."
+        )
+    order = np.argsort(label)
+    order = order[np.isin(label[order], object_table(plane).label)] if label.size else order
+    return {name: column[order] for name, column in columns.items()}
+
+
+def _checked_column(
+    values: NDArray[Any], dtype: np.dtype[Any], name: str, backend: str
+) -> NDArray[Any]:
+    """Cast (k,) values; refuse those that the data type cannot hold."""
+    owner = f"Backend {backend!r} returned the column {name!r}"
+    if values.ndim != 1:
+        raise InputError(f"{owner} of shape {values.shape}. Expected (k,) for k objects.")
+    if not values.size:
+        return np.zeros(0, dtype)
+    if values.dtype.kind not in ("iuf" if dtype.kind == "f" else "iu"):
+        raise InputError(f"{owner} of dtype {values.dtype}. Expected {dtype}.")
+    with np.errstate(over="ignore"):
+        cast = values.astype(dtype)
+    lost = np.isinf(cast) & ~np.isinf(values) if dtype.kind == "f" else cast != values
+    if lost.any():
+        raise InputError(f"{owner} with {values[lost][0]}. Expected values of {dtype}.")
+    return cast

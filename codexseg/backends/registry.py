@@ -1,40 +1,171 @@
-"""Backends by name: those of the package, those that others register, any class by path."""
+"""Segmentation backends by name: built-in, registered by other packages, or by path."""
 
 import difflib
 import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from codexseg.backends.base import Backend, SlideContext
+from codexseg.config.schema import SegmentationConfig
 from codexseg.errors import BackendUnavailable, CodexsegError, ConfigError
 
 GROUP = "codexseg.backends"
 """Entry point group under which other packages register a backend class."""
 
-BUILT_IN = {
-    "embedded": "codexseg.backends.panoptic.backend:Embedded",
-    "watershed": "codexseg.backends.watershed:Watershed",
-    "mesmer": "codexseg.backends.panoptic.backend:Mesmer",
-    "panoptic": "codexseg.backends.panoptic.backend:Panoptic",
-    "deepcell": "codexseg.backends.deepcell.backend:Deepcell",
-    "unet": "codexseg.backends.unet.backend:Unet",
-    "instanseg": "codexseg.backends.tiled.instanseg:Instanseg",
-    "cellpose": "codexseg.backends.tiled.cellpose:Cellpose",
-    "stardist": "codexseg.backends.tiled.stardist:Stardist",
-}
+_ALL_SETTINGS = frozenset({"model_path", "watershed", "options"})
+MESMER_LICENCE = (
+    "DeepCell's modified Apache License 2.0: non-commercial academic use only, "
+    "ask the Van Valen Lab for any other. "
+    "https://github.com/vanvalenlab/deepcell-tf/blob/master/LICENSE"
+)
 
-BY_WEIGHTS = {*BUILT_IN} - {"watershed"}
-"""Those whose fingerprint says everything of their weights and their options."""
-WITHOUT_OPTIONS = {*BUILT_IN} - {"cellpose", "stardist"}
-"""Those that read nothing of `segmentation.options`."""
+
+@dataclass(frozen=True)
+class BackendSpec:
+    """Facts about a backend that are needed before it is made.
+
+    Attributes
+    ----------
+    name : str
+        Value of `segmentation.backend`.
+    target : str
+        Its class, as ``module:Class``.
+    weights : {"required", "optional", "none"}
+        Whether it takes `segmentation.model_path`.
+    options : bool
+        Whether it reads `segmentation.options`.
+    in_fingerprint : frozenset of str
+        Keys of the segmentation section that its fingerprint covers completely. They are
+        left out of the keys of stages.
+    extra : str or None
+        Extra of codexseg that installs its packages. None: none is needed.
+    licence : str or None
+        Licence of its published weights, in short, with the address. None: no published
+        weights, or unknown.
+    """
+
+    name: str
+    target: str
+    weights: Literal["required", "optional", "none"] = "optional"
+    options: bool = True
+    in_fingerprint: frozenset[str] = frozenset()
+    extra: str | None = None
+    licence: str | None = None
+
+
+class BackendWarning(NamedTuple):
+    """A setting that is allowed and probably a mistake.
+
+    Attributes
+    ----------
+    code : str
+        Stable identifier, such as "options_unused".
+    value : str
+        Value of the setting.
+    setting : str
+        Key of the configuration, such as "segmentation.options".
+    message : str
+        One or two sentences for the user.
+    """
+
+    code: str
+    value: str
+    setting: str
+    message: str
+
+
+BACKENDS = (
+    BackendSpec(
+        "embedded",
+        "codexseg.backends.panoptic.backend:Embedded",
+        weights="none",
+        options=False,
+        in_fingerprint=_ALL_SETTINGS,
+        licence="Apache-2.0 (see codexseg/models/CARD.md for what it was made of)",
+    ),
+    BackendSpec(
+        "watershed",
+        "codexseg.backends.watershed:Watershed",
+        weights="none",
+        options=False,
+    ),
+    BackendSpec(
+        "mesmer",
+        "codexseg.backends.panoptic.backend:Mesmer",
+        options=False,
+        in_fingerprint=_ALL_SETTINGS,
+        licence=MESMER_LICENCE,
+    ),
+    BackendSpec(
+        "panoptic",
+        "codexseg.backends.panoptic.backend:Panoptic",
+        weights="required",
+        options=False,
+        in_fingerprint=_ALL_SETTINGS,
+    ),
+    BackendSpec(
+        "deepcell",
+        "codexseg.backends.deepcell.backend:Deepcell",
+        options=False,
+        in_fingerprint=_ALL_SETTINGS,
+        licence=MESMER_LICENCE,
+    ),
+    BackendSpec(
+        "unet",
+        "codexseg.backends.unet.backend:Unet",
+        weights="required",
+        options=False,
+        in_fingerprint=_ALL_SETTINGS,
+    ),
+    BackendSpec(
+        "instanseg",
+        "codexseg.backends.tiled.instanseg:Instanseg",
+        options=False,
+        in_fingerprint=_ALL_SETTINGS,
+        extra="instanseg",
+        licence="Apache-2.0. https://github.com/instanseg/instanseg/blob/main/LICENSE",
+    ),
+    BackendSpec(
+        "cellpose",
+        "codexseg.backends.tiled.cellpose:Cellpose",
+        in_fingerprint=_ALL_SETTINGS,
+        extra="cellpose",
+        licence="cpsam: CC-BY-NC 4.0, non-commercial use (the package is BSD-3-Clause). "
+        "https://huggingface.co/mouseland/cellpose-sam",
+    ),
+    BackendSpec(
+        "stardist",
+        "codexseg.backends.tiled.stardist:Stardist",
+        in_fingerprint=_ALL_SETTINGS,
+        extra="stardist",
+        licence="the package is BSD-3-Clause, its models lie beside it. "
+        "https://github.com/stardist/stardist-models",
+    ),
+)
+"""Built-in backends."""
+
+
+def spec_of(name: str) -> BackendSpec:
+    """Return the facts about a backend.
+
+    A backend of another package takes weights and options, and its fingerprint covers
+    neither. Its `target` is that of its entry point, or `name` itself: ``module:Class``,
+    or a name that nothing provides.
+    """
+    for spec in BACKENDS:
+        if spec.name == name:
+            return spec
+    return BackendSpec(name, _registered().get(name, name))
 
 
 def names() -> list[str]:
-    """Return the names that `segmentation.backend` takes here."""
-    return sorted({*BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
+    """Return the names that `segmentation.backend` accepts on this machine."""
+    return sorted({*(spec.name for spec in BACKENDS), *_registered()})
 
 
-def create(config: Any, slide: SlideContext) -> Backend:
+def create(config: SegmentationConfig, slide: SlideContext) -> Backend:
     """Make the backend that a segmentation section names.
 
     Parameters
@@ -49,17 +180,17 @@ def create(config: Any, slide: SlideContext) -> Backend:
     ConfigError
         If there is no backend of that name.
     BackendUnavailable
-        If its module cannot be imported, or its class does not keep the contract.
+        If its module cannot be imported, or its class breaks the contract.
     """
-    made = _load(config.backend)
+    backend_class = _load(config.backend)
     try:
-        backend = made(config, slide)
+        backend = backend_class(config, slide)
     except CodexsegError:
         raise
     except Exception as error:
         raise BackendUnavailable(
-            f"backend {config.backend!r} cannot be made: {type(error).__name__}: {error}; "
-            f"look at segmentation.options, which it reads."
+            f"Backend {config.backend!r} cannot be made: {type(error).__name__}: {error}. "
+            f"Check segmentation.options, which it reads."
         ) from error
     missing = [
         name
@@ -68,18 +199,51 @@ def create(config: Any, slide: SlideContext) -> Backend:
     ]
     if missing:
         raise BackendUnavailable(
-            f"backend {config.backend!r} lacks {', '.join(missing)}; "
-            f"see codexseg.backends.base.Backend for what a backend has."
+            f"Backend {config.backend!r} lacks {', '.join(missing)}. "
+            f"codexseg.backends.base.Backend describes the attributes of a backend."
         )
     return backend  # type: ignore[no-any-return]
 
 
+def backend_warnings(config: SegmentationConfig) -> Iterator[BackendWarning]:
+    """Yield the warnings about a segmentation section, those of its backend included.
+
+    Raises
+    ------
+    ConfigError, BackendUnavailable
+        As :func:`create`, if the class of the backend cannot be loaded.
+    """
+    spec = spec_of(config.backend)
+    if config.model_path is not None and spec.weights == "none":
+        yield BackendWarning(
+            "model_path_unused",
+            str(config.model_path),
+            "segmentation.model_path",
+            f"segmentation.model_path is set, and the backend {spec.name!r} takes no "
+            f"weights. Set segmentation.backend to the backend of these weights, such as "
+            f"'mesmer'.",
+        )
+    if config.options and not spec.options:
+        yield BackendWarning(
+            "options_unused",
+            ", ".join(map(str, config.options)),
+            "segmentation.options",
+            f"The backend {spec.name!r} does not use segmentation.options. They are for "
+            f"cellpose, stardist and backends of other packages.",
+        )
+    own_warnings = getattr(_load(config.backend), "warnings", None)
+    if own_warnings is not None:
+        yield from own_warnings(config)
+
+
+def _registered() -> dict[str, str]:
+    """Return the targets of the entry points, by name."""
+    return {point.name: point.value for point in entry_points(group=GROUP)}
+
+
 def _load(name: str) -> Any:
-    registered = {point.name: point for point in entry_points(group=GROUP)}
-    if name not in BUILT_IN and name in registered:
-        target = registered[name].value
-    else:
-        target = BUILT_IN.get(name, name)
+    """Import the class of a backend."""
+    target = spec_of(name).target
     module, _, attribute = target.partition(":")
     if not attribute:
         close = difflib.get_close_matches(name, names(), n=1)
@@ -92,6 +256,6 @@ def _load(name: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise BackendUnavailable(
-            f"backend {name!r} cannot be loaded from {target!r}: {error}. "
+            f"Backend {name!r} cannot be loaded from {target!r}: {error}. "
             f"Install the package that provides it, or correct segmentation.backend."
         ) from error

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from codexseg.config.aegle import Found, take_legacy
-from codexseg.config.schema import OWN_WEIGHTS, Config, dotted_keys, field_of
+from codexseg.config.schema import Config, dotted_keys, field_of
 from codexseg.config.yaml_lines import INIT, Document, Keys, dotted, read, shown
 from codexseg.errors import ConfigError
 
@@ -101,13 +101,6 @@ def parse(text: str, path: Path | str, *, require_image: bool = True) -> LoadedC
         )
     if config is None or document.problems:
         raise ConfigError(_message(document))
-    backend = config.segmentation.backend
-    if config.segmentation.model_path and backend in OWN_WEIGHTS:
-        notes.append(
-            f"segmentation.model_path is for backends that take weights, and "
-            f"{backend!r} takes none: name the one that they are for, "
-            f"segmentation.backend: mesmer for instance."
-        )
     return LoadedConfig(_anchored(config, Path(path)), tuple(notes))
 
 

@@ -20,8 +20,6 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 SMALLEST_PATCH_PX = 64
-OWN_WEIGHTS = {"embedded", "watershed"}
-"""Backends that take no `segmentation.model_path`."""
 
 Statistic = Literal[
     "mean", "median", "std", "max", "min", "total", "p5", "p25", "p75", "p95"

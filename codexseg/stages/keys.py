@@ -1,6 +1,6 @@
 """Which keys of the configuration a result depends on."""
 
-from codexseg.backends.registry import BY_WEIGHTS
+from codexseg.backends.registry import spec_of
 from codexseg.config.schema import Config
 from codexseg.run.directory import Row
 
@@ -26,15 +26,12 @@ Where one of them is so (cell and nucleus: where the first, mode, is), it is not
 what an earlier version has done stays done.
 """
 
-IN_FINGERPRINT = {"model_path", "watershed", "options"}
-"""Keys of a section that do not matter to backends whose fingerprint names the weights."""
-
 
 def section_in_key(config: Config, name: str) -> Row:
     """Return what a section of the configuration contributes to a stage's key."""
     left_out = NOT_IN_KEYS.get(name, set())
-    if name == "segmentation" and config.segmentation.backend in BY_WEIGHTS:
-        left_out = left_out | IN_FINGERPRINT
+    if name == "segmentation":
+        left_out = left_out | spec_of(config.segmentation.backend).in_fingerprint
     values = config.section(name).dump()
     younger = YOUNGER.get(name, {})
     if name == "channels" and values["mode"] == younger["mode"]:

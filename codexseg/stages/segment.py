@@ -23,7 +23,7 @@ from codexseg.backends.base import (
     SlideView,
     WholeSlideBackend,
     bytes_per_px,
-    check_labels,
+    check_result,
     context_px,
     slide_passes_of,
 )
@@ -149,9 +149,8 @@ def _predict(job: Job, windows: Sequence[Window]) -> Iterator[Labels]:
 
 
 def _label(backend: WholeSlideBackend, window: Window, view: SlideView) -> Labels:
-    found = backend.segment_window(window, view)[None]
-    checked: Labels = check_labels(found, (1, 2, *window.shape), backend.name)[0]
-    return checked
+    result = backend.segment_window(window, view)
+    return check_result(result, (2, *window.shape), backend).labels
 
 
 def _predict_batch(job: Job, backend: Backend, windows: Sequence[Window]) -> Labels:
@@ -167,7 +166,8 @@ def _predict_batch(job: Job, backend: Backend, windows: Sequence[Window]) -> Lab
             patches[i] = pixels
         if patches is None:
             return np.zeros((0, 2, 0, 0), np.uint32)
-        return check_labels(backend.predict(patches, windows), patches.shape, backend.name)
+        result = backend.predict(patches, windows)
+        return check_result(result, patches.shape, backend).labels
 
 
 def choose_compartment(labels: Labels, compartment: str) -> Labels:

@@ -20,7 +20,7 @@ from codexseg.backends.base import (
     slide_passes_of,
 )
 from codexseg.backends.panoptic.backend import InMemory
-from codexseg.backends.registry import BUILT_IN, BY_WEIGHTS, create
+from codexseg.backends.registry import BACKENDS, create, spec_of
 from codexseg.config.schema import SegmentationConfig
 from codexseg.core.grid import Window
 from codexseg.core.intensity.background import channel_statistics
@@ -60,7 +60,7 @@ def tissue(size=SHAPE):
     return np.ascontiguousarray(pixels)
 
 
-@pytest.fixture(scope="module", params=sorted(BUILT_IN))
+@pytest.fixture(scope="module", params=sorted(spec.name for spec in BACKENDS))
 def name(request):
     return request.param
 
@@ -113,7 +113,7 @@ def on_slide(backend, image, window, view=None):
     """Segment a window of a slide as the segment stage does."""
     if not slide_passes_of(backend):
         return predict(backend, np.ascontiguousarray(image[:, *window.slices]))
-    return backend.label(window, view or surveyed(backend, image))
+    return backend.segment_window(window, view or surveyed(backend, image))
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +144,7 @@ def test_its_fingerprint_is_stable_and_fit_for_a_file_name(make, backend):
 def test_what_it_says_of_itself_fits_a_manifest(name, backend):
     about = getattr(backend, "about", {})
     assert json.loads(json.dumps(about)) == about
-    if name in BY_WEIGHTS:
+    if spec_of(name).in_fingerprint:
         assert {"weights", "licence"} <= set(about)
     if "weights_path" in about:
         assert all(Path(path).exists() for path in about["weights_path"].split(", "))

@@ -8,7 +8,7 @@ other backends.
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import count
 from math import ceil
@@ -23,6 +23,8 @@ from codexseg.backends.deepcell.environment import DEEPCELL_VERSION, find_deepce
 from codexseg.backends.deepcell.process import JsonProcess, ProcessEnded
 from codexseg.backends.networks.contract import NETWORK_MPP, TILE_PX
 from codexseg.backends.networks.weights import KNOWN, TOKEN, Weights, deepcell_dir, resolve
+from codexseg.backends.registry import BackendWarning
+from codexseg.config.schema import SegmentationConfig
 from codexseg.core.grid import Window
 from codexseg.errors import BackendUnavailable, CodexsegError, ConfigError, WorkerDied
 from codexseg.run.files import map_npy
@@ -80,6 +82,19 @@ class Deepcell:
         self.context_px = ceil(_CONTEXT_PX * NETWORK_MPP / slide.mpp)
         self._worker: JsonProcess | None = None
         self._has_started, self._unavailable = False, ""
+
+    @classmethod
+    def warnings(cls, config: SegmentationConfig) -> Iterator[BackendWarning]:
+        """Warn that `segmentation.normalization` has no effect."""
+        if config.normalization == "slide":
+            yield BackendWarning(
+                "normalization_unused",
+                config.normalization,
+                "segmentation.normalization",
+                "The backend 'deepcell' normalizes each patch as an image of its own, so "
+                "cells at seams can differ. The backend 'mesmer' computes the same for the "
+                "slide as a whole.",
+            )
 
     @property
     def about(self) -> dict[str, str | None]:

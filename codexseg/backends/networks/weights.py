@@ -8,6 +8,7 @@ from typing import Literal
 
 from codexseg.backends.networks.archive import TARBALLS, file_hash, unpack
 from codexseg.backends.networks.contract import graph_digest, read_signature
+from codexseg.backends.registry import MESMER_LICENCE
 from codexseg.errors import BackendUnavailable, ConfigError, InputError
 from codexseg.run.files import cache_dir
 
@@ -68,9 +69,7 @@ KNOWN = {
         asset_key="models/MultiplexSegmentation-9.tar.gz",
         md5="a1dfbce2594f927b9112f23a0a1739e0",
         folder="MultiplexSegmentation",
-        licence="DeepCell's modified Apache License 2.0: non-commercial academic use only, "
-        "ask the Van Valen Lab for any other. "
-        "https://github.com/vanvalenlab/deepcell-tf/blob/master/LICENSE",
+        licence=MESMER_LICENCE,
         home="https://github.com/vanvalenlab/deepcell-tf",
     )
 }
