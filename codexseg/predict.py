@@ -8,15 +8,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from codexseg.config.coerce import as_config
+from codexseg.config.fields import image_stem
 from codexseg.config.schema import OWN_WEIGHTS
 from codexseg.errors import ConfigError, InputError, RunStateError
 from codexseg.pipeline import Pipeline, Result
 from codexseg.run.directory import Run
-from codexseg.segment import as_config
 from codexseg.stages.channels import COLOURS, GREY
-
-SUFFIXES = (".ome.tiff", ".ome.tif", ".ome.btf", ".ome.zarr", ".qptiff", ".tiff", ".tif")
-"""What is left out of an image's name where outputs are called after it."""
 
 OPTIONS = {
     "channels.nuclear_channel": "--nucleus",
@@ -213,9 +211,8 @@ def prepare(
                 "antibodies_file": None if panel is None else str(Path(panel).absolute()),
             },
             "channels": _channels(mode, nucleus, wholecell),
-            "segmentation": {k: v for k, v in segmentation.items() if v is not None}
-            | {"save_segmentation_pickle": False},
-            "export": {"ome_tiff": True, "csv": True, "h5ad": False},
+            "segmentation": {k: v for k, v in segmentation.items() if v is not None},
+            "export": {"formats": ["csv", "ome_tiff"]},
         }
     )
     backend_name = settings.segmentation.backend
@@ -225,7 +222,7 @@ def prepare(
             f"takes none: add the backend that these weights are for, --backend mesmer or "
             f"--backend panoptic for instance, or leave --model away."
         )
-    name = stem(path)
+    name = image_stem(path)
     # below the scratch folder: what is not of the run has a place beside it
     run = folder / f".{name}_predict" / "run"
     return Prediction(Pipeline(settings, run, trusts_config_mpp=True), folder, name)
@@ -259,14 +256,6 @@ def _number(text: float | str | None) -> float | str | None:
         return text if text is None else float(text)
     except ValueError:
         return text
-
-
-def stem(image: Path) -> str:
-    """Return the name of an image without what says its format."""
-    for suffix in SUFFIXES:
-        if image.name.lower().endswith(suffix) and len(image.name) > len(suffix):
-            return image.name[: -len(suffix)]
-    return image.stem
 
 
 def _words(backend: Mapping[str, Any]) -> str:

@@ -64,7 +64,7 @@ def test_the_preset_of_the_specification_changes_only_what_it_says() -> None:
 
 
 def test_a_preset_that_is_not_there() -> None:
-    with pytest.raises(ConfigError, match="no preset 'slow'"):
+    with pytest.raises(ConfigError, match="Preset 'slow' not found"):
         template("slow")
 
 

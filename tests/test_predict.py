@@ -9,8 +9,9 @@ import tifffile
 import typer
 
 from codexseg.cli.console import clear_errors
+from codexseg.config.fields import image_stem
 from codexseg.errors import ConfigError, InputError, RunStateError
-from codexseg.predict import prepare, stem
+from codexseg.predict import prepare
 from codexseg.run.directory import Run
 from tests.images import write_ome_tiff
 from tests.mesmer import TOY, blobs
@@ -38,7 +39,7 @@ def image(tmp_path):
     ],
 )
 def test_outputs_are_called_after_the_image(tmp_path, name, expected):
-    assert stem(tmp_path / name) == expected
+    assert image_stem(tmp_path / name) == expected
 
 
 @pytest.mark.parametrize("backend", [[], ["--backend", "panoptic", "--model", TOY]])

@@ -106,11 +106,12 @@ def compare(
     backend), and of each its labels (_cells.tif, _nuclei.tif) and outlines (_outlines.png).
     Exit code 1: some could not be had or failed; 2: none can be had, or the input is wrong.
     """
-    from codexseg.predict import OPTIONS, stem
+    from codexseg.config.fields import image_stem
+    from codexseg.predict import OPTIONS
 
     names = {"segmentation.backend": "--backends", "segmentation.model_path": "--model"}
     with clear_errors({**OPTIONS, **names}):
-        folder = out or Path(f"{stem(image)}_compare")
+        folder = out or Path(f"{image_stem(image)}_compare")
         result = _run(
             image,
             backends,
