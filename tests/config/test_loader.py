@@ -15,7 +15,7 @@ from codexseg.config.loader import LoadedConfig, load, parse
 from codexseg.config.schema import Config, PatchingConfig
 from codexseg.errors import ConfigError
 
-# As the template of aegle has it, with the values of a user.
+# Template of aegle with the values of a user.
 AEGLE = """\
 exp_id: D18_0
 sample_id: D18
@@ -113,10 +113,10 @@ def error(text: str) -> str:
     return lines[0]
 
 
-# --- what a user gets ---------------------------------------------------------------
+# --- valid files --------------------------------------------------------------------
 
 
-def test_one_key_is_enough_for_a_run() -> None:
+def test_file_with_one_key_has_all_defaults() -> None:
     loaded = check("data:\n  file_name: slide.tif\n", require_image=True)
     data = loaded.config.data.model_copy(update={"file_name": None})
     assert loaded.config.model_copy(update={"data": data}) == Config()
@@ -136,14 +136,14 @@ def test_paths_are_relative_to_the_folder_of_the_yaml(
     assert data.antibodies_file == folder / "configs" / "panel.tsv"
 
 
-def test_absolute_paths_and_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absolute_paths_and_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     data = check("data: {file_name: ~/a.tif, antibodies_file: /b/c.tsv}").config.data
     assert data.file_name == Path("/home/me/a.tif")
     assert data.antibodies_file == Path("/b/c.tsv")
 
 
-def test_a_linked_slide_keeps_the_name_that_the_user_gave(tmp_path: Path) -> None:
+def test_linked_slide_keeps_its_name(tmp_path: Path) -> None:
     (tmp_path / "0a1b").touch()
     (tmp_path / "slide.tif").symlink_to("0a1b")
     (tmp_path / "a.yaml").write_text("data: {file_name: slide.tif}", encoding="utf-8")
@@ -163,14 +163,14 @@ def test_a_linked_slide_keeps_the_name_that_the_user_gave(tmp_path: Path) -> Non
         ("CD3/µ", ("CD3/µ",)),
     ],
 )
-def test_whole_cell_channels_are_one_name_or_a_list(
+def test_whole_cell_channels_are_a_name_or_a_list(
     text: str, names: tuple[str, ...]
 ) -> None:
     config = check(f"channels:\n  wholecell_channel: {text}\n").config
     assert config.channels.wholecell_channel == names
 
 
-def test_plain_words_mean_what_they_look_like() -> None:
+def test_scalars_follow_the_yaml_1_2_core_schema() -> None:
     config = check(
         "repair: {min_overlap: 1e-3}\n"
         "patching: {patch_height: 0512, patch_width: 512.0, overlap: '0.2'}\n"
@@ -191,32 +191,32 @@ def test_plain_words_mean_what_they_look_like() -> None:
 
 
 @pytest.mark.parametrize("text", ["[std, mean]", "std", "[std]", "[mean, std, std]"])
-def test_statistics_have_one_order_and_the_mean(text: str) -> None:
+def test_statistics_have_canonical_order_and_include_mean(text: str) -> None:
     config = check(f"profile: {{statistics: {text}}}").config
     assert config.profile.statistics == ("mean", "std")
 
 
-def test_a_section_whose_keys_are_commented_out_is_the_default() -> None:
+def test_section_with_commented_out_keys_has_defaults() -> None:
     assert check("repair:\n  # min_overlap: 0.5\nsegmentation:\n  options:\n").config == (
         Config()
     )
 
 
-def test_options_of_a_third_party_are_left_alone() -> None:
+def test_third_party_options_are_not_changed() -> None:
     config = check("segmentation: {backend: 'a:B', options: {a: {b: [1, x]}, c: null}}")
     assert config.config.segmentation.options == {"a": {"b": [1, "x"]}, "c": None}
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
+def test_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("repair: {min_overlap: 0.5}\r\n", encoding="utf-8-sig")
     assert load(path, require_image=False).config.repair.min_overlap == 0.5
 
 
-# --- what a user is told ------------------------------------------------------------
+# --- errors -------------------------------------------------------------------------
 
 
-def test_all_errors_at_once_each_with_its_line() -> None:
+def test_all_errors_are_reported_with_their_lines() -> None:
     text = """\
 data:
   file_nam: a.tif
@@ -310,7 +310,7 @@ overlap: 0.3
         ("data: {image_mpp: 1}\ndata: {image_mpp: 2}", "already set in line 1; remove one"),
     ],
 )
-def test_an_error_says_value_expectation_and_remedy(text: str, words: str) -> None:
+def test_error_contains_value_expectation_and_remedy(text: str, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         check(text)
     assert words in str(caught.value)
@@ -337,7 +337,7 @@ def test_an_error_says_value_expectation_and_remedy(text: str, words: str) -> No
         ("1: 1", "1: unknown key; sections:"),
     ],
 )
-def test_an_unknown_key_gets_the_nearest_known_one(text: str, words: str) -> None:
+def test_unknown_key_error_suggests_similar_key(text: str, words: str) -> None:
     assert words in error(text)
 
 
@@ -362,7 +362,7 @@ def test_an_unknown_key_gets_the_nearest_known_one(text: str, words: str) -> Non
         ("a: !!python/name:os.system x\n", "tag:yaml.org,2002:python/name:os.system"),
     ],
 )
-def test_what_is_no_configuration_is_refused_with_its_line(text: str, words: str) -> None:
+def test_invalid_documents_are_errors_with_a_line(text: str, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         check(text)
     assert words in str(caught.value)
@@ -376,21 +376,23 @@ def test_what_is_no_configuration_is_refused_with_its_line(text: str, words: str
         ("data: {}\n".encode("utf-16"), "line 1: byte 0xff is not UTF-8 text"),
     ],
 )
-def test_a_file_of_another_encoding(tmp_path: Path, raw: bytes, words: str) -> None:
+def test_file_with_another_encoding_is_an_error(
+    tmp_path: Path, raw: bytes, words: str
+) -> None:
     (tmp_path / "a.yaml").write_bytes(raw)
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "a.yaml")
     assert words in str(caught.value)
 
 
-def test_a_file_that_is_not_there_or_no_file(tmp_path: Path) -> None:
+def test_missing_file_or_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"Configuration .* not found.*config init"):
         load(tmp_path / "a.yaml")
     with pytest.raises(ConfigError, match="Cannot read"):
         load(tmp_path)
 
 
-def test_a_run_needs_an_image() -> None:
+def test_run_requires_an_image() -> None:
     for text in (
         "repair: {}",
         "data:\n",
@@ -405,7 +407,7 @@ def test_a_run_needs_an_image() -> None:
 # --- configs of aegle ---------------------------------------------------------------
 
 
-def test_a_config_of_aegle_loads() -> None:
+def test_aegle_configuration_loads() -> None:
     config = check(AEGLE, require_image=True).config
     assert config.dump() == (
         Config()
@@ -434,7 +436,7 @@ def test_a_config_of_aegle_loads() -> None:
     )
 
 
-def test_one_note_says_what_replaces_the_ignored_keys() -> None:
+def test_notes_on_aegle_keys_name_their_replacements() -> None:
     moved, ignored, relative, pickle, weights = check(AEGLE).notes
     assert moved == "line 9: channels.nucleus_channel is read as channels.nuclear_channel."
     assert "line 1: exp_id: use --out, the folder of a run names it" in ignored
@@ -454,12 +456,12 @@ def test_one_note_says_what_replaces_the_ignored_keys() -> None:
     assert "because 'embedded' takes no weights. Set segmentation.backend" in weights
 
 
-def test_the_weights_note_is_only_for_a_backend_without_weights() -> None:
+def test_backend_with_weights_gives_no_weights_note() -> None:
     text = "segmentation: {backend: 'a:B', model_path: w.onnx}"
     assert check(text).notes == ()
 
 
-def test_old_names_are_moved_with_their_place() -> None:
+def test_moved_aegle_keys_keep_their_lines() -> None:
     assert check("patching: {patch_overlap: 0.3}").config.patching.overlap == 0.3
     line = error("patching:\n\n  patch_overlap: 3\n")
     assert line.startswith("line 3: patching.patch_overlap (now patching.overlap): got 3, ")
@@ -469,14 +471,14 @@ def test_old_names_are_moved_with_their_place() -> None:
     assert "got 'D', but channels.nuclear_channel (line 3) is 'E'; remove one" in line
 
 
-def test_what_would_change_the_result_is_refused() -> None:
+def test_aegle_keys_that_change_results_are_errors() -> None:
     line = error("testing: {data_disruption: {type: gaussian, level: 1}}")
     assert "testing.data_disruption.type: got 'gaussian'; codexseg does not" in line
     line = error("data: {file_name: a}\ntissue_extraction: {n_tissue: 4}\n")
     assert line.startswith("line 2: tissue_extraction: got {'n_tissue': 4}; codexseg does")
 
 
-def test_other_keys_beside_those_of_aegle_are_still_errors() -> None:
+def test_unknown_keys_beside_aegle_keys_are_errors() -> None:
     line = error(AEGLE.replace("  generate_report:", "  generate_reports:"))
     assert "report.generate_reports: unknown key" in line
 
@@ -614,14 +616,14 @@ def test_as_config_reports_all_errors_of_a_dict_as_the_loader_does() -> None:
 # --- the models ---------------------------------------------------------------------
 
 
-def test_a_config_never_changes() -> None:
+def test_config_is_frozen_and_forbids_unknown_keys() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Config().repair.min_overlap = 0.5
     with pytest.raises(ValidationError, match="extra_forbidden"):
         PatchingConfig.model_validate({"size": 1})
 
 
-def test_a_section_by_its_name() -> None:
+def test_section_returns_section_by_name() -> None:
     assert Config().section("patching") == PatchingConfig()
     with pytest.raises(KeyError, match="no section 'tile', expected one of data, channels"):
         Config().section("tile")
@@ -646,7 +648,7 @@ values = {
 
 
 @given(st.fixed_dictionaries({}, optional=values))
-def test_a_dump_is_json_and_loads_as_it_was(data: dict[str, Any]) -> None:
+def test_dump_is_json_and_round_trips(data: dict[str, Any]) -> None:
     config = Config.model_validate(data)
     dump = config.dump()
     assert Config.model_validate(json.loads(json.dumps(dump))) == config
@@ -672,12 +674,12 @@ pieces += [
 
 
 @given(st.lists(st.sampled_from(pieces)).map("".join) | st.text())
-def test_any_text_is_a_config_or_a_config_error(text: str) -> None:
+def test_any_text_is_valid_or_a_config_error(text: str) -> None:
     with suppress(ConfigError):
         check(text)
 
 
-def test_config_is_quick_to_import() -> None:
+def test_config_imports_no_heavy_package() -> None:
     code = (
         "import sys, codexseg.config.loader\n"
         "heavy = {'numpy', 'pandas', 'zarr', 'numba', 'scipy', 'skimage'}\n"
