@@ -1,4 +1,4 @@
-"""The slide image as a notebook uses it: channels by name, windows, never all of it."""
+"""Lazy slide image for notebooks: channels by name, windows, overviews."""
 
 from collections.abc import Sequence
 from math import ceil
@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from codexseg.arrays import Pixels
 from codexseg.core.grid import Window
 from codexseg.errors import InputError
 from codexseg.io.slides.base import resolve_mpp
@@ -15,6 +15,7 @@ from codexseg.io.slides.open import open_image
 from codexseg.io.slides.panel import resolve_channel
 
 _BAND_PIXELS: Final = 2**24
+"""Pixels that `overview` reads at once."""
 
 ChannelName = str | int
 
@@ -25,11 +26,11 @@ class CodexImage:
     Parameters
     ----------
     path : str or Path
-        OME-TIFF, qptiff, multi-page TIFF or OME-Zarr.
+        OME-TIFF, QPTIFF, multi-page TIFF or OME-Zarr.
     panel_file : str or Path, optional
-        Channel names (`data.antibodies_file`); they win over the file's own.
+        Table of channel names (`data.antibodies_file`), which replace those of the file.
     mpp : float, optional
-        Micrometres per pixel, needed where the file does not say it.
+        Micrometres per pixel, for a file without a pixel size.
 
     Raises
     ------
@@ -50,10 +51,9 @@ class CodexImage:
         mpp: float | None = None,
     ) -> None:
         self._slide = open_image(path, panel_file)
-        known = self._slide.mpp
-        if known is not None or mpp is not None:
-            known = resolve_mpp(known, mpp, self._slide.path)
-        self._mpp = known
+        self._mpp = self._slide.mpp
+        if self._mpp is not None or mpp is not None:
+            self._mpp = resolve_mpp(self._mpp, mpp, self._slide.path)
 
     def __repr__(self) -> str:
         return f"CodexImage({self._slide!r})"
@@ -65,12 +65,12 @@ class CodexImage:
 
     @property
     def channel_names(self) -> tuple[str, ...]:
-        """Names of the channels, in their order."""
+        """Names of the channels, in the order of the file."""
         return self._slide.channel_names
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height, width (px)."""
+        """Number of channels, height and width (px)."""
         return self._slide.shape
 
     @property
@@ -80,54 +80,54 @@ class CodexImage:
 
     @property
     def mpp(self) -> float | None:
-        """Micrometres per pixel; None where neither file nor caller says it."""
+        """Micrometres per pixel; None if neither file nor caller gave it."""
         return self._mpp
 
     def read(
         self,
         channels: ChannelName | Sequence[ChannelName],
         window: Window | tuple[int, int, int, int],
-    ) -> NDArray[Any]:
-        """Read a window; only the tiles under it are touched.
+    ) -> Pixels:
+        """Read the pixels of a window; only its tiles are decoded.
 
         Parameters
         ----------
         channels : str, int, or a list of them
-            Names (exact, else regardless of case) or numbers.
+            Names (exact, else without regard to case) or numbers.
         window : Window or (y0, x0, y1, x1)
-            Half-open, in px of the full resolution.
+            Half-open window, in px of the full resolution.
 
         Returns
         -------
         (y, x) array
-            For one channel; (c, y, x) for a list.
+            Pixels of one channel; (c, y, x) for a list.
 
         Raises
         ------
         InputError
-            If a channel is unknown or ambiguous, the window is not in the slide, or the
-            file is damaged there.
+            If a channel is unknown or ambiguous, the window is not in the slide, or its
+            pixels are damaged.
         """
         window = window if isinstance(window, Window) else Window(*window)
         if isinstance(channels, str | int):
             return self._slide.read(self._number(channels), window)
         numbers = [self._number(channel) for channel in channels]
         if not numbers:
-            raise InputError("no channel was asked for: give at least one name.")
+            raise InputError("The list of channels is empty. Pass at least one name.")
         return np.stack([self._slide.read(number, window) for number in numbers])
 
-    def overview(self, channel: ChannelName, max_px: int = 1024) -> NDArray[Any]:
-        """Return a small preview of a channel: every n-th pixel of a fitting level.
+    def overview(self, channel: ChannelName, max_px: int = 1024) -> Pixels:
+        """Return a small preview of a channel: every n-th pixel of a pyramid level.
 
-        Without a pyramid the whole channel is read once, band by band: memory stays
-        small, time grows with the slide.
+        Without a pyramid the whole channel is read once, in bands: memory is bounded,
+        time grows with the slide.
 
         Parameters
         ----------
         channel : str or int
             Name or number.
         max_px : int
-            The longer side of the preview is at most this.
+            Maximum length of the longer side, px.
 
         Returns
         -------
@@ -135,7 +135,7 @@ class CodexImage:
             Pixels of the slide's dtype.
         """
         if max_px < 1:
-            raise InputError(f"max_px is {max_px}: expected at least 1.")
+            raise InputError(f"max_px is {max_px}, expected at least 1.")
         number, levels = self._number(channel), self._slide.levels
         level = max((i for i, s in enumerate(levels) if max(s) >= max_px), default=0)
         height, width = levels[level]
@@ -150,7 +150,7 @@ class CodexImage:
         return np.concatenate(bands)
 
     def info(self) -> dict[str, Any]:
-        """Describe the image: path, format, size, dtype, mpp, channels, pyramid."""
+        """Return path, format, size, dtype, mpp, channels and pyramid levels."""
         return {
             "path": str(self.path),
             "format": self._slide.format,

@@ -1,17 +1,17 @@
-"""Exceptions.
+"""Exceptions of codexseg.
 
 CodexsegError
-    ConfigError          the YAML file is wrong
-    InputError           the image or the panel is wrong
+    ConfigError          the configuration is wrong
+    InputError           the image, its metadata or an array is wrong
     BackendUnavailable   an optional dependency or its weights are missing
-    SampleUnavailable    a sample cannot be fetched
-    RunStateError        the run directory does not hold what a stage needs
+    SampleUnavailable    a sample cannot be downloaded
+    RunStateError        the run directory lacks data that a stage needs
     WorkerDied           a worker process was killed
 """
 
 
 class CodexsegError(Exception):
-    """Base class: everything codexseg raises on purpose."""
+    """Base class of all errors that codexseg raises on purpose."""
 
 
 class ConfigError(CodexsegError, ValueError):
@@ -27,11 +27,11 @@ class BackendUnavailable(CodexsegError, ImportError):
 
 
 class SampleUnavailable(CodexsegError, OSError):
-    """A sample cannot be fetched."""
+    """A sample cannot be downloaded."""
 
 
 class RunStateError(CodexsegError, RuntimeError):
-    """The run directory does not hold what a stage needs."""
+    """The run directory lacks data that a stage needs."""
 
 
 class WorkerDied(CodexsegError, RuntimeError):

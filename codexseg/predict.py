@@ -1,7 +1,7 @@
-"""One image, no configuration: labels of cells and nuclei, and the table of the cells."""
+"""Segment one image without a configuration: label images and the table of the cells."""
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +9,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from codexseg.backends.registry import spec_of
+from codexseg.config.coerce import as_config
+from codexseg.config.fields import image_stem
+from codexseg.config.schema import Config, SegmentationConfig
 from codexseg.errors import ConfigError, InputError, RunStateError
 from codexseg.pipeline import Pipeline, Result
 from codexseg.run.directory import Run
-from codexseg.segment import as_config
 from codexseg.stages.channels import COLOURS, GREY
-
-SUFFIXES = (".ome.tiff", ".ome.tif", ".ome.btf", ".ome.zarr", ".qptiff", ".tiff", ".tif")
-"""What is left out of an image's name where outputs are called after it."""
 
 OPTIONS = {
     "channels.nuclear_channel": "--nucleus",
@@ -30,20 +29,109 @@ OPTIONS = {
     "segmentation.model_path": "--model",
     "segmentation.diameter": "--diameter",
 }
-"""Which option of the command stands for a key of the configuration."""
+"""Option of the command for each configuration key."""
 
 MARKER = ".predict"
-"""The file that says of a folder that predict made it, and may remove it."""
+"""File in folders that predict creates and may delete."""
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """Segmentation options of one image.
+
+    Attributes
+    ----------
+    nucleus : str, optional
+        Name of the nuclear channel; in a picture the colour of the nuclei.
+    wholecell : tuple of str
+        Names of the whole-cell markers; in a picture the colour of the cells.
+    mode : {"names", "auto", "L", "RGB"}, optional
+        Type of the image, see `channels.mode`; by default "names" with `nucleus`, else
+        "auto".
+    backend : str, optional
+        Name of the backend; by default that of the configuration.
+    model : path, optional
+        Weights.
+    mpp : float, optional
+        Micrometres per pixel; by default that of the image.
+    panel : path, optional
+        Table of channel names.
+    diameter : float or "auto", optional
+        Diameter of a typical cell, um; "auto" estimates it from the image.
+    """
+
+    nucleus: str | None = None
+    wholecell: tuple[str, ...] = ()
+    mode: str | None = None
+    backend: str | None = None
+    model: str | Path | None = None
+    mpp: float | None = None
+    panel: str | Path | None = None
+    diameter: float | str | None = None
+
+    def config(self, image: Path) -> Config:
+        """Return the configuration of an image, with the outputs of `predict`.
+
+        Raises
+        ------
+        ConfigError
+            If an option is wrong, or the backend takes no weights.
+        """
+        backend = self.backend or SegmentationConfig().backend
+        if self.model is not None and spec_of(backend).weights == "none":
+            raise ConfigError(
+                f"--model is {self.model}, but backend {backend} takes no weights. Add "
+                f"the backend of these weights, such as --backend mesmer or --backend "
+                f"panoptic, or omit --model."
+            )
+        segmentation = {
+            "backend": backend,
+            "model_path": _absolute(self.model),
+            "diameter": _as_number(self.diameter),
+        }
+        return as_config(
+            {
+                "data": {
+                    "file_name": str(image),
+                    "image_mpp": self.mpp,
+                    "antibodies_file": _absolute(self.panel),
+                },
+                "channels": self._channels(),
+                "segmentation": {k: v for k, v in segmentation.items() if v is not None},
+                "export": {"formats": ["csv", "ome_tiff"]},
+            }
+        )
+
+    def _channels(self) -> dict[str, Any]:
+        """Return the keys of the section channels."""
+        mode = self.mode or ("auto" if self.nucleus is None else "names")
+        keys: dict[str, Any] = {"mode": mode}
+        if mode in ("names", "auto"):
+            markers = list(self.wholecell) or None
+            names = {"nuclear_channel": self.nucleus, "wholecell_channel": markers}
+            keys |= {key: value for key, value in names.items() if value is not None}
+        if mode == "names":
+            return keys
+        if len(self.wholecell) > 1 and mode != "auto":
+            raise ConfigError(
+                f"--wholecell is {','.join(self.wholecell)}, expected one colour with "
+                f"--mode {mode}."
+            )
+        cell = next(iter(self.wholecell), None)
+        for key, colour in (("nucleus", self.nucleus), ("cell", cell)):
+            if colour is not None and (mode != "auto" or colour in (*COLOURS, GREY)):
+                keys[key] = colour
+        return keys
 
 
 @dataclass(frozen=True)
 class Predicted(Result):
-    """What there is to show, and what made it.
+    """Result of a prediction.
 
     Attributes
     ----------
     backend : str
-        The backend, and its weights if it has some.
+        Name of the backend, with its weights if it has any.
     """
 
     backend: str = ""
@@ -51,16 +139,16 @@ class Predicted(Result):
 
 @dataclass(frozen=True)
 class Prediction:
-    """What :meth:`Prediction.execute` does for one image.
+    """Prediction of one image, ready to execute.
 
     Attributes
     ----------
     pipeline : Pipeline
-        Does the work, in a run directory of its own in `scratch`.
+        Pipeline with a run directory in `scratch`.
     out : Path
-        Where the outputs go.
+        Folder of the outputs.
     stem : str
-        What they are called after: ``a.ome.tif`` gives ``a_cells.tif``.
+        Prefix of the outputs: ``a.ome.tif`` gives ``a_cells.tif``.
     """
 
     pipeline: Pipeline
@@ -74,249 +162,177 @@ class Prediction:
 
     @property
     def nuclei(self) -> Path:
-        """Labels of the nuclei; a nucleus has its cell's number."""
+        """Labels of the nuclei; a nucleus has the number of its cell."""
         return self.out / f"{self.stem}_nuclei.tif"
 
     @property
     def table(self) -> Path:
-        """One row per cell."""
+        """Table with one row per cell."""
         return self.out / f"{self.stem}_cells.csv"
 
     @property
     def scratch(self) -> Path:
-        """The folder, beside the outputs, in which the work is done."""
+        """Folder of intermediate files, beside the outputs."""
         return self.out / f".{self.stem}_predict"
 
     def execute(self, workers: int | None = None, *, overwrite: bool = False) -> Predicted:
-        """Segment and measure; running it again goes on where it was stopped.
+        """Segment and measure the image, or resume an interrupted prediction.
 
-        The scratch folder goes once all is done. Where patches failed it stays, and the
-        next call does them again.
+        The scratch folder is deleted at the end. It is kept if patches failed, and the
+        next call tries them again.
 
         Parameters
         ----------
         workers : int, optional
-            Processes.
+            Number of processes.
         overwrite : bool
-            Replace files that have the names of the outputs: they may be those of
-            another image, or an image themselves.
+            Replace existing outputs, which may be those of another image, or an image.
 
         Raises
         ------
         ConfigError, InputError, BackendUnavailable
-            If image, channels or weights cannot be used, or an output is there already;
-            nothing was written.
+            If image, channels or weights cannot be used, or an output exists; nothing is
+            written.
         RunStateError
-            If another process predicts this image, or the scratch folder is somebody
-            else's; it is left as it is.
+            If another process predicts this image, or the scratch folder was not made by
+            predict.
         """
-        self.pipeline.source()  # what is wrong is said before anything is made
+        self.pipeline.source()  # checks the input before anything is written
         self._check_targets(overwrite=overwrite)
-        with _claimed(self.scratch) as is_new:
+        with _lock_scratch(self.scratch) as is_new:
             try:
                 result = self.pipeline.execute(workers=workers, until="export")
-            except InputError:  # of pixels, which are looked at last
+            except InputError:  # pixels are checked last, when the folder exists
                 if is_new:
                     shutil.rmtree(self.scratch)
                 raise
-            run = self.pipeline.out
-            backend = _words(self.pipeline.run.read_manifest().get("backend", {}))
-            for source, target in (
-                (run / "exports" / "cell.ome.tif", self.cells),
-                (run / "exports" / "nucleus.ome.tif", self.nuclei),
-                (run / "cells.csv", self.table),
-            ):
-                if result.failed_patches:
-                    shutil.copyfile(source, target)
-                else:
-                    source.replace(target)
-            if not result.failed_patches:
-                shutil.rmtree(self.scratch)
+            backend = self._publish(keep_run=bool(result.failed_patches))
         return Predicted(**vars(result), backend=backend)
+
+    def _publish(self, *, keep_run: bool) -> str:
+        """Put the outputs of the run in place, and return the name of the backend."""
+        run = self.pipeline.out
+        backend = _format_backend(self.pipeline.run.read_manifest().get("backend", {}))
+        for source, target in (
+            (run / "exports" / "cell.ome.tif", self.cells),
+            (run / "exports" / "nucleus.ome.tif", self.nuclei),
+            (run / "cells.csv", self.table),
+        ):
+            if keep_run:
+                shutil.copyfile(source, target)
+            else:
+                source.replace(target)
+        if not keep_run:
+            shutil.rmtree(self.scratch)
+        return backend
 
     def _check_targets(self, *, overwrite: bool) -> None:
         targets = (self.cells, self.nuclei, self.table)
         folders = [path for path in targets if path.is_dir()]
         present = [path.name for path in targets if path.exists()]
-        goes_on = (self.scratch / MARKER).exists()
+        resumes = (self.scratch / MARKER).exists()
         if folders:
-            raise InputError(f"{folders[0]} is a folder: choose another --out.")
-        if present and not (overwrite or goes_on):
+            raise InputError(f"{folders[0]} is a folder. Choose another --out.")
+        if present and not (overwrite or resumes):
             raise InputError(
-                f"{self.out} holds {', '.join(present)} already, expected no file of that "
-                f"name: replace what is there with --overwrite, or choose another --out."
+                f"{self.out} already contains {', '.join(present)}. Use --overwrite to "
+                f"replace them, or choose another --out."
             )
 
 
 def prepare(
-    image: str | Path,
-    *,
-    nucleus: str | None = None,
-    wholecell: Sequence[str] = (),
-    out: str | Path,
-    mode: str | None = None,
-    backend: str | None = None,
-    model_path: str | Path | None = None,
-    mpp: float | None = None,
-    panel: str | Path | None = None,
-    diameter: float | str | None = None,
+    image: str | Path, out: str | Path, options: ImageOptions | None = None
 ) -> Prediction:
-    """Say what is to be done with one image.
+    """Prepare the prediction of one image; nothing is written.
 
     Parameters
     ----------
     image : path
-        OME-TIFF, qptiff, TIFF or OME-Zarr; png, jpg or bmp.
-    nucleus : str, optional
-        Name of the nuclear channel; of a picture the colour that shows nuclei.
-    wholecell : sequence of str
-        Names of the whole-cell markers; of a picture the colour that shows cells.
+        OME-TIFF, QPTIFF, TIFF or OME-Zarr; png, jpg or bmp.
     out : path
-        Folder of the outputs; made where it is missing.
-    mode : {"names", "auto", "L", "RGB"}, optional
-        What the channels are, as `channels.mode`; by default "names" where `nucleus` is
-        given, else "auto".
-    backend : str, optional
-        The default backend where not given.
-    model_path : path, optional
-        Weights.
-    mpp : float, optional
-        Micrometres per pixel; where not given, the image says it.
-    panel : path, optional
-        Table of channel names.
-    diameter : float or "auto", optional
-        Diameter of a typical cell, um; "auto": found from the image.
+        Folder of the outputs; created if missing.
+    options : ImageOptions, optional
+        Channels, backend and pixel size.
 
     Raises
     ------
     ConfigError, InputError
-        If something of it is wrong, such as weights for a backend that has none.
+        If an option is wrong, the image is missing or `out` is a file.
     """
     path, folder = Path(image).absolute(), Path(out).absolute()
     if not path.exists():
         raise InputError(
-            f"there is no image {path}, expected an OME-TIFF, a qptiff, an OME-Zarr, or a "
-            f"picture."
+            f"Image {path} not found. Expected an OME-TIFF, QPTIFF, OME-Zarr or a picture."
         )
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file, expected a folder; choose another --out.")
-    segmentation = {
-        "backend": backend,
-        "model_path": None if model_path is None else str(Path(model_path).absolute()),
-        "diameter": _number(diameter),
-    }
-    settings = as_config(
-        {
-            "data": {
-                "file_name": str(path),
-                "image_mpp": mpp,
-                "antibodies_file": None if panel is None else str(Path(panel).absolute()),
-            },
-            "channels": _channels(mode, nucleus, wholecell),
-            "segmentation": {k: v for k, v in segmentation.items() if v is not None}
-            | {"save_segmentation_pickle": False},
-            "export": {"ome_tiff": True, "csv": True, "h5ad": False},
-        }
-    )
-    backend_name = settings.segmentation.backend
-    if model_path is not None and spec_of(backend_name).weights == "none":
-        raise ConfigError(
-            f"--model {model_path} is given, and the backend is {backend_name}, which "
-            f"takes none: add the backend that these weights are for, --backend mesmer or "
-            f"--backend panoptic for instance, or leave --model away."
-        )
-    name = stem(path)
-    # below the scratch folder: what is not of the run has a place beside it
+        raise InputError(f"{folder} is a file, expected a folder. Choose another --out.")
+    config = (options or ImageOptions()).config(path)
+    name = image_stem(path)
+    # a folder below the scratch folder, which also contains the marker and the lock
     run = folder / f".{name}_predict" / "run"
-    return Prediction(Pipeline(settings, run, trusts_config_mpp=True), folder, name)
+    return Prediction(Pipeline(config, run, trusts_config_mpp=True), folder, name)
 
 
-def _channels(
-    mode: str | None, nucleus: str | None, wholecell: Sequence[str]
-) -> dict[str, Any]:
-    """Return the section of the configuration that the options stand for."""
-    mode = mode or ("auto" if nucleus is None else "names")
-    keys: dict[str, Any] = {"mode": mode}
-    if mode in ("names", "auto"):
-        named = {"nuclear_channel": nucleus, "wholecell_channel": list(wholecell) or None}
-        keys |= {key: value for key, value in named.items() if value is not None}
-    if mode != "names":
-        colours = (*COLOURS, GREY)
-        if len(wholecell) > 1 and mode != "auto":
-            raise ConfigError(
-                f"--wholecell {','.join(wholecell)}: expected one colour with "
-                f"--mode {mode}."
-            )
-        for key, colour in (("nucleus", nucleus), ("cell", next(iter(wholecell), None))):
-            if colour is not None and (mode != "auto" or colour in colours):
-                keys[key] = colour
-    return keys
+def _absolute(path: str | Path | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())
 
 
-def _number(text: float | str | None) -> float | str | None:
-    """Return the number that a text is, else the text."""
+def _as_number(text: float | str | None) -> float | str | None:
+    """Return the number that a text contains, else the text."""
     try:
         return text if text is None else float(text)
     except ValueError:
         return text
 
 
-def stem(image: Path) -> str:
-    """Return the name of an image without what says its format."""
-    for suffix in SUFFIXES:
-        if image.name.lower().endswith(suffix) and len(image.name) > len(suffix):
-            return image.name[: -len(suffix)]
-    return image.stem
-
-
-def _words(backend: Mapping[str, Any]) -> str:
-    """Say what the manifest of a run says of its backend."""
-    words = str(backend.get("name", ""))
+def _format_backend(backend: Mapping[str, Any]) -> str:
+    """Format the backend of a manifest: name, weights and their path."""
+    text = str(backend.get("name", ""))
     if backend.get("weights"):
-        words += f", weights {backend['weights']}"
+        text += f", weights {backend['weights']}"
     if backend.get("weights_path"):
-        words += f" ({backend['weights_path']})"
-    return words
+        text += f" ({backend['weights_path']})"
+    return text
 
 
 @contextmanager
-def _claimed(folder: Path) -> Iterator[bool]:
-    """Hold a scratch folder for this process; make it where it is missing, and say so.
+def _lock_scratch(folder: Path) -> Iterator[bool]:
+    """Lock a scratch folder, created if missing, and yield whether it is new.
 
     Raises
     ------
     RunStateError
-        If another process holds it, or predict did not make it.
+        If another process has locked it, or predict did not create it.
     InputError
-        If it cannot be made.
+        If it cannot be created.
     """
     is_new = not folder.exists()
     if is_new:
         try:
-            _make(folder)
+            _create_scratch(folder)
         except OSError as error:
             raise InputError(
-                f"{folder.parent} cannot be written ({error.strerror}), expected a "
-                f"writable place; choose another --out."
+                f"{folder.parent} cannot be written ({error.strerror}). Choose a writable "
+                f"folder, with another --out."
             ) from error
     if not (folder / MARKER).is_file():
         raise RunStateError(
-            f"{folder} was not made by predict (it holds no {MARKER}), which works there "
-            f"and removes it when it is done: choose another --out, or move it away."
+            f"{folder} was not made by predict, which deletes this folder at the end: it "
+            f"has no {MARKER}. Choose another --out, or move the folder away."
         )
     with Run(folder).locked():
         yield is_new
 
 
-def _make(folder: Path) -> None:
-    """Make a scratch folder; it appears with its marker or not at all."""
+def _create_scratch(folder: Path) -> None:
+    """Create a scratch folder and its marker atomically."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".predict-", dir=folder.parent) as name:
         new = Path(name) / "new"
         new.mkdir()
-        (new / MARKER).write_text("codexseg predict works here, and removes this folder.\n")
+        (new / MARKER).write_text("codexseg predict works here, and deletes this folder.\n")
         try:
             new.rename(folder)
-        except OSError:  # another predict has made it meanwhile
+        except OSError:  # another process has created it meanwhile
             if not folder.is_dir():
                 raise

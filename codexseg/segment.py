@@ -1,32 +1,23 @@
 """Cells and nuclei of patches: on arrays, in a notebook, and of the patches of a run."""
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import ValidationError
 
 from codexseg.backends.base import bytes_per_px, check_labels
-from codexseg.config.loader import load
-from codexseg.config.schema import Config, SegmentationConfig
-from codexseg.config.yaml_lines import dotted, shown
+from codexseg.config.coerce import AnyConfig, as_config
 from codexseg.core.grid import Window
 from codexseg.core.labels.operations import Labels, as_labels, label_boundaries
-from codexseg.errors import ConfigError, InputError
+from codexseg.errors import InputError
 from codexseg.stages.arrays import Patches, pixel_size, scaled_backend, slide_of_patches
 from codexseg.stages.segment import choose_compartment
 
 if TYPE_CHECKING:
     from codexseg.codex_patches import CodexPatches
 
-log = logging.getLogger(__name__)
-
 Pixels = NDArray[Any]
-AnyConfig = Config | SegmentationConfig | Mapping[str, Any] | str | Path
-"""What takes a configuration takes it as a model, a dict of sections, or a YAML's path."""
 
 
 class Segmented(TypedDict):
@@ -188,60 +179,6 @@ def get_boundary(masks: Sequence[ArrayLike]) -> list[Labels]:
         label_boundaries(as_labels(mask, f"masks[{number}]"))
         for number, mask in enumerate(masks)
     ]
-
-
-def as_config(config: AnyConfig, base: Config | None = None) -> Config:
-    """Bring whatever stands for a configuration to a Config.
-
-    Parameters
-    ----------
-    config : Config, SegmentationConfig, mapping or path of a YAML
-        A mapping holds sections as the YAML does.
-    base : Config, optional
-        Where what a mapping or a SegmentationConfig does not say comes from; the
-        defaults otherwise.
-
-    Raises
-    ------
-    ConfigError
-        If it is wrong; the message holds all errors.
-    """
-    base = Config() if base is None else base
-    if isinstance(config, Config):
-        return config
-    if isinstance(config, SegmentationConfig):
-        return base.model_copy(update={"segmentation": config})
-    if isinstance(config, str | Path):
-        loaded = load(config, require_image=False)
-        for note in loaded.notes:
-            log.warning("%s", note)
-        return loaded.config
-    if not isinstance(config, Mapping):
-        raise ConfigError(
-            f"the configuration is a {type(config).__name__}, expected a Config, a "
-            f"SegmentationConfig, a dict of sections, or the path of a YAML file."
-        )
-    try:
-        return Config.model_validate(_merged(base.dump(), config))
-    except ValidationError as error:
-        raise ConfigError(_explain(error)) from None
-
-
-def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in changes.items():
-        old = merged.get(key)
-        both = isinstance(value, Mapping) and isinstance(old, dict)
-        merged[key] = _merged(old, value) if both and old is not None else value
-    return merged
-
-
-def _explain(error: ValidationError) -> str:
-    lines = [
-        f"  {dotted(found['loc'])}: got {shown(found['input'])}; {found['msg']}"
-        for found in error.errors(include_url=False)
-    ]
-    return "\n".join(["the configuration is not valid:", *lines])
 
 
 # -- batches ------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""codexseg predict: one image, no configuration."""
+"""Prediction of one image without a configuration."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,15 +8,17 @@ import pytest
 import tifffile
 import typer
 
-from codexseg.cli.console import clear_errors
+from codexseg.cli.console import user_errors
+from codexseg.config.fields import image_stem
 from codexseg.errors import ConfigError, InputError, RunStateError
-from codexseg.predict import prepare, stem
+from codexseg.predict import ImageOptions, prepare
 from codexseg.run.directory import Run
 from tests.images import write_ome_tiff
 from tests.mesmer import TOY, blobs
 from tests.runs import codexseg
 
 NAMES = ("DAPI", "CD44", "PanCK")
+DAPI = ImageOptions(nucleus="DAPI")
 
 
 @pytest.fixture
@@ -37,8 +39,8 @@ def image(tmp_path):
         ("odd", "odd"),
     ],
 )
-def test_outputs_are_called_after_the_image(tmp_path, name, expected):
-    assert stem(tmp_path / name) == expected
+def test_image_stem_has_no_format_suffix(tmp_path, name, expected):
+    assert image_stem(tmp_path / name) == expected
 
 
 @pytest.mark.parametrize("backend", [[], ["--backend", "panoptic", "--model", TOY]])
@@ -62,7 +64,7 @@ def test_predict_writes_labels_and_a_table(image, backend, tmp_path):
     assert np.array_equal(np.unique(nuclei), np.unique(cells))
 
 
-def test_mpp_of_the_command_counts_though_the_image_says_another(image, tmp_path):
+def test_mpp_option_overrides_pixel_size_of_the_image(image, tmp_path):
     def median_area(*words):
         done = codexseg(
             "predict", image, "--nucleus", "DAPI", "--out", tmp_path, "--backend",
@@ -76,12 +78,12 @@ def test_mpp_of_the_command_counts_though_the_image_says_another(image, tmp_path
     assert median_area("--mpp", "0.25") == pytest.approx(0.0625)
 
 
-def test_predict_again_replaces_what_was_there(image, tmp_path):
-    options = {"nucleus": "DAPI", "wholecell": ["CD44"], "out": tmp_path / "out"}
-    first = prepare(image, **options)
+def test_overwrite_replaces_outputs_with_equal_files(image, tmp_path):
+    options = ImageOptions(nucleus="DAPI", wholecell=("CD44",))
+    first = prepare(image, tmp_path / "out", options)
     first.execute()
     before = first.cells.read_bytes()
-    second = prepare(image, **options)
+    second = prepare(image, tmp_path / "out", options)
     second.execute(overwrite=True)
     assert second.cells.read_bytes() == before
 
@@ -101,7 +103,7 @@ def test_predict_again_replaces_what_was_there(image, tmp_path):
         (["--nucleus", "DAPI", "--model", "none.onnx"], "--backend mesmer or --backend pa"),
     ],
 )
-def test_wrong_words_end_with_one_clear_error(image, words, expected, tmp_path):
+def test_wrong_options_give_one_clear_error(image, words, expected, tmp_path):
     done = codexseg("predict", image, *words, "--out", tmp_path / "out")
     assert done.returncode == 2
     assert expected in done.stderr
@@ -109,9 +111,9 @@ def test_wrong_words_end_with_one_clear_error(image, words, expected, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_no_image_and_no_pixel_size(tmp_path):
-    with pytest.raises(InputError, match="no image"):
-        prepare(tmp_path / "none.tif", nucleus="DAPI", out=tmp_path)
+def test_missing_image_or_pixel_size_is_an_error(tmp_path):
+    with pytest.raises(InputError, match=r"Image .* not found"):
+        prepare(tmp_path / "none.tif", tmp_path, DAPI)
     path = tmp_path / "bare.ome.tif"
     write_ome_tiff(path, blobs((80, 80)), NAMES[:2], None)
     done = codexseg("predict", path, "--nucleus", "DAPI", "--out", tmp_path / "out")
@@ -119,46 +121,47 @@ def test_no_image_and_no_pixel_size(tmp_path):
     assert "pixel size" in done.stderr
 
 
-def test_a_backend_that_is_not_there(image, tmp_path):
+def test_unknown_backend_is_an_error(image, tmp_path):
+    options = ImageOptions(nucleus="DAPI", backend="nope")
     with pytest.raises(ConfigError):
-        prepare(image, nucleus="DAPI", out=tmp_path, backend="nope").pipeline.source()
+        prepare(image, tmp_path, options).pipeline.source()
 
 
-def test_keys_without_an_option_are_said_to_be_of_a_configuration(capsys):
+def test_keys_in_error_messages_are_followed_by_their_options(capsys):
     options = {"segmentation.model_path": "--model"}
-    with pytest.raises(typer.Exit), clear_errors(options):
+    with pytest.raises(typer.Exit), user_errors(options):
         raise ConfigError("segmentation.model_path or segmentation.device is wrong.")
     assert capsys.readouterr().err.splitlines()[1:] == [
         "Options of this command: --model is segmentation.model_path; "
         "segmentation.device: only in a configuration (codexseg run)."
     ]
-    with pytest.raises(typer.Exit), clear_errors(options):
+    with pytest.raises(typer.Exit), user_errors(options):
         raise ConfigError("something else.")
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("backend", [None, "embedded", "watershed"])
-def test_weights_for_a_backend_that_has_none_are_refused(image, backend, tmp_path):
-    options = {"nucleus": "DAPI", "out": tmp_path, "backend": backend}
+def test_weights_for_a_backend_without_weights_are_an_error(image, backend, tmp_path):
+    options = ImageOptions(nucleus="DAPI", backend=backend, model=TOY)
     with pytest.raises(ConfigError, match="--backend mesmer or --backend panoptic"):
-        prepare(image, model_path=TOY, **options)
+        prepare(image, tmp_path, options)
 
 
-def test_the_run_of_a_configuration_beside_the_image_stays(image, tmp_path):
+def test_run_directory_beside_the_image_is_kept(image, tmp_path):
     config = tmp_path / "a.yaml"
     config.write_text("data: {file_name: a.ome.tif}\nreport: {overlays: 0}\n")
     assert codexseg("run", config).returncode == 0
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "a_codexseg").rglob("*")}
-    prepare(image, nucleus="DAPI", out=tmp_path).execute()
+    prepare(image, tmp_path, DAPI).execute()
     after = {p: p.stat().st_mtime_ns for p in (tmp_path / "a_codexseg").rglob("*")}
     assert after == before
     assert (tmp_path / "a_cells.tif").exists()
 
 
 @pytest.mark.parametrize("content", [[], ["manifest.json"], ["run"]])
-def test_a_folder_that_predict_did_not_make_is_left_as_it_is(image, content, tmp_path):
+def test_scratch_folder_not_made_by_predict_is_kept(image, content, tmp_path):
     out = tmp_path / "out"
-    prediction = prepare(image, nucleus="DAPI", out=out)
+    prediction = prepare(image, out, DAPI)
     prediction.scratch.mkdir(parents=True)
     for name in content:
         (prediction.scratch / name).write_text("mine")
@@ -171,19 +174,19 @@ def test_a_folder_that_predict_did_not_make_is_left_as_it_is(image, content, tmp
 
 
 def stopped(prediction, monkeypatch):
-    """Predict, and stop where only the outputs are to be put in place."""
+    """Predict, and stop before the outputs are put in place."""
 
     def stop(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("codexseg.predict._words", stop)
+        patched.setattr("codexseg.predict._format_backend", stop)
         with pytest.raises(KeyboardInterrupt):
             prediction.execute()
 
 
-def test_stopped_it_goes_on_in_its_own_folder(image, tmp_path, monkeypatch):
-    prediction = prepare(image, nucleus="DAPI", out=tmp_path / "out")
+def test_interrupted_prediction_resumes_in_its_scratch_folder(image, tmp_path, monkeypatch):
+    prediction = prepare(image, tmp_path / "out", DAPI)
     stopped(prediction, monkeypatch)
     markers = prediction.pipeline.out / "stages"
     before = (markers / "segment.json").read_bytes()
@@ -195,8 +198,8 @@ def test_stopped_it_goes_on_in_its_own_folder(image, tmp_path, monkeypatch):
     assert not prediction.scratch.exists()
 
 
-def test_the_second_of_two_ends_and_leaves_the_first_alone(image, tmp_path, monkeypatch):
-    prediction = prepare(image, nucleus="DAPI", out=tmp_path / "out")
+def test_second_process_exits_and_keeps_files_of_the_first(image, tmp_path, monkeypatch):
+    prediction = prepare(image, tmp_path / "out", DAPI)
     stopped(prediction, monkeypatch)
     with Run(prediction.scratch).locked():
         files = sorted(prediction.scratch.rglob("*"))
@@ -207,7 +210,7 @@ def test_the_second_of_two_ends_and_leaves_the_first_alone(image, tmp_path, monk
     prediction.execute()
 
 
-def test_two_at_once_one_of_which_ends_with_an_error(image, tmp_path):
+def test_two_concurrent_predictions_give_one_result(image, tmp_path):
     out = tmp_path / "out"
     words = ["predict", image, "--nucleus", "DAPI", "--out", out]
     with ThreadPoolExecutor(2) as pool:
@@ -223,19 +226,24 @@ def test_two_at_once_one_of_which_ends_with_an_error(image, tmp_path):
     ]
 
 
-def test_a_folder_that_cannot_be_written_is_wrong_input(image, tmp_path):
+def test_output_folder_that_cannot_be_created_is_an_error(image, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"cannot be written .*another --out"):
-        prepare(image, nucleus="DAPI", out=tmp_path / "file" / "out").execute()
+        prepare(image, tmp_path / "file" / "out", DAPI).execute()
 
 
-def test_the_help_says_the_defaults_and_that_it_goes_on():
+def test_help_contains_defaults_and_resuming():
     text = " ".join(codexseg("predict", "--help").stdout.split())
-    for words in ("Processes; default: 1", "embedded (default)", "plain TIFF", "goes on"):
+    for words in (
+        "Processes; default: 1",
+        "embedded (default)",
+        "plain TIFF",
+        "again to resume",
+    ):
         assert words in text
 
 
-def test_files_of_others_stay(image, tmp_path):
+def test_existing_files_are_kept_without_overwrite(image, tmp_path):
     """Another image may be called a_cells.tif."""
     out = tmp_path / "out"
     out.mkdir()
@@ -251,14 +259,14 @@ def test_files_of_others_stay(image, tmp_path):
     assert len(list(out.iterdir())) == 3
 
 
-def test_an_output_that_is_a_folder_is_said_before_the_work(image, tmp_path):
+def test_folder_with_the_name_of_an_output_is_an_error(image, tmp_path):
     (tmp_path / "out" / "a_cells.csv").mkdir(parents=True)
     done = codexseg("predict", image, "--nucleus", "DAPI", "--out", tmp_path / "out")
     assert done.returncode == 2
     assert "is a folder" in done.stderr
 
 
-def test_pixels_that_cannot_be_leave_nothing_behind(tmp_path):
+def test_nan_pixels_leave_no_files(tmp_path):
     pixels = np.full((2, 100, 100), 7.0, np.float32)
     pixels[0, 50, 50] = np.nan
     image = write_ome_tiff(tmp_path / "nan.ome.tif", pixels, ("DAPI", "CD44"), 0.5)
@@ -269,7 +277,7 @@ def test_pixels_that_cannot_be_leave_nothing_behind(tmp_path):
 
 
 @pytest.mark.parametrize("mpp", ["1e-9", "50", "1e9"])
-def test_a_pixel_size_that_no_microscope_has_is_wrong_input(image, mpp, tmp_path):
+def test_pixel_size_out_of_range_is_an_error(image, mpp, tmp_path):
     words = ["--nucleus", "DAPI", "--mpp", mpp, "--out", tmp_path / "out"]
     done = codexseg("predict", image, *words)
     assert done.returncode == 2

@@ -6,22 +6,30 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from codexseg.cli.console import clear_errors, is_no_option, say, spread, table
-from codexseg.cli.options import Diameter, Mode, Mpp, Overwrite, Panel, Processes
+from codexseg.cli.console import (
+    echo,
+    echo_table,
+    is_value,
+    repeat_option,
+    split_names,
+    user_errors,
+)
+from codexseg.cli.interrupts import exit_when_stopped
+from codexseg.cli.options import Diameter, Image, Mode, Mpp, Overwrite, Panel, Processes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from codexseg.comparison.compare import Comparison, Outcome
 
-_FIGURES = {
+_METRICS = {
     "cells": ("cells", "{:.0f}"),
     "nuclei": ("nuclei", "{:.0f}"),
     "matched_fraction": ("matched", "{:.0%}"),
     "median_cell_diameter_um": ("diameter um", "{:.1f}"),
     "cpu_s": ("CPU s", "{:.1f}"),
     "foreground_covered": ("signal covered", "{:.0%}"),
-    "light_in_cells": ("light in cells", "{:.0%}"),
+    "light_in_cells": ("signal in cells", "{:.0%}"),
     "cells_on_foreground": ("cells on signal", "{:.0%}"),
     "size_cv": ("size spread", "{:.2f}"),
 }
@@ -33,65 +41,54 @@ _SCORES = {
     "mean_matched_score": "matched IoU",
 }
 
+compare_app = typer.Typer()
+
 
 class CompareCommand(TyperCommand):
-    """A command whose ``--backends`` and ``--wholecell`` take all names that follow."""
+    """Command with several values after --backends, --wholecell and --model."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read ``--backends a b`` as ``--backends a --backends b``."""
+        """Parse ``--backends a b`` as ``--backends a --backends b``."""
         for option in ("--backends", "--wholecell", "--model"):
-            args = spread(args, option, is_no_option)
+            args = repeat_option(args, option, is_value)
         return super().parse_args(ctx, args)
 
 
-def compare(
-    image: Annotated[
-        Path,
-        typer.Argument(help="An image: OME-TIFF, qptiff, OME-Zarr, or TIFF (see --panel)."),
-    ],
-    backends: Annotated[
-        list[str],
-        typer.Option(
-            help="Names of backends, one or several: --backends watershed mesmer."
-        ),
-    ],
+@compare_app.command("compare", cls=CompareCommand)
+def compare_command(
+    image: Image,
+    backends: Annotated[list[str], typer.Option(help="Names of one or more backends.")],
     out: Annotated[
-        Path | None,
-        typer.Option(help="Folder to write to; default: <image>_compare, here."),
+        Path | None, typer.Option(help="Output directory; default: <image>_compare.")
     ] = None,
     nucleus: Annotated[
         str | None,
         typer.Option(
             "--nucleus",
             "--nuclear",
-            help="Name of the nuclear channel (default: DAPI); of a picture, its colour.",
+            help="Nuclear channel (default: DAPI); colour of a picture's nuclei.",
         ),
     ] = None,
     wholecell: Annotated[
-        list[str] | None,
-        typer.Option(help="Names of whole-cell markers, one or several."),
+        list[str] | None, typer.Option(help="Names of one or more whole-cell markers.")
     ] = None,
     mode: Mode = None,
     truth: Annotated[
-        Path | None,
-        typer.Option(
-            help="True labels of cells, as evaluate takes them, of image or window."
-        ),
+        Path | None, typer.Option(help="True cell labels of the image or the window.")
     ] = None,
     truth_nuclei: Annotated[
-        Path | None, typer.Option(help="True labels of nuclei, the same.")
+        Path | None, typer.Option(help="True nucleus labels of the image or the window.")
     ] = None,
     window: Annotated[
         tuple[int, int, int, int] | None,
         typer.Option(
             metavar="Y0 X0 HEIGHT WIDTH",
-            help="The part to segment, px. Default: all; of an image larger than 2048 px, "
-            "its brightest 2048 x 2048 px.",
+            help="Window to segment, px; default: all, or the brightest 2048 x 2048.",
         ),
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=PATH", help="Weights of a backend, one or several."),
+        typer.Option(metavar="NAME=PATH", help="Weights of one or more backends."),
     ] = None,
     mpp: Mpp = None,
     panel: Panel = None,
@@ -100,120 +97,131 @@ def compare(
     *,
     overwrite: Overwrite = False,
 ) -> None:
-    """Segment one image with several backends, side by side, with their scores.
+    """Segment one image with several backends and compare the results.
 
-    Writes compare.png (the image and what each backend found), scores.csv (a row per
-    backend), and of each its labels (_cells.tif, _nuclei.tif) and outlines (_outlines.png).
-    Exit code 1: some could not be had or failed; 2: none can be had, or the input is wrong.
+    Writes compare.png (the image and the outlines of each backend), scores.csv (a row per
+    backend), and <backend>_cells.tif, _nuclei.tif and _outlines.png. Exit code 1: some
+    backends were unavailable or failed. Exit code 2: all were unavailable, or the input
+    is wrong.
+
+    Example: codexseg compare slide.qptiff --backends watershed mesmer
     """
-    from codexseg.predict import OPTIONS, stem
+    from codexseg.config.fields import image_stem
+    from codexseg.predict import OPTIONS, ImageOptions
 
     names = {"segmentation.backend": "--backends", "segmentation.model_path": "--model"}
-    with clear_errors({**OPTIONS, **names}):
-        folder = out or Path(f"{stem(image)}_compare")
-        result = _run(
+    with (
+        user_errors({**OPTIONS, **names}),
+        exit_when_stopped("interrupted. No output was written."),
+    ):
+        from codexseg.comparison.compare import compare
+        from codexseg.execution.memory import prepare_process
+
+        prepare_process()
+        result = compare(
             image,
-            backends,
-            nucleus=nucleus,
-            wholecell=[
-                n.strip() for w in wholecell or () for n in w.split(",") if n.strip()
-            ],
-            out=folder,
-            mode=mode,
-            diameter=diameter,
-            models=_models(model or ()),
-            truth=truth,
-            truth_nuclei=truth_nuclei,
+            _with_weights(backends, model or ()),
+            out or Path(f"{image_stem(image)}_compare"),
+            options=ImageOptions(
+                nucleus=nucleus,
+                wholecell=split_names(wholecell or ()),
+                mode=mode,
+                mpp=mpp,
+                panel=panel,
+                diameter=diameter,
+            ),
+            reference={
+                compartment: path
+                for compartment, path in (("cell", truth), ("nucleus", truth_nuclei))
+                if path is not None
+            },
             window=window,
-            mpp=mpp,
-            panel=panel,
             workers=workers,
             overwrite=overwrite,
+            progress=lambda text: echo(text, error=True),
         )
-    _report(result)
+    _echo_comparison(result)
     if len(result.done) < len(result.outcomes):
         raise typer.Exit(1)
 
 
-def _run(image: Path, backends: "Sequence[str]", **options: Any) -> "Comparison":
-    """Compare; a stop from outside leaves nothing behind."""
-    from codexseg.cli.interrupts import Terminated, listen
-    from codexseg.comparison.compare import compare
-    from codexseg.execution.memory import prepare_process
-
-    prepare_process()
-    listen()
-    try:
-        return compare(
-            image, backends, progress=lambda words: say(words, error=True), **options
-        )
-    except (KeyboardInterrupt, Terminated) as stop:
-        say("\ncodexseg: stopped; nothing was written.", error=True)
-        raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
-
-
-def _models(words: "Sequence[str]") -> dict[str, Path]:
+def _with_weights(
+    backends: "Sequence[str]", models: "Sequence[str]"
+) -> "dict[str, Path | None]":
+    """Return the weights of each backend, or None, from NAME=PATH words."""
     from codexseg.errors import ConfigError
 
-    models: dict[str, Path] = {}
-    for word in words:
+    weights: dict[str, Path | None] = dict.fromkeys(backends)
+    if len(weights) < len(backends):
+        raise ConfigError(
+            f"Duplicate backends: {', '.join(backends)}. Name each backend once."
+        )
+    for word in models:
         name, equals, path = word.partition("=")
         if not (name and equals and path):
             raise ConfigError(
                 f"--model is {word!r}, expected NAME=PATH, such as panoptic=network.onnx."
             )
-        models[name] = Path(path).absolute()
-    return models
+        if name not in weights:
+            raise ConfigError(
+                f"--model names {name}, expected one of {', '.join(weights)}."
+            )
+        weights[name] = Path(path).absolute()
+    return weights
 
 
-def _report(result: "Comparison") -> None:
-    at, (height, width) = result.window, result.shape
-    if at.shape != result.shape:
-        say(
-            f"Segmented: y {at.y0} to {at.y1}, x {at.x0} to {at.x1} px of {height} x "
-            f"{width} px (height x width); another part with --window."
+def _echo_comparison(result: "Comparison") -> None:
+    window, (height, width) = result.window, result.shape
+    if window.shape != result.shape:
+        echo(
+            f"Segmented: y {window.y0} to {window.y1}, x {window.x0} to {window.x1} px of "
+            f"{height} x {width} px (height x width). Use --window for another window."
         )
     if result.done:
-        table([_row(one) for one in result.done])
-        _say_agreement(result.done)
-        for kind, title in (("cells", "cells"), ("nuclei", "nuclei")):
-            _say_scores(result.done, kind, title)
+        echo_table([_metrics_row(outcome) for outcome in result.done])
+        _echo_agreement(result.done)
+        for objects in ("cells", "nuclei"):
+            _echo_scores(result.done, objects)
         folder = result.files[-1].parent
-        say(f"\nResults: {folder / 'compare.png'}, {folder / 'scores.csv'}, labels beside")
-    for one in result.outcomes:
-        if one.state != "done":
-            say(f"codexseg: {one.name} {one.state}: {one.reason}", error=True)
+        echo(f"\nResults: {folder / 'compare.png'}, {folder / 'scores.csv'} and labels")
+    for outcome in result.outcomes:
+        if outcome.state != "done":
+            echo(f"codexseg: {outcome.name} {outcome.state}: {outcome.reason}", error=True)
 
 
-def _row(one: "Outcome") -> "Mapping[str, str]":
-    row = {"backend": one.name}
-    for name, (title, form) in _FIGURES.items():
-        value = one.figures[name]
-        row[title] = "-" if value != value else form.format(value)
+def _metrics_row(outcome: "Outcome") -> "Mapping[str, str]":
+    row = {"backend": outcome.name}
+    for name, (title, template) in _METRICS.items():
+        value = outcome.metrics[name]
+        row[title] = "-" if value != value else template.format(value)
     return row
 
 
-def _say_agreement(done: "Sequence[Outcome]") -> None:
+def _echo_agreement(done: "Sequence[Outcome]") -> None:
     if len(done) < 2:
         return
-    say("\nAgreement: F1 of the cells of two backends, one to one, at an IoU of 0.5:")
+    echo("\nAgreement: F1 of the cells of two backends, matched at an IoU of 0.5:")
     rows = []
-    for one in done:
-        values = (one.figures.get(f"f1_with_{other.name}") for other in done)
-        words = ["" if v is None else f"{v:.3f}" for v in values]
-        titles = (other.name for other in done)
-        rows.append({"backend": one.name} | dict(zip(titles, words, strict=True)))
-    table(rows)
+    for outcome in done:
+        row = {"backend": outcome.name}
+        for reference in done:
+            f1 = outcome.metrics.get(f"f1_with_{reference.name}")
+            row[reference.name] = "" if f1 is None else f"{f1:.3f}"
+        rows.append(row)
+    echo_table(rows)
 
 
-def _say_scores(done: "Sequence[Outcome]", kind: str, title: str) -> None:
-    if f"{kind}_f1" not in done[0].figures:
+def _echo_scores(done: "Sequence[Outcome]", objects: str) -> None:
+    if f"{objects}_f1" not in done[0].metrics:
         return
-    say(f"\nAgainst the true {title}, one to one, at an IoU of 0.5:")
-    table(
+    echo(f"\nScores against the true {objects}, matched at an IoU of 0.5:")
+    echo_table(
         [
-            {"backend": one.name}
-            | {words: f"{one.figures[f'{kind}_{n}']:.3f}" for n, words in _SCORES.items()}
-            for one in done
+            {"backend": outcome.name}
+            | {
+                title: f"{outcome.metrics[f'{objects}_{name}']:.3f}"
+                for name, title in _SCORES.items()
+            }
+            for outcome in done
         ]
     )

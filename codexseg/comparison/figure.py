@@ -1,11 +1,10 @@
-"""The pictures of a comparison: what each backend found, side by side, and alone."""
+"""Figures of a comparison: the outlines of all backends side by side, and of one."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from codexseg.arrays import Labels, Pixels
 from codexseg.core.drawing.overlay import (
     Picture,
     blend,
@@ -16,132 +15,134 @@ from codexseg.core.drawing.overlay import (
 from codexseg.core.grid import Window
 from codexseg.core.intensity.background import channel_statistics
 from codexseg.core.intensity.histogram import block_mean
-from codexseg.core.labels.operations import Labels
 from codexseg.stages.pictures import COLOURS
 
 PANEL_PX = 720
 """Longest side of a panel."""
 DETAIL = 3
-"""How many times as large a detail is shown."""
+"""Magnification of the detail."""
 PANELS_IN_ROW = 4
 TITLE_PX = 30
 GAP_PX = 8
-_LEAST_RANGE = 10  # of grey levels, in units of the noise
+_MIN_RANGE = 10  # of displayed grey levels, in units of the noise
 _INK, _PAPER = (235, 235, 235), (24, 24, 24)
 
-Found = Mapping[str, tuple[Labels, Labels]]
+Segmentations = Mapping[str, tuple[Labels, Labels]]
+"""Cells and nuclei, (y, x) uint32 each, by the title of their panel."""
 
 
-def tissue(pixels: NDArray[Any]) -> Picture:
-    """Draw (2, y, x) grey levels, nucleus and whole cell, between background and P99.9."""
+def draw_tissue(pixels: Pixels) -> Picture:
+    """Draw (2, y, x) grey levels, nucleus and whole cell, from background to P99.9."""
     layers = []
     for channel, name in zip(pixels, ("nucleus", "wholecell"), strict=True):
         _, highest, level, noise, top = channel_statistics(channel)
         if highest > 0:
-            top = max(top, level + _LEAST_RANGE * noise)
+            top = max(top, level + _MIN_RANGE * noise)
             layers.append((brightness(channel, level, top), COLOURS[name]))
     if not layers:
         return np.zeros((*pixels.shape[1:], 3), np.uint8)
     return blend(layers)
 
 
-def outlines(picture: Picture, cells: Labels, nuclei: Labels) -> Picture:
-    """Return a picture with the outlines of nuclei (white) and cells (yellow) on it."""
+def with_outlines(picture: Picture, cells: Labels, nuclei: Labels) -> Picture:
+    """Return a copy of a picture with outlines of nuclei (white) and cells (yellow)."""
     drawn = picture.copy()
     draw_outlines(drawn, nuclei, COLOURS["nucleus_line"])
     draw_outlines(drawn, cells, COLOURS["cell_line"])
     return drawn
 
 
-def outlines_alone(cells: Labels, nuclei: Labels) -> Picture:
-    """Draw outlines on black, pixel by pixel."""
-    return outlines(np.zeros((*cells.shape, 3), np.uint8), cells, nuclei)
+def outline_image(cells: Labels, nuclei: Labels) -> Picture:
+    """Draw outlines on black at full resolution."""
+    return with_outlines(np.zeros((*cells.shape, 3), np.uint8), cells, nuclei)
 
 
-def place_of_dispute(found: Found, side: int) -> Window:
-    """Return the square where backends agree least which pixels are cells.
+def disagreement_window(segmentations: Segmentations, side: int) -> Window:
+    """Return the square in which backends disagree most about the pixels of cells.
 
-    Where there is one backend only, or they agree, the square with most cell pixels.
+    With one backend, or without disagreement, the square with most cell pixels.
 
     Parameters
     ----------
-    found : mapping of name to (cells, nuclei)
+    segmentations : mapping of name to (cells, nuclei)
         Labels (y, x) uint32.
     side : int
-        Height and width of the square, px; less where the image is smaller.
+        Height and width of the square, px; smaller in a smaller image.
     """
-    height, width = next(iter(found.values()))[0].shape
+    height, width = next(iter(segmentations.values()))[0].shape
     side = min(side, height, width)
-    masks = np.array([cells > 0 for cells, _ in found.values()], np.uint8)
+    masks = np.array([cells > 0 for cells, _ in segmentations.values()], np.uint8)
     count = masks.sum(axis=0)
-    split = np.minimum(count, len(masks) - count)
-    means = block_mean((split if split.any() else count).astype(np.float32), side)
-    means = means[: height // side, : width // side]  # the rest at the edge is no square
+    minority = np.minimum(count, len(masks) - count)
+    means = block_mean((minority if minority.any() else count).astype(np.float32), side)
+    means = means[: height // side, : width // side]  # without incomplete squares
     row, column = divmod(int(means.argmax()), means.shape[1])
     middle = (row + 0.5) * side, (column + 0.5) * side
     return window_around(*middle, side, (height, width))
 
 
-def side_by_side(pixels: NDArray[Any], found: Found) -> Picture:
-    """Draw the image and what each found of it, and below each a detail of it.
+def side_by_side(pixels: Pixels, segmentations: Segmentations) -> Picture:
+    """Draw the image and the outlines of each backend, each above a magnified detail.
 
     Parameters
     ----------
     pixels : (2, y, x)
         Grey levels: nucleus, whole cell.
-    found : mapping of name to (cells, nuclei)
+    segmentations : mapping of name to (cells, nuclei)
         Labels (y, x) uint32, in the order of the panels.
 
     Returns
     -------
     (height, width, 3) uint8
-        At most four panels in a row. Large images are thinned: every n-th pixel is shown.
+        At most four panels in a row. Large images are downsampled: tissue by block means,
+        labels to every n-th pixel.
     """
     height, width = pixels.shape[1:]
     step = -(-max(height, width) // PANEL_PX)
-    coarse = np.stack([block_mean(channel, step) for channel in pixels])
-    light, near = tissue(coarse), tissue(pixels)
-    place = place_of_dispute(found, max(1, light.shape[1] // DETAIL))
-    near = _enlarged(near[place.slices])
-    panels = [("image", _framed(light, place, step), near)]
-    for name, both in found.items():
-        cells, nuclei = (labels[::step, ::step] for labels in both)
-        if step > 1:  # outlines of both would hide the tissue
-            nuclei = np.zeros_like(nuclei)
-        cut = (_enlarged(labels[place.slices]) for labels in both)
-        panels.append((name, outlines(light, cells, nuclei), outlines(near, *cut)))
+    overview = draw_tissue(np.stack([block_mean(channel, step) for channel in pixels]))
+    window = disagreement_window(segmentations, max(1, overview.shape[1] // DETAIL))
+    detail = _magnify(draw_tissue(pixels)[window.slices])
+    panels = [("image", _mark(overview, window, step), detail)]
+    for name, (cells, nuclei) in segmentations.items():
+        # in a downsampled image the outlines of both would hide the tissue
+        coarse_nuclei = np.zeros_like(nuclei) if step > 1 else nuclei
+        whole = with_outlines(
+            overview, cells[::step, ::step], coarse_nuclei[::step, ::step]
+        )
+        magnified = (_magnify(labels[window.slices]) for labels in (cells, nuclei))
+        panels.append((name, whole, with_outlines(detail, *magnified)))
     rows = [
         _row(panels[start : start + PANELS_IN_ROW])
         for start in range(0, len(panels), PANELS_IN_ROW)
     ]
-    return _stacked(rows)
+    return _stack_rows(rows)
 
 
-def _enlarged(pixels: NDArray[Any]) -> NDArray[Any]:
+def _magnify(pixels: Pixels) -> Pixels:
     return np.repeat(np.repeat(pixels, DETAIL, axis=0), DETAIL, axis=1)
 
 
-def _framed(picture: Picture, place: Window, step: int) -> Picture:
-    """Mark where the detail lies."""
-    framed = picture.copy()
-    y0, x0, y1, x1 = place.y0 // step, place.x0 // step, place.y1 // step, place.x1 // step
-    inside = framed[y0 + 1 : y1 - 1, x0 + 1 : x1 - 1].copy()
-    framed[y0:y1, x0:x1] = _INK
-    framed[y0 + 1 : y1 - 1, x0 + 1 : x1 - 1] = inside
-    return framed
+def _mark(picture: Picture, window: Window, step: int) -> Picture:
+    """Draw the frame of the detail."""
+    marked = picture.copy()
+    y0, x0, y1, x1 = (edge // step for edge in (window.y0, window.x0, window.y1, window.x1))
+    inside = marked[y0 + 1 : y1 - 1, x0 + 1 : x1 - 1].copy()
+    marked[y0:y1, x0:x1] = _INK
+    marked[y0 + 1 : y1 - 1, x0 + 1 : x1 - 1] = inside
+    return marked
 
 
 def _row(panels: Sequence[tuple[str, Picture, Picture]]) -> Picture:
-    """Set panels beside each other: title, whole, detail."""
-    width = max(picture.shape[1] for _, *both in panels for picture in both) + GAP_PX
+    """Join panels side by side, each a title above the whole image and the detail."""
+    width = max(p.shape[1] for _, *pictures in panels for p in pictures) + GAP_PX
     columns = []
     for name, whole, detail in panels:
-        parts = [_title(name, width), _padded(whole, width), _padded(detail, width)]
+        parts = [_title(name, width), _pad(whole, width), _pad(detail, width)]
         columns.append(np.concatenate(parts))
     return np.concatenate(columns, axis=1)
 
 
-def _padded(picture: Picture, width: int) -> Picture:
+def _pad(picture: Picture, width: int) -> Picture:
     height, own = picture.shape[:2]
     padded = np.full((height + GAP_PX, width, 3), _PAPER, np.uint8)
     padded[:height, :own] = picture
@@ -156,7 +157,7 @@ def _title(text: str, width: int) -> Picture:
     return np.asarray(strip)
 
 
-def _stacked(rows: Sequence[Picture]) -> Picture:
+def _stack_rows(rows: Sequence[Picture]) -> Picture:
     width = max(row.shape[1] for row in rows)
     whole = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""What a comparison has to show, and the files that show it."""
+"""Results of a comparison and its output files."""
 
 import csv
 import re
@@ -10,39 +10,40 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from codexseg.comparison.figure import outlines_alone, side_by_side
-from codexseg.comparison.window import Scene
+from codexseg.arrays import Labels
+from codexseg.comparison.figure import outline_image, side_by_side
+from codexseg.comparison.window import ComparisonWindow
 from codexseg.core.grid import Window
-from codexseg.core.labels.operations import Labels
 from codexseg.errors import InputError
 from codexseg.exports.deflate import deflate
 from codexseg.io.tiff_writer import split_tiles, write_tiled_tiff
 from codexseg.run.files import replacing
 
 COUNTS = ("cells", "nuclei", "pairs", "cpu_s")
-PICTURE, TABLE = "compare.png", "scores.csv"
+FIGURE, TABLE = "compare.png", "scores.csv"
 
-Truths = Mapping[str, Labels]
+References = Mapping[str, Labels]
+"""Reference labels (y, x) uint32 by compartment: cell, nucleus."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one backend.
+    """Result of one backend.
 
     Attributes
     ----------
     name : str
-        Of the backend.
+        Name of the backend.
     state : str
         done, failed or unavailable.
     reason : str
-        Why it is not done.
+        Error message, empty if done.
     cells, nuclei : (y, x) uint32
-        Everything that it found; empty arrays where it is not done.
-    figures : dict
-        :data:`COUNTS`, the figures of `codexseg.core.metrics.reference_free`, those
-        against a truth
-        as ``cells_precision`` or ``nuclei_f1``, those against the others as ``f1_with_X``.
+        Labels of all detected objects; empty arrays if not done.
+    metrics : dict
+        :data:`COUNTS`, the metrics of `codexseg.core.metrics.reference_free`, scores
+        against reference labels such as ``cells_precision`` and ``nuclei_f1``, and
+        agreement with other backends such as ``f1_with_mesmer``.
     """
 
     name: str
@@ -50,23 +51,23 @@ class Outcome:
     reason: str = ""
     cells: Labels = field(default_factory=lambda: np.zeros((0, 0), np.uint32))
     nuclei: Labels = field(default_factory=lambda: np.zeros((0, 0), np.uint32))
-    figures: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a comparison has to show.
+    """Results of all backends on one window.
 
     Attributes
     ----------
     window : Window
-        What was segmented, px of the image.
+        Segmented window, in px of the image.
     shape : (int, int)
         Height and width of the image, px.
     outcomes : tuple of Outcome
-        In the order that was asked for.
+        One per backend, in the order of the request.
     files : tuple of Path
-        What was written.
+        Output files.
     """
 
     window: Window
@@ -76,42 +77,42 @@ class Comparison:
 
     @property
     def done(self) -> tuple[Outcome, ...]:
-        """The backends that segmented the image."""
-        return tuple(one for one in self.outcomes if one.state == "done")
+        """Outcomes of the backends that segmented the window."""
+        return tuple(outcome for outcome in self.outcomes if outcome.state == "done")
 
 
 def slug(name: str) -> str:
-    """Return what the files of a backend are called after."""
+    """Return the prefix of a backend's file names."""
     return re.sub(r"[^\w.-]+", "_", name)
 
 
-def check_targets(out: Path, names: Mapping[str, str], *, overwrite: bool) -> None:
-    """Refuse a folder that holds files of the outputs' names.
+def check_targets(out: Path, backends: Sequence[str], *, overwrite: bool) -> None:
+    """Check that the outputs do not replace existing files.
 
     Raises
     ------
     InputError
-        If it does, or is no folder.
+        If a file exists and `overwrite` is False, or `out` is a file.
     """
     if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file, expected a folder; choose another --out.")
+        raise InputError(f"{out} is a file, expected a folder. Choose another --out.")
     kinds = ("cells.tif", "nuclei.tif", "outlines.png")
-    targets = [out / f"{name}_{kind}" for name in names.values() for kind in kinds]
-    present = [p.name for p in (out / PICTURE, out / TABLE, *targets) if p.exists()]
+    targets = [out / f"{slug(name)}_{kind}" for name in backends for kind in kinds]
+    present = [p.name for p in (out / FIGURE, out / TABLE, *targets) if p.exists()]
     if present and not overwrite:
         raise InputError(
-            f"{out} holds {', '.join(present)} already, expected no file of that name: "
-            f"replace what is there with --overwrite, or choose another --out."
+            f"{out} already contains {', '.join(present)}. Use --overwrite to replace "
+            f"them, or choose another --out."
         )
 
 
 def make_parent(out: Path) -> None:
-    """Make the folder in which a folder is to be, and try whether it can be written.
+    """Create the parent of the output folder, and check that it can be written.
 
     Raises
     ------
     InputError
-        If not.
+        If it cannot be created or written.
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -119,27 +120,29 @@ def make_parent(out: Path) -> None:
             pass
     except OSError as error:
         raise InputError(
-            f"{out.parent} cannot be written ({error.strerror}), expected a writable "
-            f"place; choose another --out."
+            f"{out.parent} cannot be written ({error.strerror}). Choose a writable "
+            f"folder, with another --out."
         ) from error
 
 
-def write_files(folder: Path, scene: Scene, result: Comparison, truths: Truths) -> None:
-    """Write all outputs into a folder."""
+def write_files(
+    folder: Path, window: ComparisonWindow, result: Comparison, references: References
+) -> None:
+    """Write all outputs into a folder, which is created."""
     from PIL import Image
 
     folder.mkdir()
     _write_table(folder / TABLE, result.outcomes)
-    shown = {one.name: (one.cells, one.nuclei) for one in result.done}
-    for name, both in shown.items():
-        for kind, labels in zip(("cells", "nuclei"), both, strict=True):
-            _write_labels(folder / f"{slug(name)}_{kind}.tif", labels, scene.mpp)
-        alone = Image.fromarray(outlines_alone(*both))
-        alone.save(folder / f"{slug(name)}_outlines.png")
-    if truths:
-        nothing = np.zeros(result.window.shape, np.uint32)
-        shown["truth"] = truths.get("cell", nothing), truths.get("nucleus", nothing)
-    Image.fromarray(side_by_side(scene.read(), shown)).save(folder / PICTURE)
+    panels = {outcome.name: (outcome.cells, outcome.nuclei) for outcome in result.done}
+    for name, (cells, nuclei) in panels.items():
+        for kind, labels in (("cells", cells), ("nuclei", nuclei)):
+            _write_labels(folder / f"{slug(name)}_{kind}.tif", labels, window.mpp)
+        outlines = Image.fromarray(outline_image(cells, nuclei))
+        outlines.save(folder / f"{slug(name)}_outlines.png")
+    if references:
+        empty = np.zeros(result.window.shape, np.uint32)
+        panels["truth"] = references.get("cell", empty), references.get("nucleus", empty)
+    Image.fromarray(side_by_side(window.read(), panels)).save(folder / FIGURE)
 
 
 def _write_labels(path: Path, labels: Labels, mpp: float | None) -> None:
@@ -148,24 +151,24 @@ def _write_labels(path: Path, labels: Labels, mpp: float | None) -> None:
 
 
 def _write_table(path: Path, outcomes: Sequence[Outcome]) -> None:
-    names = dict.fromkeys(name for one in outcomes for name in one.figures)
+    names = dict.fromkeys(name for outcome in outcomes for name in outcome.metrics)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["backend", "state", "reason", *names])
-        for one in outcomes:
-            values = [_written(name, one.figures.get(name)) for name in names]
-            writer.writerow([one.name, one.state, one.reason, *values])
+        for outcome in outcomes:
+            values = [_format(name, outcome.metrics.get(name)) for name in names]
+            writer.writerow([outcome.name, outcome.state, outcome.reason, *values])
 
 
-def _written(name: str, value: float | None) -> str:
+def _format(name: str, value: float | None) -> str:
     if value is None or np.isnan(value):
         return ""
     return f"{value:.0f}" if name in ("cells", "nuclei", "pairs") else f"{value:.6g}"
 
 
 def move_files(folder: Path, out: Path) -> tuple[Path, ...]:
-    """Put files in their place, each whole; the picture and the table come last."""
-    order = sorted(folder.iterdir(), key=lambda p: (p.name in (PICTURE, TABLE), p.name))
+    """Copy files atomically to the output folder, figure and table last."""
+    order = sorted(folder.iterdir(), key=lambda p: (p.name in (FIGURE, TABLE), p.name))
     targets = []
     for path in order:
         targets.append(out / path.name)

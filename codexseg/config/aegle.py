@@ -1,8 +1,8 @@
-"""Keys of aegle, the pipeline that many CODEX configs were written for.
+"""Keys of aegle, the existing pipeline for CODEX slides.
 
-Such a config loads here: each of its keys that codexseg does not have is in
-:data:`LEGACY`, as moved to another key, as ignored, or as refused where leaving it out
-without a word would change the results.
+Configurations of aegle load here. :data:`LEGACY` contains each of their keys that codexseg
+does not have: moved to another key, ignored, or refused because ignoring it would change
+the results.
 """
 
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class LegacyKey:
-    """What becomes of a key: where it went, what replaces it, or what to do instead."""
+    """How a key is treated, and the key or the advice that replaces it."""
 
     action: Literal["moved", "ignored", "refused"]
     advice: str
 
 
 @dataclass(frozen=True)
-class Found:
-    """A legacy key that a config holds."""
+class LegacyValue:
+    """A legacy key of a configuration and its value."""
 
     key: str
     value: Any
@@ -38,19 +38,19 @@ def _refused(advice: str) -> LegacyKey:
     return LegacyKey("refused", advice)
 
 
-_FOLDER = "a run is named by its folder, see --out"
+_FOLDER = "use --out, the folder of a run names it"
 _PICKLES = "the pickles are always compressed, and plain pickle.load reads them"
-_COUNTS = "patches_metadata.csv holds the counts of every patch"
-_REPORT = "report.html is one small file; see report.overlays and report.overlay_px"
+_COUNTS = "patches_metadata.csv contains the counts of every patch"
+_REPORT = "report.html is one small file, see report.overlays and report.overlay_px"
 
-# A key stands for all that lies below it. Deeper keys are taken first.
+# A key includes all keys below it. Deeper keys are taken first.
 LEGACY: dict[str, LegacyKey] = {
     "channels.nucleus_channel": _moved("channels.nuclear_channel"),
     "patching.patch_overlap": _moved("patching.overlap"),
     "exp_id": _ignored(_FOLDER),
-    "sample_id": _ignored(_FOLDER),
+    "sample_id": _ignored("use data.sample to name the sample"),
     "segmentation.save_segmentation_images": _ignored(
-        "export.ome_tiff says whether label images are written"
+        "ome_tiff in export.formats writes label images"
     ),
     "segmentation.segmentation_pickle_compression": _ignored(_PICKLES),
     "segmentation.segmentation_pickle_compression_level": _ignored(_PICKLES),
@@ -59,18 +59,18 @@ LEGACY: dict[str, LegacyKey] = {
     "segmentation.density_analysis": _ignored(_COUNTS),
     "density_analysis": _ignored(_COUNTS),
     "segmentation.repair": _ignored(
-        "repair runs on any CPU; its settings are in the section repair"
+        "repair runs on any CPU, its settings are in the section repair"
     ),
-    "channels_per_figure": _ignored("no figures of single channels are drawn"),
-    "parallel_processing": _ignored("execution.workers, or --workers"),
+    "channels_per_figure": _ignored("single channels are not drawn"),
+    "parallel_processing": _ignored("use execution.workers or --workers"),
     "profiling.features.compute_cov": _ignored(
-        "profile.statistics: [mean, std], their ratio is the coefficient of variation"
+        "use profile.statistics: [mean, std], their ratio is the coefficient of variation"
     ),
     "profiling.features.compute_laplacian": _ignored("it is not measured"),
-    "profiling": _ignored("the section profile; it needs no GPU and no cache"),
+    "profiling": _ignored("use the section profile, which needs no GPU and no cache"),
     "evaluation": _ignored("no quality score is computed"),
-    "visualization": _ignored("the pictures are in report.html, see report.overlays"),
-    "report.generate_report": _ignored("--until export leaves the report out"),
+    "visualization": _ignored("report.html contains the pictures, see report.overlays"),
+    "report.generate_report": _ignored("use --until export to omit the report"),
     "report.report_format": _ignored("the report is HTML"),
     "report.compress_images": _ignored(_REPORT),
     "report.image_max_width": _ignored(_REPORT),
@@ -79,24 +79,28 @@ LEGACY: dict[str, LegacyKey] = {
     "qc_filtering": _ignored("filter the rows of cells.parquet"),
     "bftools": _ignored("channel names come from the image or data.antibodies_file"),
     "testing.data_disruption.type": _refused(
-        "codexseg does not disturb images: name a disturbed copy in data.file_name, or "
-        "set null"
+        "codexseg does not disturb images. Set data.file_name to a disturbed copy, or "
+        "this key to null"
     ),
     "testing": _ignored("images are never disturbed"),
     "tissue_extraction": _refused(
-        "codexseg does not crop tissue: name the cropped image in data.file_name, and "
-        "remove the section"
+        "codexseg does not crop tissue. Set data.file_name to the cropped image, and "
+        "remove this section"
     ),
 }
 
 
-def take_legacy(data: dict[str, Any]) -> list[Found]:
-    """Take the legacy keys out of a config and return them.
+def take_legacy(data: dict[str, Any]) -> list[LegacyValue]:
+    """Remove the legacy keys from a configuration and return them.
 
-    A refused key that is set to null asks for nothing: it is taken out and not returned.
-    `data` is changed in place.
+    A refused key that is null has no effect: it is removed and not returned.
+
+    Parameters
+    ----------
+    data : dict
+        The sections; changed in place.
     """
-    found = []
+    taken = []
     for key in sorted(LEGACY, key=lambda key: -key.count(".")):
         *parents, last = key.split(".")
         holder: Any = data
@@ -106,5 +110,5 @@ def take_legacy(data: dict[str, Any]) -> list[Found]:
             continue
         value, legacy = holder.pop(last), LEGACY[key]
         if legacy.action != "refused" or value is not None:
-            found.append(Found(key, value, legacy))
-    return found
+            taken.append(LegacyValue(key, value, legacy))
+    return taken

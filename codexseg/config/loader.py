@@ -1,6 +1,7 @@
-"""Reading the YAML file: every error at once, each with its line and the remedy."""
+"""Read YAML files: all errors at once, each with its line and a remedy."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from importlib.resources import files
@@ -9,7 +10,8 @@ from pathlib import Path
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from codexseg.config.aegle import Found, take_legacy
+from codexseg.config.aegle import LegacyValue, take_legacy
+from codexseg.config.deprecated import take_format_switches
 from codexseg.config.schema import Config, dotted_keys, field_of
 from codexseg.config.yaml_lines import INIT, Document, Keys, dotted, read, shown
 from codexseg.errors import ConfigError
@@ -33,7 +35,7 @@ _TEXT_WANTED = {"name_type", "path_type"}
 
 @dataclass(frozen=True)
 class LoadedConfig:
-    """A configuration, and what a user should be told about the file once."""
+    """A configuration, and notes for the user about its keys."""
 
     config: Config
     notes: tuple[str, ...] = ()
@@ -45,9 +47,9 @@ def load(path: Path | str, *, require_image: bool = True) -> LoadedConfig:
     Parameters
     ----------
     path : path
-        The file. Relative paths in it are relative to its folder.
+        The file. Its folder anchors the relative paths in it.
     require_image : bool
-        Whether a file without `data.file_name` is wrong (a run needs an image).
+        Whether `data.file_name` is required, as for a run.
 
     Returns
     -------
@@ -57,96 +59,124 @@ def load(path: Path | str, *, require_image: bool = True) -> LoadedConfig:
     Raises
     ------
     ConfigError
-        If the file cannot be read or is wrong; the message holds all its errors.
+        If the file cannot be read or is wrong; the message lists all errors.
     """
     path = Path(path)
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        raise ConfigError(f"there is no file {path}; {INIT}.") from None
+        raise ConfigError(f"Configuration {path} not found. {INIT}") from None
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+        raise ConfigError(f"Cannot read {path}: {error.strerror}.") from error
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ConfigError(
-            f"{path}, line {line}: byte 0x{raw[error.start]:02x} is not UTF-8 text; save "
+            f"{path}, line {line}: byte 0x{raw[error.start]:02x} is not UTF-8 text. Save "
             f"the file with the encoding UTF-8."
         ) from None
     return parse(text, path, require_image=require_image)
 
 
 def parse(text: str, path: Path | str, *, require_image: bool = True) -> LoadedConfig:
-    """Check the text of a YAML file; `path` names it and anchors relative paths.
+    """Validate the text of a YAML file; the folder of `path` anchors relative paths.
 
     Raises
     ------
     ConfigError
-        If it is wrong; the message holds all errors, each with line and key.
+        If it is wrong; the message lists all errors, each with line and key.
     """
     document = read(text, Path(path))
-    notes = _translate(document, take_legacy(document.data))
+    loaded = validate(document, require_image=require_image)
+    return LoadedConfig(_anchored(loaded.config, Path(path)), loaded.notes)
+
+
+def validate(document: Document, *, require_image: bool = False) -> LoadedConfig:
+    """Validate the values of a document, after mapping legacy and deprecated keys.
+
+    Parameters
+    ----------
+    document : Document
+        Its `data` is changed in place.
+    require_image : bool
+        Whether `data.file_name` is required.
+
+    Raises
+    ------
+    ConfigError
+        If it is wrong; the message lists all errors.
+    """
+    notes = [*_translate(document, take_legacy(document.data)), *_map_formats(document)]
     config = None
     try:
         config = Config.model_validate(document.data)
     except ValidationError as error:
         for detail in error.errors(include_url=False):
-            document.complain(detail["loc"], _explain(detail, document))
+            document.add_problem(detail["loc"], _explain(detail, document))
     data = document.data.get("data")
     if require_image and not (isinstance(data, dict) and data.get("file_name")):
-        document.complain(
+        document.add_problem(
             ("data", "file_name"),
             "missing; expected the path of the slide image, relative to this file",
         )
     if config is None or document.problems:
         raise ConfigError(_message(document))
-    return LoadedConfig(_anchored(config, Path(path)), tuple(notes))
+    return LoadedConfig(config, tuple(notes))
 
 
 def template(name: str = "default") -> str:
-    """Return the text of a file of `config/`: 'default' (every key) or a preset.
+    """Return the text of a file in `config/`: 'default' (every key) or a preset.
 
     Raises
     ------
     ConfigError
-        If there is no such file.
+        If the file does not exist.
     """
     packaged = files("codexseg").joinpath("_config", f"{name}.yaml")
     checkout = Path(__file__).resolve().parents[2] / "config" / f"{name}.yaml"
     for source in (packaged, checkout):
         if source.is_file():
             return source.read_text(encoding="utf-8")
-    raise ConfigError(f"there is no preset {name!r} in {packaged} nor at {checkout}.")
+    raise ConfigError(f"Preset {name!r} not found, neither {packaged} nor {checkout}.")
 
 
-def _translate(document: Document, found: list[Found]) -> list[str]:
+def _map_formats(document: Document) -> Iterator[str]:
+    """Map deprecated keys to `export.formats`, and yield a note for each."""
+    for switch in take_format_switches(document.data):
+        keys: Keys = tuple(switch.key.split("."))
+        if switch.enabled is None:
+            got = shown(switch.value)
+            document.add_problem(keys, f"got {got}, expected true or false")
+        yield document.prefix(document.place(keys).line) + switch.advice
+
+
+def _translate(document: Document, legacy: list[LegacyValue]) -> list[str]:
     """Apply the keys of aegle, and return the notes about them."""
-    ignored, moved = [], []
-    for item in found:
+    ignored, notes = [], []
+    for item in legacy:
         keys, advice = tuple(item.key.split(".")), item.legacy.advice
         line = document.place(keys).line
         if item.legacy.action == "refused":
-            document.complain(keys, f"got {shown(item.value)}; {advice}")
+            document.add_problem(keys, f"got {shown(item.value)}; {advice}")
         elif item.legacy.action == "ignored":
-            ignored.append((line, f"  line {line}: {item.key}: {advice}"))
+            ignored.append((line, f"  {document.prefix(line)}{item.key}: {advice}"))
         else:
-            moved.append(f"line {line}: {item.key} is read as {advice}.")
+            notes.append(f"{document.prefix(line)}{item.key} is read as {advice}.")
             _move(document, item, tuple(advice.split(".")))
-    if not found:
-        return []
-    notes = moved
     if ignored:
         lines = [text for _, text in sorted(ignored)]
-        notes.append("\n".join(["these keys of aegle are ignored:", *lines]))
+        notes.append("\n".join(["These keys of aegle are ignored:", *lines]))
     data = document.data.get("data")
     name = data.get("file_name") if isinstance(data, dict) else None
-    if isinstance(name, str) and name and not Path(name).is_absolute():
+    is_relative = isinstance(name, str) and name and not Path(name).is_absolute()
+    if legacy and document.path is not None and is_relative:
         notes.append("data.file_name is relative to the folder of the YAML file.")
     return notes
 
 
-def _move(document: Document, item: Found, to: tuple[str, ...]) -> None:
+def _move(document: Document, item: LegacyValue, to: tuple[str, ...]) -> None:
+    """Move the value of a legacy key to the key that replaces it."""
     old = tuple(item.key.split("."))
     section = document.data[to[0]]
     if to[1] not in section:
@@ -155,23 +185,24 @@ def _move(document: Document, item: Found, to: tuple[str, ...]) -> None:
             document.places[*to, *keys[len(old) :]] = document.places[keys]
         document.renamed[to] = f"{item.key} (now {dotted(to)})"
     elif section[to[1]] != item.value:
-        document.complain(
+        line = f" (line {document.place(to).line})" if document.path else ""
+        document.add_problem(
             old,
-            f"got {shown(item.value)}, but {dotted(to)} in line "
-            f"{document.place(to).line} is {shown(section[to[1]])}; remove one of them",
+            f"got {shown(item.value)}, but {dotted(to)}{line} is "
+            f"{shown(section[to[1]])}; remove one of them",
         )
 
 
 def _explain(detail: ErrorDetails, document: Document) -> str:
-    """Say what was got, what was expected and what to do."""
+    """Describe an error: value, expectation, remedy."""
     keys, kind = detail["loc"], detail["type"]
     got = f"got {shown(detail['input'])}"
     if kind == "extra_forbidden":
-        return f"no such key; {_suggestion(keys)}"
+        return f"unknown key; {_suggestion(keys)}"
     expected = _EXPECTED.get(kind) or detail["msg"].replace("Input should be", "expected")
     text = document.place(keys).text
     if kind in _TEXT_WANTED and text and not isinstance(detail["input"], str):
-        return f"{got}; {expected}: put it in quotes, '{text}'"
+        return f"{got}, {expected}; put it in quotes, '{text}'"
     info = field_of(".".join(str(key) for key in keys if isinstance(key, str)))
     about = f" ({info.description})" if info is not None else ""
     if detail["input"] is None and info is not None:
@@ -181,37 +212,40 @@ def _explain(detail: ErrorDetails, document: Document) -> str:
 
 
 def _suggestion(keys: Keys) -> str:
-    """Name the nearest known key, also of other sections, or list those of the section."""
+    """Name the most similar key of any section, or list the keys of the section."""
     *parents, last = [str(key) for key in keys]
     known = [(*key.rpartition("."),) for key in dotted_keys()]
     section = ".".join(parents)
 
-    def likeness(candidate: tuple[str, ...]) -> float:
-        near = SequenceMatcher(None, last, candidate[-1]).ratio()
-        return near + 0.15 * (candidate[0] == section)
+    def similarity(candidate: tuple[str, ...]) -> float:
+        ratio = SequenceMatcher(None, last, candidate[-1]).ratio()
+        return ratio + 0.15 * (candidate[0] == section)
 
-    best = max(known, key=likeness)
-    if likeness(best) >= 0.75:
+    best = max(known, key=similarity)
+    if similarity(best) >= 0.75:
         return f"did you mean {''.join(best)}?"
     names = ", ".join(name for parent, _, name in known if parent == section)
     return f"keys of {section}: {names}" if section else f"sections: {names}"
 
 
 def _message(document: Document) -> str:
-    lines = [f"  line {line}: {text}" for line, text in sorted(document.problems)]
+    problems = sorted(document.problems, key=lambda problem: problem[0])
+    lines = [f"  {document.prefix(line)}{text}" for line, text in problems]
+    name = document.path or "The configuration"
     count = f"{len(lines)} error{'s' if len(lines) > 1 else ''}"
-    return "\n".join([f"{document.path} is not a valid configuration, {count}:", *lines])
+    head = "is not valid" if document.path is None else "is not a valid configuration"
+    return "\n".join([f"{name} {head}, {count}:", *lines])
 
 
 def _anchored(config: Config, path: Path) -> Config:
-    """Make the paths of a config absolute: they are relative to the folder of `path`."""
+    """Make the paths of a configuration absolute, relative to the folder of `path`."""
     folder = path.absolute().parent.resolve()
 
     def absolute(value: Path | None) -> Path | None:
         if value is None:
             return None
         home = value.expanduser() if value.parts[:1] == ("~",) else value
-        # normpath, not resolve: a linked image keeps the name that the user gave it
+        # normpath does not resolve links: an image keeps the name that the user chose
         return Path(os.path.normpath(folder / home))
 
     data, segmentation = config.data, config.segmentation

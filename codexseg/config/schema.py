@@ -1,133 +1,51 @@
-"""What a run can be told: the sections of the YAML file as frozen models.
+"""Configuration schema: one frozen model per YAML section.
 
-One section for each part of the run, named as the stages read them. Reading a file,
-with line numbers and the keys of the existing pipeline, is in
-:mod:`codexseg.config.loader`; `config/default.yaml` explains every key to a user.
+The stages read the sections by name. :mod:`codexseg.config.loader` reads a YAML file into
+these models. `config/default.yaml` documents every key for users.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-SMALLEST_PATCH_PX = 64
-
-Statistic = Literal[
-    "mean", "median", "std", "max", "min", "total", "p5", "p25", "p75", "p95"
-]
-
-
-def _no_truth_value(value: Any) -> Any:
-    # pydantic reads true as 1
-    if isinstance(value, bool):
-        raise PydanticCustomError("number_type", "expected a number")
-    return value
-
-
-def _name(value: Any) -> Any:
-    if not isinstance(value, str) or not value.strip():
-        raise PydanticCustomError("name_type", "expected a name, as text")
-    return value
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _diameter(value: Any) -> Any:
-    if value is None or value == "auto" or (_is_number(value) and 1 <= value <= 200):
-        return value
-    raise PydanticCustomError("diameter", "expected 1 to 200 um, 'auto' or null")
-
-
-def _percentiles(value: Any) -> Any:
-    if value is None:
-        return None
-    are_two = isinstance(value, list | tuple) and len(value) == 2
-    if are_two and all(map(_is_number, value)) and 0 <= value[0] < value[1] <= 100:
-        return value
-    expected = "expected two numbers from 0 to 100, the lower one first, like [1, 99]"
-    raise PydanticCustomError("percentiles", "{expected}", {"expected": expected})
-
-
-def _listed(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
-
-
-def _no_empty_path(value: Any) -> Any:
-    # Path("") is the current folder
-    return None if value == "" else value
-
-
-def _patch_size(value: int) -> int:
-    if value != -1 and value < SMALLEST_PATCH_PX:
-        expected = f"expected at least {SMALLEST_PATCH_PX}, or -1 for the whole slide"
-        raise PydanticCustomError("patch_size", "{expected}", {"expected": expected})
-    return value
-
-
-def _direction(value: Any) -> Any:
-    # the template of the existing pipeline writes null
-    return "vertical" if value is None else value
-
-
-def _workers(value: Any) -> Any:
-    if value == "auto" or (type(value) is int and value >= 1):
-        return value
-    raise PydanticCustomError("workers", "expected a whole number of at least 1, or 'auto'")
-
-
-def _version(value: Any) -> Any:
-    # YAML reads 0.4 without quotes as a number
-    return str(value) if isinstance(value, float) else value
-
-
-def _mapping(value: Any) -> Any:
-    # all its keys are commented out
-    return {} if value is None else value
-
-
-def _ordered(value: tuple[Statistic, ...]) -> tuple[Statistic, ...]:
-    # one order, so that the order in the file changes no column and no key
-    return tuple(name for name in get_args(Statistic) if name == "mean" or name in value)
-
-
-Real = Annotated[float, BeforeValidator(_no_truth_value), Field(allow_inf_nan=False)]
-Whole = Annotated[int, BeforeValidator(_no_truth_value)]
-PatchSize = Annotated[Whole, AfterValidator(_patch_size)]
-Name = Annotated[str, BeforeValidator(_name)]
-Names = Annotated[tuple[Name, ...], BeforeValidator(_listed)]
-OptionalPath = Annotated[Path | None, BeforeValidator(_no_empty_path)]
-Diameter = Annotated[float | Literal["auto"] | None, BeforeValidator(_diameter)]
-Percentiles = Annotated[tuple[float, float] | None, BeforeValidator(_percentiles)]
-Direction = Annotated[Literal["vertical", "horizontal"], BeforeValidator(_direction)]
-Statistics = Annotated[
-    tuple[Statistic, ...], BeforeValidator(_listed), AfterValidator(_ordered)
-]
+from codexseg.config.deprecated import take_format_switches
+from codexseg.config.fields import (
+    EXPORT_FORMATS,
+    Diameter,
+    Direction,
+    Formats,
+    Name,
+    Names,
+    OptionalPath,
+    Options,
+    PatchSize,
+    Percentiles,
+    Real,
+    SampleName,
+    Statistics,
+    Whole,
+    Workers,
+    ZarrVersion,
+    image_stem,
+)
+from codexseg.errors import ConfigError
 
 
 class Section(BaseModel):
-    """Base of every section: unknown keys are errors, values never change."""
+    """Base class of the sections: frozen, unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @model_validator(mode="before")
     @classmethod
     def _empty(cls, value: Any) -> Any:
-        # a section whose keys are all commented out is null in YAML
+        # a section is null in YAML if all its keys are commented out
         return {} if value is None else value
 
     def dump(self) -> dict[str, Any]:
-        """Return all keys and values, nested, as JSON can hold them (paths as text)."""
+        """Return keys and values as nested dicts of JSON types, paths as text."""
         return self.model_dump(mode="json")
 
 
@@ -136,6 +54,9 @@ class DataConfig(Section):
 
     file_name: OptionalPath = Field(
         default=None, description="path of the slide image, relative to the YAML file"
+    )
+    sample: SampleName | None = Field(
+        default=None, description="name of the sample; null: from the file name"
     )
     antibodies_file: OptionalPath = Field(
         default=None, description="table of channel names, relative to the YAML file"
@@ -150,16 +71,16 @@ class DataConfig(Section):
 
 
 class ChannelsConfig(Section):
-    """Which channels are segmented."""
+    """Channels that are segmented."""
 
     mode: Literal["names", "auto", "L", "RGB"] = Field(
-        default="names", description="by name, or as a grey or a colour picture"
+        default="names", description="channels by name, or of a grey or colour picture"
     )
     cell: Literal["red", "green", "blue", "grey"] = Field(
-        default="green", description="colour that shows cells, of a picture"
+        default="green", description="colour of the cells in a picture"
     )
     nucleus: Literal["red", "green", "blue", "grey"] = Field(
-        default="blue", description="colour that shows nuclei, of a picture"
+        default="blue", description="colour of the nuclei in a picture"
     )
     nuclear_channel: Name = Field(default="DAPI", description="name of the nuclear channel")
     wholecell_channel: Names = Field(
@@ -173,7 +94,7 @@ class ChannelsConfig(Section):
 
 
 class PatchingConfig(Section):
-    """How the slide is cut."""
+    """Grid of patches."""
 
     split_mode: Literal["full_image", "halves", "quarters", "patches"] = Field(
         default="patches", description="grid of patches"
@@ -192,18 +113,21 @@ class PatchingConfig(Section):
 
 
 class PatchQcConfig(Section):
-    """Which patches are left out beside the empty ones."""
+    """Thresholds below which a patch is not segmented, beside the empty ones."""
 
     non_zero_perc_threshold: Real | None = Field(
-        default=None, ge=0, le=1, description="least fraction of nuclear pixels above zero"
+        default=None,
+        ge=0,
+        le=1,
+        description="minimum fraction of nuclear pixels above zero",
     )
     mean_intensity_threshold: Real | None = Field(
-        default=None, ge=0, description="least mean of the nuclear channel, grey levels"
+        default=None, ge=0, description="minimum mean of the nuclear channel, grey levels"
     )
     std_intensity_threshold: Real | None = Field(
         default=None,
         ge=0,
-        description="least deviation of the nuclear channel, grey levels",
+        description="minimum standard deviation of the nuclear channel, grey levels",
     )
 
 
@@ -214,13 +138,19 @@ class WatershedConfig(Section):
         default=8.0, ge=2, le=50, description="diameter of a typical nucleus, um"
     )
     expansion_um: Real = Field(
-        default=1.5, ge=0, le=25, description="reach of a cell beyond its nucleus, um"
+        default=1.5,
+        ge=0,
+        le=25,
+        description="distance that a cell extends beyond its nucleus, um",
     )
     min_nucleus_area_um2: Real = Field(
-        default=10.0, ge=0, description="least area of a nucleus, um2"
+        default=10.0, ge=0, description="minimum area of a nucleus, um2"
     )
     min_signal: Real = Field(
-        default=0.05, ge=0, lt=1, description="least signal, from background 0 to P99.9 1"
+        default=0.05,
+        ge=0,
+        lt=1,
+        description="minimum signal, from 0 (background) to 1 (P99.9)",
     )
     membrane_weight: Real = Field(
         default=0.2, ge=0, description="weight of whole-cell markers as borders"
@@ -228,23 +158,24 @@ class WatershedConfig(Section):
 
 
 class SegmentationConfig(Section):
-    """What turns pixels into labels, and how."""
+    """Segmentation backend and its settings."""
 
     backend: Name = Field(
         default="embedded", description="a registered backend, or 'module:Class'"
     )
     model_path: OptionalPath = Field(
         default=None,
-        description="weights of a backend that needs some, relative to the YAML file",
+        description="weights of the backend, relative to the YAML file",
     )
     compartment: Literal["both", "whole-cell", "nuclear"] = Field(
-        default="both", description="what is segmented"
+        default="both", description="compartments that are segmented"
     )
     normalization: Literal["slide", "patch"] = Field(
-        default="slide", description="whose grey level statistics scale a patch"
+        default="slide",
+        description="scale grey levels by statistics of the slide or of the patch",
     )
     percentiles: Percentiles = Field(
-        default=None, description="percentiles of grey levels that become 0 and 1"
+        default=None, description="percentiles of grey levels that map to 0 and 1"
     )
     diameter: Diameter = Field(
         default=None, description="diameter of a typical cell, um; auto: from the image"
@@ -253,48 +184,48 @@ class SegmentationConfig(Section):
         default=0.5, gt=0, description="memory for the patches of one batch, GB"
     )
     runtime: Literal["auto", "onnxruntime", "tensorflow"] = Field(
-        default="auto", description="what runs a network"
+        default="auto", description="library that runs a network"
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="where a backend with a network computes"
+        default="auto", description="device that runs a network"
     )
     python: OptionalPath = Field(
-        default=None, description="Python 3.10 that has deepcell, for that backend"
+        default=None, description="Python 3.10 with the deepcell package, for that backend"
     )
-    save_segmentation_pickle: bool = Field(default=True, description="write both pickles")
     watershed: WatershedConfig = Field(
         default=WatershedConfig(), description="settings of the watershed backend"
     )
-    options: Annotated[dict[str, Any], BeforeValidator(_mapping)] = Field(
+    options: Options = Field(
         default_factory=dict,
-        description="settings of cellpose, stardist or a third party's, as they are",
+        description="settings of cellpose, stardist or a third-party backend",
     )
 
 
 class RepairConfig(Section):
-    """When a nucleus belongs to a cell."""
+    """Pairing of nuclei and cells."""
 
     matching: Literal["best", "sequential"] = Field(
-        default="best", description="by overlap, or cell by cell in reading order"
+        default="best",
+        description="largest overlap first, or cell by cell in reading order",
     )
     min_overlap: Real = Field(
-        default=0.0, ge=0, le=1, description="least fraction of a nucleus inside its cell"
+        default=0.0, ge=0, le=1, description="minimum fraction of a nucleus inside its cell"
     )
 
 
 class StitchConfig(Section):
-    """Which objects survive where patches disagree."""
+    """Objects that are kept where patches disagree."""
 
     min_remaining: Real = Field(
         default=0.5,
         gt=0,
         le=1,
-        description="least fraction of an object left by its rivals",
+        description="minimum fraction of an object that conflicts leave to it",
     )
 
 
 class ProfileConfig(Section):
-    """What is measured of every cell."""
+    """Measurements of every cell."""
 
     statistics: Statistics = Field(
         default=("mean",), description="statistics of every channel in every compartment"
@@ -306,18 +237,38 @@ class ProfileConfig(Section):
 
 
 class ExportConfig(Section):
-    """Which files are written beside cells.parquet."""
+    """Files written beside cells.parquet."""
 
-    ome_tiff: bool = Field(default=True, description="label images as OME-TIFF")
-    ome_zarr_version: Annotated[Literal["0.4", "0.5"], BeforeValidator(_version)] = Field(
-        default="0.4", description="version of NGFF of segmentation.ome.zarr"
+    formats: Formats = Field(
+        default=EXPORT_FORMATS, description="list of csv, h5ad, ome_tiff, pickle"
     )
-    csv: bool = Field(default=True, description="cells.csv")
-    h5ad: bool = Field(default=True, description="cells.h5ad")
+    ome_zarr_version: ZarrVersion = Field(
+        default="0.4", description="NGFF version of segmentation.ome.zarr"
+    )
+
+    @property
+    def csv(self) -> bool:
+        """Whether cells.csv is written."""
+        return "csv" in self.formats
+
+    @property
+    def h5ad(self) -> bool:
+        """Whether cells.h5ad is written."""
+        return "h5ad" in self.formats
+
+    @property
+    def ome_tiff(self) -> bool:
+        """Whether the label images are written as OME-TIFF."""
+        return "ome_tiff" in self.formats
+
+    @property
+    def pickle(self) -> bool:
+        """Whether both pickles of the patches are written."""
+        return "pickle" in self.formats
 
 
 class ReportConfig(Section):
-    """What report.html shows."""
+    """Contents of report.html."""
 
     overlays: Whole = Field(default=6, ge=0, description="number of overlay pictures")
     overlay_px: Whole = Field(
@@ -326,25 +277,29 @@ class ReportConfig(Section):
 
 
 class ExecutionConfig(Section):
-    """How the work is spread; never part of a stage's key."""
+    """Resources; never part of a stage's key."""
 
-    workers: Annotated[int | Literal["auto"], BeforeValidator(_workers)] = Field(
-        default=1, description="processes; auto: one for each core"
-    )
+    workers: Workers = Field(default=1, description="processes; auto: one for each core")
 
 
 class Config(Section):
     """All settings of a run."""
 
     data: DataConfig = Field(default=DataConfig(), description="the slide image")
-    channels: ChannelsConfig = Field(default=ChannelsConfig(), description="its channels")
-    patching: PatchingConfig = Field(default=PatchingConfig(), description="how it is cut")
-    patch_qc: PatchQcConfig = Field(default=PatchQcConfig(), description="patches left out")
+    channels: ChannelsConfig = Field(
+        default=ChannelsConfig(), description="segmented channels"
+    )
+    patching: PatchingConfig = Field(
+        default=PatchingConfig(), description="grid of patches"
+    )
+    patch_qc: PatchQcConfig = Field(
+        default=PatchQcConfig(), description="patches that are not segmented"
+    )
     segmentation: SegmentationConfig = Field(
-        default=SegmentationConfig(), description="what turns pixels into labels"
+        default=SegmentationConfig(), description="backend"
     )
     repair: RepairConfig = Field(
-        default=RepairConfig(), description="cells and their nuclei"
+        default=RepairConfig(), description="pairing of nuclei and cells"
     )
     stitch: StitchConfig = Field(default=StitchConfig(), description="seams")
     profile: ProfileConfig = Field(default=ProfileConfig(), description="measurements")
@@ -352,23 +307,54 @@ class Config(Section):
     report: ReportConfig = Field(default=ReportConfig(), description="report.html")
     execution: ExecutionConfig = Field(default=ExecutionConfig(), description="resources")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _map_format_switches(cls, value: Any) -> Any:
+        # configurations and manifests of runs may contain them
+        if not isinstance(value, dict):
+            return value
+        data = {k: dict(v) if isinstance(v, dict) else v for k, v in value.items()}
+        for switch in take_format_switches(data):
+            if switch.enabled is None:
+                template = "{key} is {value}, expected true or false"
+                context = {"key": switch.key, "value": repr(switch.value)}
+                raise PydanticCustomError("format_switch", template, context)
+        return data
+
+    @property
+    def sample_name(self) -> str:
+        """Name of the sample: `data.sample`, or the stem of the image's file name.
+
+        Raises
+        ------
+        ConfigError
+            If neither `data.sample` nor `data.file_name` is set.
+        """
+        if self.data.sample is not None:
+            return self.data.sample
+        if self.data.file_name is None:
+            raise ConfigError(
+                "The sample has no name. Set data.sample or data.file_name, the path of "
+                "the slide image."
+            )
+        return image_stem(self.data.file_name)
+
     def section(self, name: str) -> Section:
         """Return a section by its name.
 
         Raises
         ------
         KeyError
-            If there is no such section; the message lists all.
+            If the section does not exist; the message lists all.
         """
         if name not in Config.model_fields:
-            raise KeyError(
-                f"no section {name!r}; there are {', '.join(Config.model_fields)}"
-            )
+            sections = ", ".join(Config.model_fields)
+            raise KeyError(f"no section {name!r}, expected one of {sections}")
         return cast("Section", getattr(self, name))
 
 
 def dotted_keys(model: type[Section] = Config, prefix: str = "") -> Iterator[str]:
-    """Yield every key as 'section.key', sections before what they hold."""
+    """Yield every key as 'section.key', a section before its keys."""
     for name, field in model.model_fields.items():
         yield prefix + name
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
@@ -376,7 +362,7 @@ def dotted_keys(model: type[Section] = Config, prefix: str = "") -> Iterator[str
 
 
 def field_of(key: str) -> Any:
-    """Return pydantic's description of a dotted key (default, description), or None."""
+    """Return the pydantic field of a dotted key, or None for an unknown key."""
     model: Any = Config
     *parents, last = key.split(".")
     for name in parents:

@@ -1,6 +1,6 @@
-"""The YAML file as plain values, with the line of every key.
+"""YAML files as plain values, with the line of every key.
 
-PyYAML composes the tree; nothing here knows which keys a configuration has.
+This module is independent of the keys of a configuration. PyYAML composes the tree.
 """
 
 import re
@@ -15,26 +15,26 @@ from codexseg.errors import ConfigError
 
 Keys = tuple[str | int, ...]
 
-INIT = "`codexseg config init > my.yaml` writes a file with every key"
+INIT = "Run `codexseg config init > my.yaml` for a file with every key."
 
 _TAG = "tag:yaml.org,2002:"
 _TAGS = {_TAG + name for name in ("null", "bool", "int", "float", "str", "seq", "map")}
 _DEPTH = 20
 
-# What to do about errors of syntax, by words of the message of PyYAML.
+# Remedies for syntax errors, by a part of PyYAML's message.
 _REMEDIES = {
     r"'\t'": "indent with spaces, not with tabs",
-    "mapping values are not allowed": "put a text that holds ': ' in quotes, and check "
+    "mapping values are not allowed": "put a text that contains ': ' in quotes, and check "
     "the indentation",
     "escape": "write paths with backslashes in single quotes",
     "expected <block end>": "keys of one section start in the same column",
-    "could not find expected ':'": "each line is 'key: value', with a space after the ':'",
-    "but found another document": "one file holds one configuration: remove the '---'",
+    "could not find expected ':'": "write 'key: value', with a space after the ':'",
+    "but found another document": "remove the '---', a file contains one configuration",
 }
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose plain words mean what they look like (the core schema of YAML 1.2).
+    """YAML loader with the core schema of YAML 1.2.
 
     `no`, `on` and `2024-01-01` are text, `1e-3` is a number, `0512` is not octal.
     """
@@ -53,7 +53,7 @@ for _name, _pattern in {
 
 @dataclass(frozen=True)
 class Place:
-    """Where a key stands, and its value as it is written (None for sections)."""
+    """Line of a key, and the text of its value (None for sections)."""
 
     line: int
     text: str | None = None
@@ -61,22 +61,40 @@ class Place:
 
 @dataclass
 class Document:
-    """A YAML file as plain values, with the place of every key."""
+    """Plain values of a configuration, with the place of every key.
 
-    path: Path
+    Attributes
+    ----------
+    path : Path or None
+        The YAML file; None for values that were not read from one.
+    data : object
+        The values, usually a dict of sections.
+    places : dict
+        Place of each key in the file.
+    problems : list of (line, message)
+        Errors, in the order in which they are detected.
+    renamed : dict
+        Names for messages of keys that replace others.
+    """
+
+    path: Path | None = None
     data: Any = None
     places: dict[Keys, Place] = field(default_factory=dict)
     problems: list[tuple[int, str]] = field(default_factory=list)
     renamed: dict[Keys, str] = field(default_factory=dict)
 
     def place(self, keys: Keys) -> Place:
-        """Return the place of a key, or of the section that should hold it."""
+        """Return the place of a key, or of the nearest section above it."""
         while keys and keys not in self.places:
             keys = keys[:-1]
         return self.places.get(keys, Place(1))
 
-    def complain(self, keys: Keys, message: str) -> None:
-        """Add a problem about a key."""
+    def prefix(self, line: int) -> str:
+        """Return 'line N: ' for messages; empty without a file."""
+        return "" if self.path is None else f"line {line}: "
+
+    def add_problem(self, keys: Keys, message: str) -> None:
+        """Record an error of a key."""
         name = self.renamed.get(keys, dotted(keys))
         self.problems.append((self.place(keys).line, f"{name}: {message}"))
 
@@ -84,12 +102,12 @@ class Document:
 def read(text: str, path: Path) -> Document:
     """Read the text of a YAML file whose top level is a mapping.
 
-    Doubled keys, odd tags and unreadable values are collected in `problems`.
+    Duplicate keys, unknown tags and unreadable values are collected in `problems`.
 
     Raises
     ------
     ConfigError
-        If the text is not YAML, is empty or is no mapping; the message names the line.
+        If the text is not YAML, is empty or is not a mapping; with the line.
     """
     document = Document(path)
     try:
@@ -102,39 +120,38 @@ def read(text: str, path: Path) -> Document:
         line = text.count("\n", 0, error.position) + 1
         raise ConfigError(
             f"{path}, line {line}: character U+{error.character:04X} is not allowed in "
-            f"YAML; remove it."
+            f"YAML. Remove it."
         ) from None
     except yaml.MarkedYAMLError as error:
         raise ConfigError(f"{path}, {_syntax(error)}.") from None
     if document.data is None:
-        raise ConfigError(f"{path} holds no keys; {INIT}.")
+        raise ConfigError(f"{path} contains no keys. {INIT}")
     if not isinstance(document.data, dict):
         raise ConfigError(
             f"{path}, line {root.start_mark.line + 1}: expected sections, like 'data:', "
-            f"got {shown(document.data)}; {INIT}."
+            f"got {shown(document.data)}. {INIT}"
         )
     return document
 
 
 def _check_events(text: str, path: Path) -> None:
-    """Refuse what a config never needs and what can make a small file huge."""
+    """Reject anchors, aliases and deep nesting: a small file could expand to a huge one."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         anchored = isinstance(event, yaml.NodeEvent) and event.anchor is not None
         if anchored or depth > _DEPTH:
-            found = "an anchor or alias" if anchored else f"more than {_DEPTH} levels"
+            problem = "an anchor or alias" if anchored else f"more than {_DEPTH} levels"
             line = event.start_mark.line + 1 if event.start_mark else 1
             raise ConfigError(
-                f"{path}, line {line}: {found}; expected plain sections with keys and "
-                f"values. Write values out, and put a text that starts with & or * in "
-                f"quotes."
+                f"{path}, line {line}: {problem}, expected plain sections with keys and "
+                f"values. Repeat values, and put a text that starts with & or * in quotes."
             )
 
 
 def _build(node: yaml.Node, keys: Keys, loader: Any, document: Document) -> Any:
-    """Turn a node into plain values, and note the place of everything below it."""
+    """Convert a node to plain values, and record the places of all keys below it."""
     line = node.start_mark.line + 1
     if node.tag not in _TAGS:
         document.problems.append((line, f"{dotted(keys)}: tag {node.tag} is not allowed"))
@@ -166,7 +183,7 @@ def _pairs(
         if below in document.places:
             first = document.places[below].line
             document.problems.append(
-                (line, f"{dotted(below)}: already set in line {first}; keep one of them")
+                (line, f"{dotted(below)}: already set in line {first}; remove one of them")
             )
             continue
         document.places[below] = _place(key, value)
@@ -181,13 +198,13 @@ def _place(at: yaml.Node, value: yaml.Node) -> Place:
 def _syntax(error: yaml.MarkedYAMLError) -> str:
     mark = error.problem_mark or error.context_mark
     where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "line 1"
-    what = ", ".join(part for part in (error.context, error.problem) if part)
-    remedy = next((text for words, text in _REMEDIES.items() if words in what), None)
-    return f"{where}: not YAML: {what}" + (f"; {remedy}" if remedy else "")
+    problem = ", ".join(part for part in (error.context, error.problem) if part)
+    remedy = next((text for part, text in _REMEDIES.items() if part in problem), None)
+    return f"{where}: not YAML: {problem}" + (f"; {remedy}" if remedy else "")
 
 
 def dotted(keys: Keys) -> str:
-    """Write a key as section.key[index]."""
+    """Format a key as section.key[index]."""
     name = ""
     for key in keys:
         name += f"[{key}]" if isinstance(key, int) else f".{key}" if name else key
@@ -195,7 +212,7 @@ def dotted(keys: Keys) -> str:
 
 
 def shown(value: Any) -> str:
-    """Write a value for a message: short, and as YAML has it."""
+    """Format a value for a message as YAML, shortened to 60 characters."""
     if value is None:
         return "nothing (null)"
     if isinstance(value, bool):

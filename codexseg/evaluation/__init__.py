@@ -1,1 +1,1 @@
-"""Labels compared with a reference."""
+"""Evaluation of labels against reference labels."""

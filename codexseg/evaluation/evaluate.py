@@ -1,23 +1,23 @@
-"""Judging a prediction by a truth: arrays, files, folders of them, whole slides.
+"""Scores of predicted labels against reference labels: arrays, files, folders and runs.
 
-Images are read window by window and what is kept is a table of the objects that share
-pixels, so memory follows the objects. The quantities are those of
-`codexseg.core.metrics.objects`
-(objects), `codexseg.core.metrics.error_types` and `codexseg.core.metrics.pixels`.
+Images are read window by window and reduced to a table of overlapping objects, so memory
+depends on the number of objects, not on the size of the image. The scores are defined in
+`codexseg.core.metrics.objects`, `codexseg.core.metrics.error_types` and
+`codexseg.core.metrics.pixels`.
 """
 
 import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from codexseg.arrays import Labels, Pixels
 from codexseg.core.drawing.error_overlay import draw_errors
 from codexseg.core.grid import PatchGrid, Window
-from codexseg.core.labels.operations import Integers, Labels
+from codexseg.core.labels.operations import Integers
 from codexseg.core.labels.overlaps import (
     Overlaps,
     add_overlaps,
@@ -47,13 +47,13 @@ from codexseg.io.labels.reader import LabelImage, open_labels
 from codexseg.run.files import replacing
 
 WINDOW_PX = 2048
-"""Height and width of what is read at once."""
+"""Height and width of the windows that are read."""
 STRIP_PX = 512
-"""Height of it where a file is stored in strips as wide as the image."""
+"""Height of the windows of files stored in strips as wide as the image."""
 FOREGROUND = 0.5
-"""Least probability of the foreground, for probability maps."""
+"""Minimum probability of foreground pixels in a probability map."""
 OVERLAY_PX = 4000
-"""Longest side of a picture of errors; of larger images every n-th pixel is shown."""
+"""Longest side of an error overlay; larger images are shown at every n-th pixel."""
 
 PIXEL_QUANTITIES = ("precision", "recall", "f1", "iou", "dice")
 _COUNTS = ("n_true", "n_pred", "tp", "fp", "fn")
@@ -61,20 +61,20 @@ _COUNTS = ("n_true", "n_pred", "tp", "fp", "fn")
 
 @dataclass(frozen=True)
 class Scores:
-    """How well a prediction fits, in one image or in several.
+    """Scores of a prediction in one image or several.
 
     Attributes
     ----------
     name : str
-        Of the image.
+        Name of the image.
     matches : tuple of Matches
         One per threshold; empty for a probability map.
     errors : ErrorCounts or None
         None for a probability map.
     pixels : PixelCounts
-        Of the foreground, border included; a probability map is cut at 0.5.
+        Foreground pixels, border included; at least 0.5 in a probability map.
     auroc : float or None
-        Only for a probability map.
+        Area under the ROC curve, only for a probability map.
     """
 
     name: str
@@ -86,21 +86,21 @@ class Scores:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores of each image, and of all: counts added up before they are divided."""
+    """Scores of each image, and pooled scores from the summed counts of all images."""
 
     images: tuple[Scores, ...]
     pooled: Scores
 
     def means(self) -> list[dict[str, float]]:
-        """Average the quotients of each threshold over the images; see `QUOTIENTS`."""
+        """Return the means of the `QUOTIENTS` over the images, per threshold."""
         return [
-            mean_quotients(one)
-            for one in zip(*(s.matches for s in self.images), strict=True)
+            mean_quotients(matches)
+            for matches in zip(*(s.matches for s in self.images), strict=True)
         ]
 
 
 class _Counts(NamedTuple):
-    """What the windows of an image add up to; `objects` lacks those at the border."""
+    """Sums over the windows of an image; `objects` without those at the border."""
 
     objects: Overlaps
     pixels: PixelCounts
@@ -108,42 +108,42 @@ class _Counts(NamedTuple):
 
 
 def evaluate(
-    truth: NDArray[Any],
-    pred: NDArray[Any],
+    truth: Pixels,
+    pred: Pixels,
     *,
     iou: Sequence[float] = (0.5,),
     ignore_border: int = 0,
 ) -> Scores:
-    """Judge one prediction.
+    """Score one prediction.
 
     Parameters
     ----------
     truth : (y, x) integer or bool
-        True labels, 0 is background; any gaps, any order, up to 2**32 - 1.
+        True labels, 0 is background; up to 2**32 - 1, with any gaps and order.
     pred : (y, x) integer, bool or float
-        Predicted labels of the same pixels. Floats are probabilities of the foreground,
-        0 to 1: they have scores of pixels only.
+        Predicted labels of the same pixels. Floats are foreground probabilities, 0 to 1,
+        which have pixel scores only.
     iou : sequence of float
-        Least intersection over union of a match, one or several thresholds.
+        Minimum intersection over union of a match, one or more thresholds.
     ignore_border : int
-        Objects with a pixel in the outer frame of this width, px, are left out, in truth
-        and prediction each.
+        Width of an outer frame, px. Objects with a pixel in it are ignored, in truth and
+        prediction.
 
     Returns
     -------
     Scores
-        For example ``.matches[0].f1``, ``.errors.merge``, ``.pixels.iou``.
+        Use for example ``.matches[0].f1``, ``.errors.merge``, ``.pixels.iou``.
 
     Raises
     ------
     InputError
-        If the shapes differ, labels or probabilities are no such, or a threshold or the
+        If the shapes differ, the dtypes are wrong, or a probability, threshold or the
         border is out of range.
 
     Notes
     -----
-    Matching as in stardist.matching; `ignore_border` 2 and `iou` 0.5 give the F1 of the
-    NeurIPS 2022 cell segmentation challenge, of an image as a whole.
+    Objects are matched as in stardist.matching. `ignore_border` 2 and `iou` 0.5 give the
+    F1 of the NeurIPS 2022 cell segmentation challenge for a whole image.
     """
     _check_options(iou, ignore_border)
     images = LabelImage("truth", np.asarray(truth)), LabelImage("pred", np.asarray(pred))
@@ -159,18 +159,18 @@ def evaluate_files(
     compartment: str = "cell",
     overlay: Path | None = None,
 ) -> Evaluation:
-    """Judge one prediction or a folder of them.
+    """Score one prediction or a folder of them.
 
     Parameters
     ----------
     truth, pred : str or Path
-        See `codexseg.io.labels.finder.find_labels`; images of folders are paired by name.
+        See `codexseg.io.labels.finder.find_labels`. Images of folders are paired by name.
     iou, ignore_border
         See `evaluate`.
     compartment : str
-        Which labels of a run: cell or nucleus (cell_original, nucleus_original).
+        Labels of a run: cell or nucleus (cell_original, nucleus_original).
     overlay : Path, optional
-        PNG of the errors at the first threshold; of several images, a folder of them.
+        PNG of the errors at the first threshold; for several images a folder.
 
     Returns
     -------
@@ -179,20 +179,21 @@ def evaluate_files(
     Raises
     ------
     InputError
-        If files are missing, unreadable, without a partner, or not of one shape.
+        If files are missing, unreadable or without a partner, or shapes differ.
     """
     _check_options(iou, ignore_border)
     pairs = pair_files(Path(truth), Path(pred), compartment)
     images: list[Scores] = []
     levels: Integers | None = None
-    for one, other in pairs:
-        with open_labels(one) as true_image, open_labels(other) as pred_image:
+    for true_file, pred_file in pairs:
+        with open_labels(true_file) as true_image, open_labels(pred_file) as pred_image:
             counts = _count(true_image, pred_image, ignore_border)
-            images.append(_scores(one.name, counts, iou))
+            images.append(_scores(true_file.name, counts, iou))
             if counts.levels is not None:
                 levels = counts.levels if levels is None else levels + counts.levels
             if overlay is not None:
-                path = overlay if len(pairs) == 1 else overlay / f"{one.name}.png"
+                single = len(pairs) == 1
+                path = overlay if single else overlay / f"{true_file.name}.png"
                 _write_overlay(path, true_image, pred_image, counts.objects, iou[0])
     return Evaluation(tuple(images), _pool(images, levels))
 
@@ -200,16 +201,17 @@ def evaluate_files(
 def write_csv(
     path: Path, scores: Sequence[Scores], *, errors: bool = False, pixels: bool = False
 ) -> None:
-    """Write one row per image and threshold; it takes the place of what is there.
+    """Write a CSV with one row per image and threshold; an existing file is replaced.
 
     Parameters
     ----------
     path : Path
+        Output file.
     scores : sequence of Scores
-        All images, or what they were pooled to.
+        Scores of all images, or the pooled scores.
     errors, pixels : bool
-        Add the columns of the error types and of the pixels: they do not depend on the
-        threshold, and stand in every row.
+        Add columns for error types and pixels. They do not depend on the threshold and
+        repeat in every row of an image.
     """
     rows = [row for image in scores for row in _rows(image, errors=errors, pixels=pixels)]
     columns = list(dict.fromkeys(name for row in rows for name in row))
@@ -224,39 +226,40 @@ def write_csv(
 
 def _check_options(iou: Sequence[float], ignore_border: int) -> None:
     if not iou:
-        raise InputError("no IoU threshold was given, expected one or more, such as 0.5.")
+        raise InputError("No IoU threshold. Pass one or more, such as 0.5.")
     for threshold in iou:
         check_threshold(threshold)
     if ignore_border < 0:
         raise InputError(
-            f"ignore_border is {ignore_border}, expected the width of a frame, px: 0 for "
-            f"none, 2 as in the NeurIPS challenge."
+            f"ignore_border is {ignore_border}, expected the width of a frame, px. Use 0 "
+            f"for no frame, 2 for that of the NeurIPS challenge."
         )
 
 
 def _count(truth: LabelImage, pred: LabelImage, border: int) -> _Counts:
-    """Add up the windows of an image."""
+    """Sum the counts over the windows of an image."""
     if truth.is_probability:
         raise InputError(
-            f"{truth.title} holds floating-point numbers, expected labels: integers, 0 "
-            f"for the background."
+            f"{truth.title} contains floats, expected integer labels with background 0."
         )
     if truth.shape != pred.shape:
         raise InputError(
-            f"{truth.title} and {pred.title} must cover the same pixels, got heights and "
-            f"widths of {truth.shape} and {pred.shape}."
+            f"{truth.title} has height and width {truth.shape}, but {pred.title} has "
+            f"{pred.shape}. Expected images of the same pixels."
         )
     if pred.is_probability:
         return _count_probabilities(truth, pred)
-    tables, at_border = [], ([], [])  # type: ignore[var-annotated]
+    tables: list[Overlaps] = []
+    true_border: list[Labels] = []
+    pred_border: list[Labels] = []
     for window in _windows(truth, pred):
-        labels = truth.read(window), pred.read(window)
-        tables.append(overlaps(*labels))
-        for found, one in zip(at_border, labels, strict=True):
-            found.append(border_labels(one, border, window, truth.shape))
+        true_labels, pred_labels = truth.read(window), pred.read(window)
+        tables.append(overlaps(true_labels, pred_labels))
+        true_border.append(border_labels(true_labels, border, window, truth.shape))
+        pred_border.append(border_labels(pred_labels, border, window, truth.shape))
     table = add_overlaps(tables)
-    dropped = (np.concatenate(found) for found in at_border)
-    return _Counts(drop_objects(table, *dropped), count_pixels(table), None)
+    inner = drop_objects(table, np.concatenate(true_border), np.concatenate(pred_border))
+    return _Counts(inner, count_pixels(table), None)
 
 
 def _count_probabilities(truth: LabelImage, pred: LabelImage) -> _Counts:
@@ -264,10 +267,10 @@ def _count_probabilities(truth: LabelImage, pred: LabelImage) -> _Counts:
     for window in _windows(truth, pred):
         foreground, values = truth.read(window) > 0, pred.read(window)
         try:
-            found = probability_levels(foreground, values)
+            counts = probability_levels(foreground, values)
         except InputError as error:
             raise InputError(f"{pred.title}: {error}") from error
-        levels = found if levels is None else levels + found
+        levels = counts if levels is None else levels + counts
         predicted = values >= FOREGROUND
         table = overlaps(foreground.astype(np.uint32), predicted.astype(np.uint32))
         pixels += count_pixels(table)
@@ -275,7 +278,7 @@ def _count_probabilities(truth: LabelImage, pred: LabelImage) -> _Counts:
 
 
 def _windows(truth: LabelImage, pred: LabelImage, step: int = 1) -> Iterator[Window]:
-    """Cut an image into windows that start at multiples of `step`."""
+    """Yield windows that cover an image and start at multiples of `step`."""
     height, width = truth.shape
     size = (WINDOW_PX, WINDOW_PX)
     if truth.in_strips or pred.in_strips:
@@ -296,8 +299,8 @@ def _pool(images: Sequence[Scores], levels: Integers | None) -> Scores:
     kinds = {image.errors is None for image in images}
     if len(kinds) > 1:
         raise InputError(
-            "some predictions are labels and some probability maps (floating-point "
-            "numbers): judge them apart."
+            "Some predictions are labels, others are probability maps (floats). Evaluate "
+            "them separately."
         )
     pixels = sum((image.pixels for image in images), PixelCounts())
     if levels is not None:
@@ -305,40 +308,40 @@ def _pool(images: Sequence[Scores], levels: Integers | None) -> Scores:
     matches = zip(*(image.matches for image in images), strict=True)
     return Scores(
         "pooled",
-        tuple(pool_matches(one) for one in matches),
+        tuple(pool_matches(threshold) for threshold in matches),
         sum((image.errors for image in images if image.errors), ErrorCounts()),
         pixels,
     )
 
 
 def _rows(scores: Scores, *, errors: bool, pixels: bool) -> list[dict[str, object]]:
-    """Return the rows of the csv for one image."""
+    """Return the CSV rows of one image."""
     more: dict[str, object] = {}
     if errors and scores.errors is not None:
         names = [field.name for field in fields(scores.errors)]
         names += ["precision", "recall", "f1"]
-        more |= {f"errors_{n}": _written(getattr(scores.errors, n)) for n in names}
+        more |= {f"errors_{n}": _format(getattr(scores.errors, n)) for n in names}
     if pixels:
         names = [field.name for field in fields(scores.pixels)]
         names += PIXEL_QUANTITIES
-        more |= {f"pixels_{n}": _written(getattr(scores.pixels, n)) for n in names}
+        more |= {f"pixels_{n}": _format(getattr(scores.pixels, n)) for n in names}
         if scores.auroc is not None:
-            more["pixels_auroc"] = _written(scores.auroc)
+            more["pixels_auroc"] = _format(scores.auroc)
     if not scores.matches:
         return [{"image": scores.name} | more]
     return [
         {"image": scores.name, "iou": match.threshold}
-        | {n: _written(getattr(match, n)) for n in (*_COUNTS, *QUOTIENTS)}
+        | {n: _format(getattr(match, n)) for n in (*_COUNTS, *QUOTIENTS)}
         | more
         for match in scores.matches
     ]
 
 
-def _written(value: float) -> object:
+def _format(value: float) -> object:
     return value if isinstance(value, int) else f"{value:.6f}"
 
 
-# -- the picture of the errors ------------------------------------------------------------
+# -- overlay of the errors ----------------------------------------------------------------
 
 
 def _write_overlay(
@@ -348,12 +351,12 @@ def _write_overlay(
 
     if pred.is_probability:
         raise InputError(
-            f"{pred.title} is a probability map: errors are drawn of labels only."
+            f"{pred.title} is a probability map. Omit the overlay, which needs labels."
         )
     step = -(-max(truth.shape) // OVERLAY_PX)
     picture = draw_errors(
-        _coarse(truth, truth, pred, step),
-        _coarse(pred, truth, pred, step),
+        _downsample(truth, _windows(truth, pred, step), step),
+        _downsample(pred, _windows(truth, pred, step), step),
         table,
         threshold,
     )
@@ -361,12 +364,12 @@ def _write_overlay(
         Image.fromarray(picture).save(part, format="PNG")
 
 
-def _coarse(image: LabelImage, truth: LabelImage, pred: LabelImage, step: int) -> Labels:
+def _downsample(image: LabelImage, windows: Iterator[Window], step: int) -> Labels:
     """Read every `step`-th pixel of a whole image."""
     height, width = image.shape
-    coarse = np.zeros((-(-height // step), -(-width // step)), np.uint32)
-    for window in _windows(truth, pred, step):
-        part = image.read(window, step)
+    labels = np.zeros((-(-height // step), -(-width // step)), np.uint32)
+    for window in windows:
+        block = image.read(window, step)
         y, x = window.y0 // step, window.x0 // step
-        coarse[y : y + part.shape[0], x : x + part.shape[1]] = part
-    return coarse
+        labels[y : y + block.shape[0], x : x + block.shape[1]] = block
+    return labels

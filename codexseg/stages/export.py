@@ -54,10 +54,10 @@ def export(context: Context) -> Row:
 
 def wanted(config: Config) -> list[str]:
     """Name the files that the config asks for, those first that take longest."""
-    pickles, chosen = config.segmentation.save_segmentation_pickle, config.export
+    chosen = config.export
     return [
         *(IMAGES if chosen.ome_tiff else ()),
-        *(PICKLES if pickles else ()),
+        *(PICKLES if chosen.pickle else ()),
         *([CSV] if chosen.csv else ()),
         *([H5AD] if chosen.h5ad else ()),
         PARQUET,
@@ -192,7 +192,7 @@ def _unmatched(job: Job) -> Tables:
 
 def _pickles(config: Config, source: Source) -> Row:
     del source
-    return {"save_segmentation_pickle": config.segmentation.save_segmentation_pickle}
+    return {"save_segmentation_pickle": config.export.pickle}
 
 
 STAGE = Stage(

@@ -5,13 +5,17 @@ from codexseg.config.schema import Config
 from codexseg.run.directory import Row
 
 NOT_IN_KEYS = {
-    "data": {"file_name", "antibodies_file", "image_mpp"},  # the slide says what it is
+    "data": {
+        "file_name",
+        "antibodies_file",
+        "image_mpp",
+        "sample",
+    },  # the slide says what it is
     "segmentation": {
         "batch_memory_gb",
         "device",
         "python",
         "runtime",
-        "save_segmentation_pickle",
     },
 }
 """Keys of the config that change no result of the stage that reads their section."""

@@ -1,4 +1,4 @@
-"""Bad input gets one clear message, exit code 2, no traceback, nothing half-written."""
+"""Bad input: one clear message, exit code 2, no traceback, no partial output."""
 
 import os
 from pathlib import Path
@@ -55,17 +55,17 @@ def run(config):
         ),
     ],
 )
-def test_a_wrong_configuration(config, old, new, words):
+def test_wrong_configuration_exits_with_2(config, old, new, words):
     done, out = run(change(config, old, new))
     refused(done, *words)
     assert not out.exists()
 
 
-def test_a_missing_configuration(tmp_path):
+def test_missing_configuration_exits_with_2(tmp_path):
     refused(codexseg("run", tmp_path / "absent.yaml"), "absent.yaml", "config init")
 
 
-def test_a_truncated_tiff(config):
+def test_truncated_tiff_exits_with_2(config):
     slide = config.parent / "slide.ome.tif"
     slide.write_bytes(slide.read_bytes()[:-2000])
     done, out = run(config)
@@ -73,7 +73,7 @@ def test_a_truncated_tiff(config):
     assert not out.exists()
 
 
-def test_a_photograph(config):
+def test_rgb_photograph_exits_with_2(config):
     path = config.parent / "slide.ome.tif"
     tifffile.imwrite(path, np.zeros((64, 64, 3), np.uint8), photometric="rgb")
     done, out = run(config)
@@ -81,7 +81,7 @@ def test_a_photograph(config):
     assert not out.exists()
 
 
-def test_a_stack(config):
+def test_z_stack_exits_with_2(config):
     path = config.parent / "slide.ome.tif"
     tifffile.imwrite(
         path, np.zeros((5, 64, 64), np.uint16), metadata={"axes": "ZYX"}, ome=True
@@ -90,7 +90,7 @@ def test_a_stack(config):
     refused(done, "3-D stack", "5 steps", "'Z'")
 
 
-def test_a_slide_without_pixel_size(config):
+def test_slide_without_pixel_size_exits_with_2(config):
     path = config.parent / "slide.ome.tif"
     tifffile.imwrite(
         path,
@@ -105,7 +105,7 @@ def test_a_slide_without_pixel_size(config):
 @pytest.mark.parametrize(
     ("value", "words"), [(np.nan, ["NaN", "CD45"]), (-3.0, ["negative", "CD45", "clip"])]
 )
-def test_grey_levels_that_no_microscope_gives(config, value, words):
+def test_nan_and_negative_pixels_exit_with_2(config, value, words):
     image = tissue().astype(np.float32)
     image[1, 200, 300] = value
     write_slide(config.parent, image)
@@ -114,7 +114,7 @@ def test_grey_levels_that_no_microscope_gives(config, value, words):
     assert not (out / "cells.csv").exists()
 
 
-def test_a_panel_of_another_length(config):
+def test_panel_of_another_length_exits_with_2(config):
     (config.parent / "panel.tsv").write_text(
         "channel_id\tantibody_name\n1\tDAPI\n2\tCD45\n"
     )
@@ -127,14 +127,14 @@ def test_a_panel_of_another_length(config):
     refused(done, "panel.tsv", "2", "3")
 
 
-def test_a_directory_of_another_slide(config):
+def test_run_directory_of_another_slide_exits_with_2(config):
     assert run(config)[0].returncode == 0
     write_slide(config.parent, tissue(seed=1))
     done, out = run(config)
     refused(done, str(out), "another slide", "--out")
 
 
-def test_a_directory_that_is_no_run(config, tmp_path):
+def test_non_empty_directory_is_kept_and_exits_with_2(config, tmp_path):
     out = tmp_path / "thesis"
     out.mkdir()
     (out / "chapter1.txt").write_text("precious")
@@ -143,29 +143,29 @@ def test_a_directory_that_is_no_run(config, tmp_path):
     assert [p.name for p in out.iterdir()] == ["chapter1.txt"]
 
 
-def test_output_that_cannot_be_written(config, tmp_path):
+def test_file_as_output_directory_exits_with_2(config, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
     refused(codexseg("run", config, "--out", blocked / "run"), "cannot be written", "--out")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes to read-only folders")
-def test_a_read_only_directory(config, tmp_path):
+def test_read_only_directory_exits_with_2(config, tmp_path):
     folder = tmp_path / "locked"
     folder.mkdir(mode=0o500)
     refused(codexseg("run", config, "--out", folder / "run"), "cannot be written", "--out")
 
 
-def test_status_of_a_directory_that_is_no_run(tmp_path):
+def test_status_without_a_run_exits_with_2(tmp_path):
     refused(codexseg("status", tmp_path), "holds no run")
 
 
 @pytest.mark.parametrize("value", [0, 300])
-def test_a_slide_that_holds_nothing_gives_empty_tables_and_says_so(config, value):
+def test_constant_slide_gives_empty_tables_and_a_warning(config, value):
     write_slide(config.parent, np.full((3, 300, 300), value, np.uint16))
     done, out = run(config)
     assert done.returncode == 0, done.stderr
-    assert "No patch holds signal" in done.stdout
+    assert "No patch has signal" in done.stdout
     assert "channel 'DAPI' has the same value everywhere" in done.stderr
     cells = pd.read_csv(out / "cells.csv")
     assert len(cells) == 0
@@ -175,7 +175,7 @@ def test_a_slide_that_holds_nothing_gives_empty_tables_and_says_so(config, value
     assert (out / "report.html").exists()
 
 
-def test_noise_alone_is_no_tissue(config):
+def test_noise_without_tissue_has_no_informative_patch(config):
     rng = np.random.default_rng(0)
     write_slide(config.parent, rng.normal(300, 60, (3, 400, 400)).clip(0).astype(np.uint16))
     done, _ = run(config)
@@ -183,7 +183,7 @@ def test_noise_alone_is_no_tissue(config):
     assert "0 of" in done.stdout
 
 
-def test_a_constant_whole_cell_channel_is_named(config):
+def test_constant_whole_cell_channel_gives_a_warning(config):
     image = tissue()
     image[1] = 7
     write_slide(config.parent, image)

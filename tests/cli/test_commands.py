@@ -1,4 +1,4 @@
-"""The commands, as a user types them."""
+"""Commands run in a process of their own."""
 
 import re
 import subprocess
@@ -13,13 +13,13 @@ from tests.tissue import tissue, write_config, write_slide
 
 
 @pytest.mark.parametrize("command", ["run", "status", "info", "sample", "demo", "config"])
-def test_every_command_explains_itself(command):
+def test_every_command_has_help(command):
     done = codexseg(command, "--help")
     assert done.returncode == 0
     assert "Usage" in done.stdout
 
 
-def test_help_imports_nothing_heavy():
+def test_help_imports_no_heavy_package():
     code = """
 import sys, typer.main
 import codexseg.cli.app
@@ -33,7 +33,7 @@ sys.exit(str(heavy) if heavy else 0)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_printed_configuration_is_valid_once_it_names_a_slide(tmp_path):
+def test_config_init_output_with_a_slide_passes_config_check(tmp_path):
     write_slide(tmp_path)
     text = codexseg("config", "init").stdout
     config = tmp_path / "my.yaml"
@@ -44,15 +44,15 @@ def test_a_printed_configuration_is_valid_once_it_names_a_slide(tmp_path):
     assert not (tmp_path / "my_codexseg").exists()
 
 
-def test_info_of_a_qptiff(tmp_path):
+def test_info_shows_metadata_of_qptiff(tmp_path):
     path = write_qptiff(tmp_path / "slide.qptiff", tissue(), ("DAPI", "CD45", "PANCK"), 0.5)
     done = codexseg("info", path)
     assert done.returncode == 0, done.stderr
-    for word in ("qptiff, uint16", "460 x 420 px, 3 channels", "0.5 um/px", "CD45"):
-        assert word in done.stdout
+    for text in ("qptiff, uint16", "460 x 420 px, 3 channels", "0.5 um/px", "CD45"):
+        assert text in done.stdout
 
 
-def test_a_sample_runs_as_it_is(tmp_path):
+def test_synthetic_sample_runs_and_predict_keeps_its_truth(tmp_path):
     done = codexseg("sample", "synthetic", "--size", 300, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     config = next(tmp_path.glob("*.yaml"))
@@ -64,14 +64,14 @@ def test_a_sample_runs_as_it_is(tmp_path):
     made = {path: path.read_bytes() for path in tmp_path.glob("*_truth*")}
     assert len(made) == 3
     slide = next(tmp_path.glob("*.ome.tif"))
-    words = ["--nucleus", "DAPI", "--out", tmp_path]
-    assert codexseg("predict", slide, *words).returncode == 0
+    options = ["--nucleus", "DAPI", "--out", tmp_path]
+    assert codexseg("predict", slide, *options).returncode == 0
     assert {path: path.read_bytes() for path in made} == made
     assert codexseg("sample", "synthetic", "--size", "12").returncode == 2
     assert "expected nsclc or synthetic" in codexseg("sample", "lung").stderr
 
 
-def test_the_demo_says_so_when_the_real_sample_cannot_be_had(tmp_path):
+def test_demo_uses_synthetic_tissue_when_offline(tmp_path):
     done = codexseg(
         "demo",
         "--out",
@@ -80,21 +80,21 @@ def test_the_demo_says_so_when_the_real_sample_cannot_be_had(tmp_path):
         CODEXSEG_OFFLINE="1",
     )
     assert done.returncode == 0, done.stderr
-    assert "cannot be had" in done.stderr
-    assert "synthetic tissue instead" in done.stderr
+    assert "The real slide is unavailable: " in done.stderr
+    assert "Using synthetic tissue instead." in done.stderr
     assert re.search(r"\d+ cells on 2048 x 2048 px", done.stdout)
     assert (tmp_path / "demo" / "synthetic_2048_codexseg" / "report.html").exists()
 
 
-def test_out_until_status_and_workers(tmp_path):
+def test_run_until_segment_then_complete_in_out_directory(tmp_path):
     write_slide(tmp_path)
     config = write_config(tmp_path)
     done = codexseg("run", config, "--out", tmp_path / "else where", "--until", "segment")
     assert done.returncode == 0, done.stderr
     lines = codexseg("status", tmp_path / "else where").stdout.splitlines()
-    found = {line.split()[0]: line.split()[1] for line in lines}
-    assert found["segment"] == "done"
-    assert found["repair"] == "missing"
+    states = {line.split()[0]: line.split()[1] for line in lines}
+    assert states["segment"] == "done"
+    assert states["repair"] == "missing"
     assert re.search(r"segment\s+done\s+(\d+)/\1 done", "\n".join(lines))
     done = codexseg("run", config, "--out", tmp_path / "else where", "--workers", 2)
     assert done.returncode == 0, done.stderr
@@ -102,7 +102,7 @@ def test_out_until_status_and_workers(tmp_path):
     assert done.stderr == ""
 
 
-def test_a_deleted_output_is_written_again(tmp_path):
+def test_deleted_output_is_stale_and_written_again(tmp_path):
     write_slide(tmp_path)
     config, out = write_config(tmp_path), tmp_path / "my_codexseg"
     assert codexseg("run", config).returncode == 0
@@ -113,7 +113,7 @@ def test_a_deleted_output_is_written_again(tmp_path):
     assert (out / "cells.csv").read_bytes() == before
 
 
-def test_an_output_that_is_not_asked_for_any_more_goes(tmp_path):
+def test_outputs_of_disabled_formats_are_deleted(tmp_path):
     write_slide(tmp_path)
     config, out = write_config(tmp_path), tmp_path / "my_codexseg"
     assert codexseg("run", config).returncode == 0
@@ -128,7 +128,7 @@ def test_an_output_that_is_not_asked_for_any_more_goes(tmp_path):
     assert (out / "cells.parquet").exists()
 
 
-def test_a_slide_that_moved_and_status_without_it(tmp_path):
+def test_run_stays_up_to_date_when_slide_moves(tmp_path):
     slide = write_slide(tmp_path)
     config, out = write_config(tmp_path), tmp_path / "my_codexseg"
     assert codexseg("run", config).returncode == 0

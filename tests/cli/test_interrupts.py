@@ -1,4 +1,4 @@
-"""A signal that finds Python in a callback of C code is not lost."""
+"""Signals during callbacks from C code."""
 
 import subprocess
 import sys
@@ -8,8 +8,8 @@ import pytest
 from tests.runs import ROOT
 
 SCRIPT = """
-import ctypes, os, signal, sys, time
-from codexseg.cli_signals import Terminated, listen
+import ctypes, os, signal, sys, time, typer
+from codexseg.cli.interrupts import exit_when_stopped
 
 @ctypes.CFUNCTYPE(None)
 def callback():
@@ -17,18 +17,18 @@ def callback():
     for _ in range(1000):
         pass
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
-listen()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
 try:
-    callback()
-    time.sleep(20)
-except (Terminated, KeyboardInterrupt) as stop:
-    sys.exit({{"Terminated": 143, "KeyboardInterrupt": 130}}[type(stop).__name__])
+    with exit_when_stopped("interrupted in a callback."):
+        callback()
+        time.sleep(20)
+except typer.Exit as stop:
+    sys.exit(stop.exit_code)
 """
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
-def test_a_signal_in_a_callback_still_ends_the_command(name, code):
+def test_signal_in_c_callback_stops_the_command(name, code):
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT.format(name=name)],
         cwd=ROOT,
@@ -38,3 +38,4 @@ def test_a_signal_in_a_callback_still_ends_the_command(name, code):
         check=False,
     )
     assert done.returncode == code, done.stderr
+    assert done.stderr == "\ncodexseg: interrupted in a callback.\n"

@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from codexseg.config.coerce import as_config
 from codexseg.config.loader import LoadedConfig, load, parse
 from codexseg.config.schema import Config, PatchingConfig
 from codexseg.errors import ConfigError
 
-# As the template of aegle has it, with the values of a user.
+# Template of aegle with the values of a user.
 AEGLE = """\
 exp_id: D18_0
 sample_id: D18
@@ -112,10 +113,10 @@ def error(text: str) -> str:
     return lines[0]
 
 
-# --- what a user gets ---------------------------------------------------------------
+# --- valid files --------------------------------------------------------------------
 
 
-def test_one_key_is_enough_for_a_run() -> None:
+def test_file_with_one_key_has_all_defaults() -> None:
     loaded = check("data:\n  file_name: slide.tif\n", require_image=True)
     data = loaded.config.data.model_copy(update={"file_name": None})
     assert loaded.config.model_copy(update={"data": data}) == Config()
@@ -135,14 +136,14 @@ def test_paths_are_relative_to_the_folder_of_the_yaml(
     assert data.antibodies_file == folder / "configs" / "panel.tsv"
 
 
-def test_absolute_paths_and_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absolute_paths_and_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     data = check("data: {file_name: ~/a.tif, antibodies_file: /b/c.tsv}").config.data
     assert data.file_name == Path("/home/me/a.tif")
     assert data.antibodies_file == Path("/b/c.tsv")
 
 
-def test_a_linked_slide_keeps_the_name_that_the_user_gave(tmp_path: Path) -> None:
+def test_linked_slide_keeps_its_name(tmp_path: Path) -> None:
     (tmp_path / "0a1b").touch()
     (tmp_path / "slide.tif").symlink_to("0a1b")
     (tmp_path / "a.yaml").write_text("data: {file_name: slide.tif}", encoding="utf-8")
@@ -162,14 +163,14 @@ def test_a_linked_slide_keeps_the_name_that_the_user_gave(tmp_path: Path) -> Non
         ("CD3/µ", ("CD3/µ",)),
     ],
 )
-def test_whole_cell_channels_are_one_name_or_a_list(
+def test_whole_cell_channels_are_a_name_or_a_list(
     text: str, names: tuple[str, ...]
 ) -> None:
     config = check(f"channels:\n  wholecell_channel: {text}\n").config
     assert config.channels.wholecell_channel == names
 
 
-def test_plain_words_mean_what_they_look_like() -> None:
+def test_scalars_follow_the_yaml_1_2_core_schema() -> None:
     config = check(
         "repair: {min_overlap: 1e-3}\n"
         "patching: {patch_height: 0512, patch_width: 512.0, overlap: '0.2'}\n"
@@ -190,32 +191,32 @@ def test_plain_words_mean_what_they_look_like() -> None:
 
 
 @pytest.mark.parametrize("text", ["[std, mean]", "std", "[std]", "[mean, std, std]"])
-def test_statistics_have_one_order_and_the_mean(text: str) -> None:
+def test_statistics_have_canonical_order_and_include_mean(text: str) -> None:
     config = check(f"profile: {{statistics: {text}}}").config
     assert config.profile.statistics == ("mean", "std")
 
 
-def test_a_section_whose_keys_are_commented_out_is_the_default() -> None:
+def test_section_with_commented_out_keys_has_defaults() -> None:
     assert check("repair:\n  # min_overlap: 0.5\nsegmentation:\n  options:\n").config == (
         Config()
     )
 
 
-def test_options_of_a_third_party_are_left_alone() -> None:
+def test_third_party_options_are_not_changed() -> None:
     config = check("segmentation: {backend: 'a:B', options: {a: {b: [1, x]}, c: null}}")
     assert config.config.segmentation.options == {"a": {"b": [1, "x"]}, "c": None}
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
+def test_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("repair: {min_overlap: 0.5}\r\n", encoding="utf-8-sig")
     assert load(path, require_image=False).config.repair.min_overlap == 0.5
 
 
-# --- what a user is told ------------------------------------------------------------
+# --- errors -------------------------------------------------------------------------
 
 
-def test_all_errors_at_once_each_with_its_line() -> None:
+def test_all_errors_are_reported_with_their_lines() -> None:
     text = """\
 data:
   file_nam: a.tif
@@ -271,13 +272,13 @@ overlap: 0.3
         ("patching: 5", "patching: got 5, expected a section"),
         ("patching: [5]", "patching: got [5], expected a section"),
         ("data: {image_mpp: 0}", "got 0, expected greater than 0 (micrometres per pixel"),
-        ("data: {file_name: 17}", "got 17; expected a path, as text: put it in quotes"),
+        ("data: {file_name: 17}", "got 17, expected a path, as text; put it in quotes"),
         ("data: {file_name: [a, b]}", "got ['a', 'b'], expected a path, as text"),
         ("data: {generate_channel_stats: maybe}", "got 'maybe', expected true or false"),
         ("channels: {nuclear_channel: 1.50}", "put it in quotes, '1.50'"),
         ("channels: {nuclear_channel: true}", "put it in quotes, 'true'"),
         ("channels: {nuclear_channel: ''}", "got '', expected a name, as text"),
-        ("channels: {wholecell_channel: [CD3, 1]}", "got 1; expected a name, as text: put"),
+        ("channels: {wholecell_channel: [CD3, 1]}", "got 1, expected a name, as text; put"),
         ("channels: {wholecell_channel: {a: b}}", "a list of names, like [CD3, CD8]"),
         ("channels: {wholecell_channel: 488}", "like [CD3, CD8]"),
         ("profile: {statistics: [std, mode]}", "profile.statistics[1]: got 'mode'"),
@@ -300,16 +301,16 @@ overlap: 0.3
         ("execution: {workers: true}", "got true, expected a whole number of at least 1"),
         (
             "segmentation: {watershed: {min_signal: 1}}",
-            "segmentation.watershed.min_signal: got 1, expected less than 1 (least signal",
+            "segmentation.watershed.min_signal: got 1, expected less than 1 (minimum",
         ),
         ("report: {overlays: -1}", "got -1, expected greater than or equal to 0"),
         ("repair: !!set {a}", "tag:yaml.org,2002:set is not allowed"),
         ("repair: {min_overlap: !!int x}", "repair.min_overlap: cannot read 'x'"),
         ("repair: {[a, b]: 1}", "repair: a key must be plain text"),
-        ("data: {image_mpp: 1}\ndata: {image_mpp: 2}", "already set in line 1; keep one"),
+        ("data: {image_mpp: 1}\ndata: {image_mpp: 2}", "already set in line 1; remove one"),
     ],
 )
-def test_an_error_says_value_expectation_and_remedy(text: str, words: str) -> None:
+def test_error_contains_value_expectation_and_remedy(text: str, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         check(text)
     assert words in str(caught.value)
@@ -320,31 +321,31 @@ def test_an_error_says_value_expectation_and_remedy(text: str, words: str) -> No
     [
         (
             "patching: {overlp: 1}",
-            "patching.overlp: no such key; did you mean patching.over",
+            "patching.overlp: unknown key; did you mean patching.over",
         ),
-        ("overlap: 1", "overlap: no such key; did you mean patching.overlap?"),
+        ("overlap: 1", "overlap: unknown key; did you mean patching.overlap?"),
         ("segmentation: {overlap: 1}", "did you mean patching.overlap?"),
         ("segmentation: {nuclear_chanel: a}", "did you mean channels.nuclear_channel?"),
         ("segmentation: {watershed: {diameter_um: 1}}", "watershed.nucleus_diameter_um?"),
         ("segmentation: {expansion_um: 1}", "mean segmentation.watershed.expansion_um?"),
         ("data: {filename: a}", "did you mean data.file_name?"),
-        ("patchng: {overlap: 1}", "patchng: no such key; did you mean patching?"),
+        ("patchng: {overlap: 1}", "patchng: unknown key; did you mean patching?"),
         ("execution: {worker: 1}", "did you mean execution.workers?"),
         ("segmentation: {diamter: auto}", "did you mean segmentation.diameter?"),
-        ("repair: {zzz: 1}", "no such key; keys of repair: matching, min_overlap"),
-        ("zzz: 1", "no such key; sections: data, channels, patching"),
-        ("1: 1", "1: no such key; sections:"),
+        ("repair: {zzz: 1}", "unknown key; keys of repair: matching, min_overlap"),
+        ("zzz: 1", "unknown key; sections: data, channels, patching"),
+        ("1: 1", "1: unknown key; sections:"),
     ],
 )
-def test_an_unknown_key_gets_the_nearest_known_one(text: str, words: str) -> None:
+def test_unknown_key_error_suggests_similar_key(text: str, words: str) -> None:
     assert words in error(text)
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "holds no keys; `codexseg config init"),
-        ("# only comments\n", "holds no keys"),
+        ("", "contains no keys. Run `codexseg config init"),
+        ("# only comments\n", "contains no keys"),
         ("- a\n- b\n", "line 1: expected sections, like 'data:', got ['a', 'b']"),
         ("\nslide.tif\n", "line 2: expected sections, like 'data:', got 'slide.tif'"),
         ("data:\n\tfile_name: a\n", "line 2, column 1: not YAML: while scanning"),
@@ -354,14 +355,14 @@ def test_an_unknown_key_gets_the_nearest_known_one(text: str, words: str) -> Non
         ("data: {file_name: a\n", "line 2, column 1: not YAML"),
         ('data: {file_name: "C:\\Users"}\n', "write paths with backslashes in single"),
         ("data: {}\n---\ndata: {}\n", "line 2, column 1: not YAML"),
-        ("data: {}\na: *x\n", "line 2: an anchor or alias; expected plain sections"),
+        ("data: {}\na: *x\n", "line 2: an anchor or alias, expected plain sections"),
         ("a: &x {}\n", "line 1: an anchor or alias"),
         ("a: " + "[" * 5000, "more than 20 levels"),
         ("a: b\nc: \x07\n", "line 2: character U+0007 is not allowed in YAML"),
         ("a: !!python/name:os.system x\n", "tag:yaml.org,2002:python/name:os.system"),
     ],
 )
-def test_what_is_no_configuration_is_refused_with_its_line(text: str, words: str) -> None:
+def test_invalid_documents_are_errors_with_a_line(text: str, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         check(text)
     assert words in str(caught.value)
@@ -371,25 +372,27 @@ def test_what_is_no_configuration_is_refused_with_its_line(text: str, words: str
 @pytest.mark.parametrize(
     ("raw", "words"),
     [
-        (b"data: {}\na: \xb5m\n", "line 2: byte 0xb5 is not UTF-8 text; save the file"),
+        (b"data: {}\na: \xb5m\n", "line 2: byte 0xb5 is not UTF-8 text. Save the file"),
         ("data: {}\n".encode("utf-16"), "line 1: byte 0xff is not UTF-8 text"),
     ],
 )
-def test_a_file_of_another_encoding(tmp_path: Path, raw: bytes, words: str) -> None:
+def test_file_with_another_encoding_is_an_error(
+    tmp_path: Path, raw: bytes, words: str
+) -> None:
     (tmp_path / "a.yaml").write_bytes(raw)
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "a.yaml")
     assert words in str(caught.value)
 
 
-def test_a_file_that_is_not_there_or_no_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"there is no file .*config init"):
+def test_missing_file_or_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"Configuration .* not found.*config init"):
         load(tmp_path / "a.yaml")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="Cannot read"):
         load(tmp_path)
 
 
-def test_a_run_needs_an_image() -> None:
+def test_run_requires_an_image() -> None:
     for text in (
         "repair: {}",
         "data:\n",
@@ -404,7 +407,7 @@ def test_a_run_needs_an_image() -> None:
 # --- configs of aegle ---------------------------------------------------------------
 
 
-def test_a_config_of_aegle_loads() -> None:
+def test_aegle_configuration_loads() -> None:
     config = check(AEGLE, require_image=True).config
     assert config.dump() == (
         Config()
@@ -433,53 +436,190 @@ def test_a_config_of_aegle_loads() -> None:
     )
 
 
-def test_one_note_says_what_replaces_the_ignored_keys() -> None:
-    moved, ignored, relative = check(AEGLE).notes
+def test_notes_on_aegle_keys_name_their_replacements() -> None:
+    moved, ignored, relative, pickle = check(AEGLE).notes
     assert moved == "line 9: channels.nucleus_channel is read as channels.nuclear_channel."
-    assert "line 1: exp_id: a run is named by its folder, see --out" in ignored
-    assert "line 23: segmentation.save_segmentation_images: export.ome_tiff" in ignored
-    assert "visualization: the pictures are in report.html" in ignored
+    assert "line 1: exp_id: use --out, the folder of a run names it" in ignored
+    assert (
+        "line 23: segmentation.save_segmentation_images: ome_tiff in export.formats"
+        in ignored
+    )
+    assert "visualization: report.html contains the pictures" in ignored
     assert "data_disruption" not in ignored
     numbers = [int(line.split()[1][:-1]) for line in ignored.splitlines()[1:]]
     assert numbers == sorted(numbers)
     assert "relative to the folder of the YAML" in relative
+    assert pickle == (
+        "line 24: segmentation.save_segmentation_pickle is deprecated. Add pickle to "
+        "export.formats instead."
+    )
 
 
-def test_old_names_are_moved_with_their_place() -> None:
+def test_moved_aegle_keys_keep_their_lines() -> None:
     assert check("patching: {patch_overlap: 0.3}").config.patching.overlap == 0.3
     line = error("patching:\n\n  patch_overlap: 3\n")
     assert line.startswith("line 3: patching.patch_overlap (now patching.overlap): got 3, ")
     same = "channels: {nucleus_channel: D, nuclear_channel: D}"
     assert check(same).config.channels.nuclear_channel == "D"
     line = error("channels:\n  nucleus_channel: D\n  nuclear_channel: E\n")
-    assert "got 'D', but channels.nuclear_channel in line 3 is 'E'; remove one" in line
+    assert "got 'D', but channels.nuclear_channel (line 3) is 'E'; remove one" in line
 
 
-def test_what_would_change_the_result_is_refused() -> None:
+def test_aegle_keys_that_change_results_are_errors() -> None:
     line = error("testing: {data_disruption: {type: gaussian, level: 1}}")
     assert "testing.data_disruption.type: got 'gaussian'; codexseg does not" in line
     line = error("data: {file_name: a}\ntissue_extraction: {n_tissue: 4}\n")
     assert line.startswith("line 2: tissue_extraction: got {'n_tissue': 4}; codexseg does")
 
 
-def test_other_keys_beside_those_of_aegle_are_still_errors() -> None:
+def test_unknown_keys_beside_aegle_keys_are_errors() -> None:
     line = error(AEGLE.replace("  generate_report:", "  generate_reports:"))
-    assert "report.generate_reports: no such key" in line
+    assert "report.generate_reports: unknown key" in line
+
+
+# --- names of samples and formats of exports ----------------------------------------
+
+
+def test_sample_name_is_the_stem_of_the_image_by_default() -> None:
+    assert check("data: {file_name: a/b.ome.tiff}").config.sample_name == "b"
+    config = check("data: {file_name: b.tif, sample: Tonsil 3-4}").config
+    assert config.sample_name == "Tonsil 3-4"
+    with pytest.raises(ConfigError, match=r"sample has no name. Set data\.sample or"):
+        _ = Config().sample_name
+
+
+@pytest.mark.parametrize(
+    "name", ["a/b", "a\\b", "a\tb", "a\x00b", "a\x85b", "..", ".", "x" * 121, "", "  "]
+)
+def test_sample_names_unfit_for_file_names_are_errors(name: str) -> None:
+    line = error(json.dumps({"data": {"sample": name}}))
+    assert line.startswith("line 1: data.sample: got ")
+    assert ("expected a name, as text" if not name.strip() else "1 to 120 char") in line
+
+
+def test_longest_sample_name_is_accepted() -> None:
+    assert check(f"data: {{sample: {'x' * 120}}}").config.sample_name == "x" * 120
+
+
+def test_sample_name_as_a_number_needs_quotes() -> None:
+    assert error("data: {sample: 7}").endswith("as text; put it in quotes, '7'")
+
+
+@pytest.mark.parametrize(
+    ("text", "formats"),
+    [
+        ("", ("csv", "h5ad", "ome_tiff", "pickle")),
+        ("formats: [pickle, csv]", ("csv", "pickle")),
+        ("formats: h5ad", ("h5ad",)),
+        ("formats: []", ()),
+        ("csv: false", ("h5ad", "ome_tiff", "pickle")),
+        ("csv: 'no', h5ad: 0, ome_tiff: off", ("pickle",)),
+        ("formats: [h5ad], csv: true", ("csv", "h5ad")),
+        ("formats: csv, csv: false", ()),
+        ("formats: [csv], csv: true", ("csv",)),
+    ],
+)
+def test_export_formats_and_deprecated_switches(
+    text: str, formats: tuple[str, ...]
+) -> None:
+    loaded = check(f"export: {{{text}}}\nreport:\n")
+    assert loaded.config.export.formats == formats
+    assert len(loaded.notes) == sum(f"{key}:" in text for key in ("csv", "h5ad", "tiff"))
+
+
+def test_pickle_switch_of_the_segmentation_section_changes_export_formats() -> None:
+    loaded = check("segmentation:\n  save_segmentation_pickle: false\nexport:\n")
+    assert loaded.config.export.formats == ("csv", "h5ad", "ome_tiff")
+    assert loaded.notes == (
+        "line 2: segmentation.save_segmentation_pickle is deprecated. Remove pickle from "
+        "export.formats instead.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("formats: [csv, csv]", "got ['csv', 'csv'], expected each format once (list of"),
+        ("formats: [xlsx]", "export.formats[0]: got 'xlsx', expected 'csv', 'h5ad', 'ome_"),
+        ("formats: null", "got nothing (null), expected a name or a list of names"),
+        ("formats: [[csv]], csv: no", "export.formats[0]: got ['csv'], expected 'csv', '"),
+        ("csv: maybe", "export.csv: got 'maybe', expected true or false"),
+        ("csv: null", "export.csv: got nothing (null), expected true or false"),
+    ],
+)
+def test_wrong_export_formats_are_errors(text: str, words: str) -> None:
+    assert words in error(f"export: {{{text}}}")
+
+
+def test_dumps_contain_only_the_list_of_formats() -> None:
+    dump = check("export: {csv: false}").config.dump()
+    assert dump["export"] == {
+        "formats": ["h5ad", "ome_tiff", "pickle"],
+        "ome_zarr_version": "0.4",
+    }
+    assert "save_segmentation_pickle" not in dump["segmentation"]
+
+
+def test_manifests_with_format_switches_validate() -> None:
+    manifest = Config().dump()
+    del manifest["export"]["formats"]
+    manifest["export"] |= {"csv": True, "h5ad": False, "ome_tiff": False}
+    manifest["segmentation"]["save_segmentation_pickle"] = True
+    before = json.dumps(manifest)
+    config = Config.model_validate(manifest)
+    assert config.export.formats == ("csv", "pickle")
+    assert (config.export.csv, config.export.h5ad) == (True, False)
+    assert (config.export.ome_tiff, config.export.pickle) == (False, True)
+    assert json.dumps(manifest) == before
+    manifest["export"]["csv"] = "maybe"
+    with pytest.raises(ValidationError, match=r"export\.csv is 'maybe', expected true"):
+        Config.model_validate(manifest)
+
+
+def test_format_switches_in_a_dict_change_the_formats_of_the_base(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    base = Config.model_validate({"export": {"formats": ["h5ad", "pickle"]}})
+    changes = {
+        "export": {"csv": True, "h5ad": False},
+        "segmentation": {"save_segmentation_pickle": True},
+    }
+    assert as_config(changes, base).export.formats == ("csv", "pickle")
+    assert [record.getMessage() for record in caplog.records] == [
+        "export.csv is deprecated. Add csv to export.formats instead.",
+        "export.h5ad is deprecated. Remove h5ad from export.formats instead.",
+        "segmentation.save_segmentation_pickle is deprecated. Add pickle to "
+        "export.formats instead.",
+    ]
+    assert changes["export"] == {"csv": True, "h5ad": False}
+    assert as_config(base.dump() | changes).export.formats == ("csv", "ome_tiff", "pickle")
+
+
+def test_as_config_reports_all_errors_of_a_dict_as_the_loader_does() -> None:
+    with pytest.raises(ConfigError) as caught:
+        as_config({"repair": {"min_overlap": 2}, "export": {"csv": 2, "cvs": True}})
+    assert str(caught.value).splitlines() == [
+        "The configuration is not valid, 3 errors:",
+        "  export.csv: got 2, expected true or false",
+        "  repair.min_overlap: got 2, expected less than or equal to 1 (minimum fraction "
+        "of a nucleus inside its cell)",
+        "  export.cvs: unknown key; keys of export: formats, ome_zarr_version",
+    ]
 
 
 # --- the models ---------------------------------------------------------------------
 
 
-def test_a_config_never_changes() -> None:
+def test_config_is_frozen_and_forbids_unknown_keys() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Config().repair.min_overlap = 0.5
     with pytest.raises(ValidationError, match="extra_forbidden"):
         PatchingConfig.model_validate({"size": 1})
 
 
-def test_a_section_by_its_name() -> None:
+def test_section_returns_section_by_name() -> None:
     assert Config().section("patching") == PatchingConfig()
-    with pytest.raises(KeyError, match="no section 'tile'; there are data, channels"):
+    with pytest.raises(KeyError, match="no section 'tile', expected one of data, channels"):
         Config().section("tile")
 
 
@@ -502,7 +642,7 @@ values = {
 
 
 @given(st.fixed_dictionaries({}, optional=values))
-def test_a_dump_is_json_and_loads_as_it_was(data: dict[str, Any]) -> None:
+def test_dump_is_json_and_round_trips(data: dict[str, Any]) -> None:
     config = Config.model_validate(data)
     dump = config.dump()
     assert Config.model_validate(json.loads(json.dumps(dump))) == config
@@ -528,12 +668,12 @@ pieces += [
 
 
 @given(st.lists(st.sampled_from(pieces)).map("".join) | st.text())
-def test_any_text_is_a_config_or_a_config_error(text: str) -> None:
+def test_any_text_is_valid_or_a_config_error(text: str) -> None:
     with suppress(ConfigError):
         check(text)
 
 
-def test_config_is_quick_to_import() -> None:
+def test_config_imports_no_heavy_package() -> None:
     code = (
         "import sys, codexseg.config.loader\n"
         "heavy = {'numpy', 'pandas', 'zarr', 'numba', 'scipy', 'skimage'}\n"

@@ -21,19 +21,19 @@ def keys_of(data: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield from keys_of(value, f"{prefix}{key}.")
 
 
-def test_the_template_holds_every_default() -> None:
+def test_template_contains_every_default() -> None:
     assert parse(template(), "default.yaml", require_image=False).config == Config()
 
 
-def test_the_template_lists_every_key_in_the_order_of_the_models() -> None:
+def test_template_lists_keys_in_schema_order() -> None:
     assert list(keys_of(yaml.safe_load(template()))) == list(dotted_keys())
 
 
-def test_a_yaml_1_1_reader_finds_the_same_values_in_the_template() -> None:
+def test_yaml_1_1_reader_reads_the_same_template() -> None:
     assert Config.model_validate(yaml.safe_load(template())) == Config()
 
 
-def test_every_key_of_the_template_has_a_comment_before_it() -> None:
+def test_every_template_key_has_a_comment() -> None:
     bare = []
     for before, line in pairwise(template().splitlines()):
         explained = before.lstrip().startswith("#")
@@ -43,17 +43,17 @@ def test_every_key_of_the_template_has_a_comment_before_it() -> None:
 
 
 @pytest.mark.parametrize("key", list(dotted_keys()))
-def test_every_key_is_described(key: str) -> None:
+def test_every_key_has_a_description(key: str) -> None:
     assert field_of(key).description
 
 
-def test_the_watershed_section_is_what_the_watershed_takes() -> None:
+def test_watershed_section_equals_watershed_options() -> None:
     from codexseg.core.algorithms.nuclei_watershed import WatershedOptions
 
     assert asdict(WatershedOptions()) == WatershedConfig().model_dump()
 
 
-def test_the_preset_of_the_specification_changes_only_what_it_says() -> None:
+def test_specification_preset_changes_only_its_keys() -> None:
     config = parse(template("specification"), "s.yaml", require_image=False).config
     default = Config().dump()
     for section, values in yaml.safe_load(template("specification")).items():
@@ -63,12 +63,12 @@ def test_the_preset_of_the_specification_changes_only_what_it_says() -> None:
     assert config.segmentation.normalization == "patch"
 
 
-def test_a_preset_that_is_not_there() -> None:
-    with pytest.raises(ConfigError, match="no preset 'slow'"):
+def test_missing_preset_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="Preset 'slow' not found"):
         template("slow")
 
 
-def test_legacy_keys_are_no_keys_of_the_models() -> None:
+def test_aegle_keys_are_not_in_the_schema() -> None:
     known = set(dotted_keys())
     below = {
         known_key

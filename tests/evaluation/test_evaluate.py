@@ -7,7 +7,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from codexseg.cli.console import spread
+from codexseg.cli.console import repeat_option
 from codexseg.core.grid import Window
 from codexseg.errors import InputError
 from codexseg.evaluation.evaluate import evaluate, evaluate_files
@@ -62,7 +62,7 @@ def make_run(folder, cells, nuclei=None, *, done=True):
 # -- arrays -------------------------------------------------------------------------------
 
 
-def test_arrays():
+def test_scores_of_arrays():
     scores = evaluate(TRUTH, PRED, iou=(0.5, 0.75))
     assert [match.tp for match in scores.matches] == [4, 2]
     assert scores.errors.correct == 2
@@ -71,12 +71,12 @@ def test_arrays():
     assert scores.auroc is None
 
 
-def test_masks_count_as_one_object():
+def test_boolean_masks_are_one_object():
     scores = evaluate(TRUTH > 0, PRED > 0)
     assert (scores.matches[0].n_true, scores.matches[0].tp) == (1, 1)
 
 
-def test_the_border_is_left_out_of_objects_not_of_pixels():
+def test_border_is_ignored_for_objects_but_not_for_pixels():
     truth, pred = np.pad(TRUTH, 2), np.pad(PRED, 2)
     pred[0, 0] = 7
     plain = evaluate(truth, pred, ignore_border=0)
@@ -87,7 +87,7 @@ def test_the_border_is_left_out_of_objects_not_of_pixels():
     assert scores.pixels == plain.pixels
 
 
-def test_probabilities_have_scores_of_pixels_only():
+def test_probabilities_have_pixel_scores_only():
     truth = draw("1122..")
     scores = evaluate(truth, np.array([[0.9, 0.5, 0.4, 1, 0.1, 0.6]]))
     assert scores.matches == ()
@@ -99,21 +99,21 @@ def test_probabilities_have_scores_of_pixels_only():
 @pytest.mark.parametrize(
     ("truth", "pred", "options", "words"),
     [
-        (TRUTH, PRED[1:], {}, r"\(4, 10\) and \(3, 10\)"),
+        (TRUTH, PRED[1:], {}, r"\(4, 10\), but pred has \(3, 10\)"),
         (TRUTH, -PRED.astype(int), {}, "pred holds labels from -8"),
-        (TRUTH / 2, PRED, {}, "truth holds floating-point numbers"),
+        (TRUTH / 2, PRED, {}, "truth contains floats"),
         (TRUTH, PRED / 2, {}, "pred: probabilities from 0.0 to 4.0"),
         (TRUTH, PRED, {"iou": (0.5, 50)}, "threshold is 50"),
-        (TRUTH, PRED, {"iou": ()}, "no IoU threshold"),
+        (TRUTH, PRED, {"iou": ()}, "No IoU threshold"),
         (TRUTH, PRED, {"ignore_border": -1}, "ignore_border is -1"),
     ],
 )
-def test_arrays_that_cannot_be_judged(truth, pred, options, words):
+def test_wrong_arrays_are_errors(truth, pred, options, words):
     with pytest.raises(InputError, match=words):
         evaluate(truth, pred, **options)
 
 
-def test_windows_do_not_show(monkeypatch):
+def test_scores_do_not_depend_on_windows(monkeypatch):
     truth = tiles(0)
     pred = moved(tiles(0))
     expected = evaluate(truth, pred, iou=(0.3, 0.5), ignore_border=2)
@@ -126,7 +126,7 @@ def test_windows_do_not_show(monkeypatch):
 
 
 def written(folder, kind, labels):
-    """Write labels in a way that they are found in; return what to give."""
+    """Write labels in a supported format; return the argument that selects them."""
     path = folder / f"a.{kind}"
     small = np.unique(labels, return_inverse=True)[1].reshape(labels.shape)
     match kind:
@@ -173,7 +173,7 @@ KINDS = (
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_file(tmp_path, kind, monkeypatch):
+def test_file_formats_give_the_scores_of_arrays(tmp_path, kind, monkeypatch):
     monkeypatch.setattr("codexseg.evaluation.evaluate.WINDOW_PX", 128)
     monkeypatch.setattr("codexseg.evaluation.evaluate.STRIP_PX", 50)
     truth, pred = tiles(0), moved(tiles(0))
@@ -186,7 +186,7 @@ def test_every_kind_of_file(tmp_path, kind, monkeypatch):
     assert found.pooled.errors == evaluate(truth, pred).errors
 
 
-def test_a_compartment_of_a_run(tmp_path):
+def test_compartment_selects_labels_of_a_run(tmp_path):
     run = make_run(tmp_path / "run", TRUTH, PRED)
     found = evaluate_files(run, run, compartment="nucleus").pooled
     assert found.matches[0].n_true == 4
@@ -195,7 +195,7 @@ def test_a_compartment_of_a_run(tmp_path):
         evaluate_files(run, run, compartment="cytoplasm")
 
 
-def test_a_run_that_is_not_finished_is_not_judged(tmp_path):
+def test_unfinished_run_is_an_error(tmp_path):
     run = make_run(tmp_path / "run", TRUTH, done=False)
     with pytest.raises(InputError, match="not finished"):
         evaluate_files(run, run)
@@ -203,14 +203,15 @@ def test_a_run_that_is_not_finished_is_not_judged(tmp_path):
 
 @pytest.fixture
 def folders(tmp_path):
-    """Two folders of three images, of which one is predicted perfectly and one empty."""
+    """Two folders of three images: one predicted perfectly, one without predictions."""
     truth, pred = tmp_path / "truth", tmp_path / "pred"
     for folder in (truth, pred):
         folder.mkdir()
     images = {"a": (TRUTH, PRED), "b.c": (TRUTH, TRUTH), "d": (TRUTH, TRUTH * 0)}
-    for name, (one, other) in images.items():
-        tifffile.imwrite(truth / f"{name}_masks.ome.tif", one, photometric="minisblack")
-        np.save(pred / f"{name}_label.npy", other)
+    for name, (labels, predicted) in images.items():
+        path = truth / f"{name}_masks.ome.tif"
+        tifffile.imwrite(path, labels, photometric="minisblack")
+        np.save(pred / f"{name}_label.npy", predicted)
     (truth / "notes.txt").write_text("not an image")
     return truth, pred
 
@@ -239,7 +240,7 @@ def test_probabilities_are_ranked_over_all_images(tmp_path):
     assert found.pooled.auroc == 0.75
 
 
-def test_stacks_are_images(tmp_path):
+def test_planes_of_stacks_are_images(tmp_path):
     np.savez(tmp_path / "a.npz", labels=np.stack([TRUTH, TRUTH, TRUTH]))
     np.save(tmp_path / "p.npy", np.stack([PRED, TRUTH, PRED]))
     found = evaluate_files(f"{tmp_path / 'a.npz'}:labels", tmp_path / "p.npy", iou=(0.75,))
@@ -247,7 +248,7 @@ def test_stacks_are_images(tmp_path):
     assert [image.matches[0].tp for image in found.images] == [2, 4, 2]
 
 
-def test_images_without_a_partner_are_named(folders):
+def test_images_without_a_partner_are_errors(folders):
     truth, pred = folders
     (pred / "d_label.npy").rename(pred / "e.npy")
     with pytest.raises(InputError, match=r"d_masks\.ome\.tif; in .*: e\.npy"):
@@ -256,7 +257,7 @@ def test_images_without_a_partner_are_named(folders):
         evaluate_files(truth, pred / "a_label.npy")
 
 
-def test_two_files_of_one_name(folders):
+def test_two_files_with_one_name_are_an_error(folders):
     truth, pred = folders
     np.save(truth / "a.npy", TRUTH)
     with pytest.raises(InputError, match=r"a\.npy and a_masks\.ome\.tif .* both named 'a'"):
@@ -302,7 +303,7 @@ def broken(folder):
         ("nothing", "contains no label image"),
     ],
 )
-def test_broken_files(tmp_path, name, words):
+def test_damaged_files_are_errors(tmp_path, name, words):
     path = broken(tmp_path) / name
     with pytest.raises(InputError, match=words) as caught:
         evaluate_files(path, path)
@@ -310,7 +311,7 @@ def test_broken_files(tmp_path, name, words):
 
 
 @pytest.mark.parametrize("part", [0, 0.1, 0.5, 0.99])
-def test_a_truncated_chunk_is_not_background(tmp_path, part):
+def test_truncated_chunk_is_an_error(tmp_path, part):
     run = make_run(tmp_path / "run", tiles(0))
     (chunk,) = (run / "segmentation.ome.zarr/labels/cell/0/0").iterdir()
     chunk.write_bytes(chunk.read_bytes()[: int(part * chunk.stat().st_size)])
@@ -319,7 +320,7 @@ def test_a_truncated_chunk_is_not_background(tmp_path, part):
 
 
 @pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"tile": None}])
-def test_a_truncated_tile_is_not_background(tmp_path, options):
+def test_truncated_tile_is_an_error(tmp_path, options):
     path = tmp_path / "a.tif"
     noise = np.random.default_rng(0).integers(0, 2**32, (100, 100), np.uint32)
     tifffile.imwrite(path, noise, **{"tile": (64, 64), "rowsperstrip": 20} | options)
@@ -329,7 +330,7 @@ def test_a_truncated_tile_is_not_background(tmp_path, options):
         evaluate_files(path, path)
 
 
-def test_a_window_of_a_large_file_is_all_that_is_read(tmp_path):
+def test_only_the_tiles_of_a_window_are_read(tmp_path):
     path = tmp_path / "large.tif"
     with tifffile.TiffWriter(path) as tif:  # most tiles are never written
         tif.write(
@@ -354,16 +355,16 @@ def read_csv(path):
     return list(csv.DictReader(path.read_text("utf-8").splitlines()))
 
 
-def judged(*words):
+def run_evaluate(*words):
     done = codexseg("evaluate", *words)
     assert "Traceback" not in done.stderr
     return done
 
 
-def test_the_command(folders, tmp_path):
+def test_evaluate_command_writes_table_and_overlays(folders, tmp_path):
     out, overlay = tmp_path / "metrics.csv", tmp_path / "errors"
     words = ("--iou", 0.5, 0.75, "--errors", "--pixel", "--out", out, "--overlay", overlay)
-    done = judged(*folders, *words)
+    done = run_evaluate(*folders, *words)
     assert done.returncode == 0, done.stderr
     assert "3 images, 12 true objects, 8 predicted." in done.stdout
     lines = [line.split() for line in done.stdout.splitlines()]
@@ -384,11 +385,11 @@ def test_the_command(folders, tmp_path):
         assert picture.size == (10, 4)
 
 
-def test_the_command_by_image(folders, tmp_path):
+def test_evaluate_command_by_image(folders, tmp_path):
     out = tmp_path / "deep" / "metrics.csv"
-    done = judged("--iou", 0.75, *folders, "--by-image", "--out", out)
+    done = run_evaluate("--iou", 0.75, *folders, "--by-image", "--out", out)
     assert done.returncode == 0, done.stderr
-    assert "means of the images" in done.stdout
+    assert "averaged per image" in done.stdout
     assert "0.75   6   2   6     0.5000  0.5000" in done.stdout
     rows = read_csv(out)
     assert [(row["image"], row["tp"]) for row in rows] == [
@@ -399,18 +400,18 @@ def test_the_command_by_image(folders, tmp_path):
     assert not any(name.startswith(("errors", "pixels")) for name in rows[0])
 
 
-def test_the_command_on_probabilities(tmp_path):
+def test_evaluate_command_with_probabilities(tmp_path):
     np.save(tmp_path / "t.npy", TRUTH)
     np.save(tmp_path / "p.npy", (TRUTH > 0) * np.float32(0.7))
     files = tmp_path / "t.npy", tmp_path / "p.npy"
-    done = judged(*files, "--pixel", "--out", tmp_path / "m.csv")
+    done = run_evaluate(*files, "--pixel", "--out", tmp_path / "m.csv")
     assert done.returncode == 0, done.stderr
     assert "AuROC" in done.stdout
     (row,) = read_csv(tmp_path / "m.csv")
     assert (row["pixels_iou"], row["pixels_auroc"]) == ("1.000000", "1.000000")
-    done = judged(*files)
+    done = run_evaluate(*files)
     assert done.returncode == 2
-    assert "add --pixel" in done.stderr
+    assert "Add --pixel" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -458,11 +459,11 @@ def test_the_overlay_is_at_most_4000_px_wide(tmp_path, monkeypatch):
         ("--iou a", "--iou a"),
     ],
 )
-def test_several_thresholds_after_one_option(words, expected):
-    assert spread(words.split(), "--iou") == expected.split()
+def test_iou_option_with_several_thresholds_is_repeated(words, expected):
+    assert repeat_option(words.split(), "--iou") == expected.split()
 
 
-def test_its_import_is_quick():
+def test_evaluate_command_imports_no_numpy():
     code = "import sys, codexseg.cli.evaluate; sys.exit('numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False)
     assert done.returncode == 0

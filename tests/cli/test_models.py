@@ -14,7 +14,7 @@ from tests.runs import ROOT, codexseg
 
 @pytest.fixture
 def models(tmp_path):
-    """`codexseg models` with a home and a cache of its own."""
+    """Run `codexseg models` with an empty home and cache."""
 
     def run(*words, **env):
         home = {"HOME": str(tmp_path), "CODEXSEG_CACHE": str(tmp_path / "cache")}
@@ -25,18 +25,19 @@ def models(tmp_path):
 
 
 @pytest.mark.parametrize("command", ["list", "fetch", "convert", "check", "setup-deepcell"])
-def test_every_command_explains_itself(models, command):
+def test_every_models_command_has_help(models, command):
     done = models(command, "--help")
     assert done.returncode == 0
     assert "Usage" in done.stdout
 
 
-def test_its_import_is_quick():
+def test_models_import_loads_only_console_and_errors():
     code = """
 import sys
 import codexseg.cli.models
 ours = {name for name in sys.modules if name.startswith("codexseg")}
-expected = {"codexseg", "codexseg.errors", "codexseg.cli.models", "codexseg.cli.console"}
+expected = {"codexseg", "codexseg.errors"}
+expected |= {"codexseg.cli", "codexseg.cli.models", "codexseg.cli.console"}
 sys.exit(str(ours ^ expected) if ours != expected or "numpy" in sys.modules else 0)
 """
     done = subprocess.run(
@@ -45,7 +46,7 @@ sys.exit(str(ours ^ expected) if ours != expected or "numpy" in sys.modules else
     assert done.returncode == 0, done.stderr
 
 
-def test_a_network_of_the_contract_is_checked_and_tried(models):
+def test_check_measures_network_of_the_contract(models):
     done = models("check", TOY_ONNX)
     assert done.returncode == 0, done.stderr
     for words in (
@@ -54,13 +55,13 @@ def test_a_network_of_the_contract_is_checked_and_tried(models):
         "runtime      onnxruntime on",
         "test tiles   nucleus interior 0.000 to 1.000",
         "CPU s",
-        "This is a network of Mesmer's contract",
+        "This network fulfils Mesmer's contract",
     ):
         assert words in done.stdout
     assert done.stderr == ""
 
 
-def test_another_network_exits_with_2(models, tmp_path):
+def test_check_of_network_with_other_outputs_exits_with_2(models, tmp_path):
     path = tmp_path / "other.onnx"
     path.write_bytes(onnx_bytes(outputs={"semantic_0": ("n", 256, 256, 3)}))
     done = models("check", path)
@@ -70,7 +71,7 @@ def test_another_network_exits_with_2(models, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_signature_that_lies_exits_with_2(models, tmp_path):
+def test_check_of_network_without_graph_exits_with_2(models, tmp_path):
     path = tmp_path / "lies.onnx"
     path.write_bytes(onnx_bytes())  # without a graph behind it
     done = models("check", path)
@@ -79,7 +80,7 @@ def test_a_signature_that_lies_exits_with_2(models, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_the_list_of_a_machine_that_has_nothing(models, tmp_path):
+def test_list_without_installed_weights(models, tmp_path):
     done = models("list")
     assert done.returncode == 0, done.stderr
     for words in (
@@ -93,7 +94,7 @@ def test_the_list_of_a_machine_that_has_nothing(models, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_list_names_what_is_here_and_what_is_damaged(models, tmp_path):
+def test_list_shows_installed_and_damaged_weights(models, tmp_path):
     folder = tmp_path / ".deepcell" / "models"
     folder.mkdir(parents=True)
     pack(folder / "MultiplexSegmentation-9.tar.gz")
@@ -111,7 +112,7 @@ def test_the_list_names_what_is_here_and_what_is_damaged(models, tmp_path):
     assert listed.stdout.count("0123.onnx is not an ONNX file") == 1
 
 
-def test_what_is_wrong_with_a_conversion_is_listed_once(models, tmp_path):
+def test_list_shows_error_of_damaged_conversion_once(models, tmp_path):
     cache = tmp_path / "cache" / "models"
     cache.mkdir(parents=True)
     (cache / "0123.onnx").write_bytes(b"")
@@ -120,7 +121,7 @@ def test_what_is_wrong_with_a_conversion_is_listed_once(models, tmp_path):
     assert listed.stdout.count("0123.onnx") == 1
 
 
-def test_the_list_says_what_nobody_has_checked(models, tmp_path):
+def test_list_marks_unverified_weights(models, tmp_path):
     folder = tmp_path / ".deepcell" / "models" / "MultiplexSegmentation"
     shutil.copytree(TOY_SAVED_MODEL, folder)
     listed = models("list")
@@ -130,17 +131,17 @@ def test_the_list_says_what_nobody_has_checked(models, tmp_path):
 
 
 def put_conversion(tmp_path):
-    """Lay a conversion of the toy's SavedModel into the cache."""
+    """Put a conversion of the toy SavedModel into the cache."""
     digest = resolve(TOY_SAVED_MODEL).digest
     path = tmp_path / "cache" / "models" / f"{digest[:16]}.onnx"
     path.parent.mkdir(parents=True)
     path.write_bytes(TOY_ONNX.read_bytes())
-    said = {"codexseg_source": digest, "codexseg_graph": graph_digest(path)}
-    append_properties(path, said)
+    properties = {"codexseg_source": digest, "codexseg_graph": graph_digest(path)}
+    append_properties(path, properties)
     return path, digest
 
 
-def test_check_says_what_a_digest_is_of(models, tmp_path):
+def test_check_shows_source_of_digest(models, tmp_path):
     path, digest = put_conversion(tmp_path)
     of = " (of the SavedModel that it was made from)"
     assert f"  digest       {digest}{of}\n" in models("check", path).stdout
@@ -150,7 +151,7 @@ def test_check_says_what_a_digest_is_of(models, tmp_path):
     assert of not in models("check", TOY_ONNX).stdout
 
 
-def test_the_path_that_was_typed_is_the_one_that_is_advised(models, tmp_path):
+def test_remedy_contains_the_path_of_the_command_line(models, tmp_path):
     if importlib.util.find_spec("tensorflow") is not None:
         pytest.skip("this Python has TensorFlow")
     pack(tmp_path / "my.tgz")
@@ -159,14 +160,17 @@ def test_the_path_that_was_typed_is_the_one_that_is_advised(models, tmp_path):
     assert f"'codexseg models convert {tmp_path / 'my.tgz'}'" in done.stderr
 
 
-def test_fetch_without_a_token(models):
+def test_fetch_without_token_exits_with_2(models):
     done = models("fetch", "mesmer")
     assert done.returncode == 2
     assert "DEEPCELL_ACCESS_TOKEN is not set" in done.stderr
-    assert "'lung' to fetch, expected mesmer, instanseg" in models("fetch", "lung").stderr
+    assert (
+        "Weights 'lung' not found, expected one of mesmer, instanseg"
+        in models("fetch", "lung").stderr
+    )
 
 
-def test_instanseg_is_listed_and_its_fetch_says_what_is_wrong(models, tmp_path):
+def test_instanseg_list_fetch_and_check_offline(models, tmp_path):
     listed = models("list").stdout
     for words in (
         "instanseg      InstanSeg 0.1.1 fluorescence_nuclei_and_cells",
@@ -184,7 +188,7 @@ def test_instanseg_is_listed_and_its_fetch_says_what_is_wrong(models, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_instanseg_that_is_damaged_is_listed_as_such(models, tmp_path):
+def test_list_shows_sha256_of_damaged_instanseg(models, tmp_path):
     path = tmp_path / "cache" / "models" / FILE_NAME
     path.parent.mkdir(parents=True)
     path.write_bytes(b"half of it")
@@ -193,7 +197,7 @@ def test_instanseg_that_is_damaged_is_listed_as_such(models, tmp_path):
     assert f"{path} (10 bytes) has sha256 " in listed.stdout
 
 
-def test_a_torchscript_file_is_checked_as_instanseg(models, tmp_path):
+def test_check_of_damaged_torchscript_exits_with_2(models, tmp_path):
     path = tmp_path / "own.pt"
     path.write_bytes(b"no network")
     done = models("check", path)
@@ -205,7 +209,7 @@ def test_a_torchscript_file_is_checked_as_instanseg(models, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_fetch_what_is_there(models, tmp_path):
+def test_fetch_keeps_installed_weights(models, tmp_path):
     folder = tmp_path / ".deepcell" / "models"
     folder.mkdir(parents=True)
     md5 = pack(folder / "MultiplexSegmentation-9.tar.gz")
@@ -228,7 +232,7 @@ def test_fetch_what_is_there(models, tmp_path):
     assert "Licence" not in done.stdout
 
 
-def test_convert_says_what_is_missing_or_done(models, tmp_path):
+def test_convert_without_python_or_with_existing_onnx(models, tmp_path):
     done = models("convert", TOY_SAVED_MODEL, "--python", tmp_path / "none")
     assert done.returncode == 2
     assert "correct --python" in done.stderr
@@ -239,12 +243,12 @@ def test_convert_says_what_is_missing_or_done(models, tmp_path):
     assert "models fetch mesmer" in models("convert", "mesmer").stderr
 
 
-def test_a_folder_around_the_saved_model_will_do(models):
+def test_check_accepts_folder_around_saved_model(models):
     done = models("check", TOY)
     assert f"{TOY_SAVED_MODEL} (" in done.stdout
 
 
-def test_setup_does_nothing_where_deepcell_is(models, tmp_path):
+def test_setup_keeps_existing_deepcell_environment(models, tmp_path):
     python = tmp_path / "python"
     answers = "*version_info*) echo 3.10;; *) echo 0.12.10;;"
     python.write_text(f'#!/bin/sh\ncase "$3" in {answers} esac\n')
