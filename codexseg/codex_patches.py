@@ -1,23 +1,31 @@
-"""A run as a notebook sees it: its valid patches and their masks, read when asked for."""
+"""A view of a run for notebooks: its valid patches and their masks, read on access."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Generic, TypeVar, overload
 
 import numpy as np
-from numpy.typing import NDArray
+from tqdm import tqdm
 
+from codexseg.arrays import Pixels
+from codexseg.artifacts.manifest import read_manifest
+from codexseg.artifacts.patches import (
+    PATCHES_METADATA,
+    patch_rows,
+    valid_patches,
+    write_patches_metadata,
+)
 from codexseg.config.schema import Config
 from codexseg.errors import RunStateError
 from codexseg.execution.processes import executor
-from codexseg.io.slides.open import open_image
+from codexseg.exports.patch_masks import PICKLES, Masks, matched_masks, original_masks
+from codexseg.exports.pickles import write_pickle
 from codexseg.run.directory import Run
-from codexseg.stages.base import Job, Source
-from codexseg.stages.chain import Chain, open_chain
-from codexseg.stages.export import write_pickles
-from codexseg.stages.metadata import METADATA, counts_of, metadata_rows, write_metadata
-from codexseg.stages.pixels import grid_of, loaded, slide_of, valid_patches
-from codexseg.stages.results import Masks, matched_masks, original_masks
+from codexseg.run.records import Record
+from codexseg.stages.plan import RunPlan, load_plan
+from codexseg.stages.segment.backend import make_backend, record_backend
+from codexseg.workflow.stage import BackendRecord
+from codexseg.workflow.worker import WorkerState
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +34,7 @@ T = TypeVar("T")
 
 
 class PatchSequence(Sequence[T], Generic[T]):
-    """One item for each valid patch, read from disk every time it is asked for.
+    """One item per valid patch, read from disk on every access.
 
     Parameters
     ----------
@@ -60,9 +68,9 @@ class PatchSequence(Sequence[T], Generic[T]):
 
 
 class CodexPatches:
-    """The patches of a run, and what was found in them. Holds a path and nothing else.
+    """The patches of a run and their masks. Holds a path only.
 
-    Every property shows the run as it is now, and needs the stages that it names.
+    Every property reads the present state of the run, and requires the stage in brackets.
 
     Parameters
     ----------
@@ -72,7 +80,7 @@ class CodexPatches:
     Raises
     ------
     RunStateError
-        If there is no run; from the properties, if a stage is not done yet.
+        If there is no run, or from the properties, if their stage is not complete.
 
     Examples
     --------
@@ -83,7 +91,7 @@ class CodexPatches:
 
     def __init__(self, run_path: str | Path) -> None:
         self._run = Run(Path(run_path).absolute())
-        open_chain(self._run)
+        load_plan(self._run)
 
     def __repr__(self) -> str:
         return f"CodexPatches({str(self.path)!r})"
@@ -95,63 +103,60 @@ class CodexPatches:
 
     @property
     def config(self) -> Config:
-        """The configuration that the run was last executed with."""
-        return open_chain(self._run).config
+        """The configuration of the last execution."""
+        return load_plan(self._run).config
 
     @property
     def patches_metadata(self) -> "pd.DataFrame":
-        """A row for each patch: statistics, flags, counts, windows, status (after flag).
+        """One row per patch: statistics, flags, counts, windows, status (flag).
 
-        A copy: what decides which patches are informative is the section patch_qc of the
-        configuration.
+        The table is a copy. The section patch_qc of the configuration decides which
+        patches are informative.
         """
         import pandas as pd
 
-        job, counts = self._counted()
         rows = [
             {name: np.nan if value == "" else value for name, value in row.items()}
-            for row in metadata_rows(job, counts)
+            for row in self._rows()
         ]
         return pd.DataFrame(rows)
 
     @property
-    def valid_patches(self) -> PatchSequence[NDArray[Any]]:
-        """Pixels of the informative patches (after flag).
+    def valid_patches(self) -> PatchSequence[Pixels]:
+        """Pixels of the informative patches (flag).
 
         Items are (y, x, 2) arrays of the outer windows: channel 0 nucleus, 1 whole cell.
         """
-        job = self._job("flag")
-        self._check_slide(job.source)
-        grid, found, slide = grid_of(job), loaded(job), slide_of(job)
+        state = self._state("flag")
+        self._check_slide(load_plan(self._run))
+        grid, channels, slide = state.grid, state.statistics.channels, state.slide
 
-        def read(number: int) -> NDArray[Any]:
-            return np.moveaxis(found.channels.read(slide, grid[number].outer), 0, -1)
+        def read(number: int) -> Pixels:
+            return np.moveaxis(channels.read(slide, grid[number].outer), 0, -1)
 
-        return PatchSequence(valid_patches(job), read)
+        return PatchSequence(valid_patches(state.inputs.records("flag")), read)
 
     @property
     def seg_res_batch(self) -> PatchSequence[Masks]:
-        """What the backend found in the valid patches (after segment).
+        """Masks of the backend in the valid patches (segment).
 
         Items are dicts of (y, x) uint32: "cell", "nucleus", "cell_boundary",
         "nucleus_boundary", in the labels of the backend.
         """
-        job = self._job("segment")
-        return PatchSequence(valid_patches(job), lambda number: original_masks(job, number))
+        return self._masks("segment", original_masks)
 
     @property
     def repaired_seg_res_batch(self) -> PatchSequence[Masks]:
-        """The matched cells that each valid patch owns (after stitch).
+        """The matched cells that each valid patch owns (repair).
 
         Items are dicts: "cell_matched_mask", "nucleus_matched_mask",
         "cell_outside_nucleus_mask", "cell_matched_boundary", "nucleus_matched_boundary",
         (y, x) uint32 in the slide's cell ids, "matched_fraction" and "matching_stats".
         """
-        job = self._job("stitch")
-        return PatchSequence(valid_patches(job), lambda number: matched_masks(job, number))
+        return self._masks("repair", matched_masks)
 
     def save_seg_res(self) -> list[Path]:
-        """Write both pickles, with one patch in memory (after stitch).
+        """Write both pickles, with one patch in memory (repair).
 
         Returns
         -------
@@ -159,64 +164,93 @@ class CodexPatches:
             ``original_seg_res_batch.pickle`` and ``matched_seg_res_batch.pickle``.
         """
         with self._run.locked():
-            return [self.path / name for name in write_pickles(self._job("stitch"))]
+            state = self._state("repair")
+            for pickle in PICKLES:
+                bar = tqdm(
+                    pickle.pieces(state),
+                    desc="export  ",
+                    unit="patch",
+                    postfix=pickle.file,
+                    disable=None,
+                )
+                masks = (pickle.masks(state, patch) for patch in bar)
+                write_pickle(self.path / pickle.file, masks)
+        return [self.path / pickle.file for pickle in PICKLES]
 
     def save_metadata(self) -> Path:
-        """Write ``patches_metadata.csv`` into the run directory (after flag)."""
+        """Write ``patches_metadata.csv`` into the run directory (flag)."""
         with self._run.locked():
-            write_metadata(*self._counted())
-        return self.path / METADATA
+            write_patches_metadata(self.path, self._rows())
+        return self.path / PATCHES_METADATA
 
     def execute(self, config: Config | None = None, *, until: str) -> None:
-        """Do the stages that are not done yet, as :meth:`Pipeline.execute` does.
+        """Execute the stages that are not up to date, as :meth:`Pipeline.execute` does.
 
         Parameters
         ----------
         config : Config, optional
-            Replaces the run's, except for its data section.
+            Replaces the configuration of the run, except for its data section.
         until : str
-            The last stage to do.
+            The last stage to execute.
 
         Raises
         ------
         RunStateError
-            If the slide is not the one that the run has read.
+            If the slide has changed since the run was created.
         """
-        chain = open_chain(self._run)
-        self._check_slide(chain.source)
-        with self._run.locked(), executor(chain.config.execution.workers) as execute:
+        plan = load_plan(self._run)
+        self._check_slide(plan)
+        with self._run.locked(), executor(plan.config.execution.workers) as execute:
             if config is not None:
-                config = config.model_copy(update={"data": chain.config.data})
-                chain = Chain(self._run, config, chain.source)
-                manifest = self._run.read_manifest() | {"config": config.dump()}
-                self._run.write_manifest(manifest)
-            chain.execute(execute, until=until)
+                config = config.model_copy(update={"data": plan.config.data})
+                plan = RunPlan(self._run, config, plan.slide, _backend(plan, config))
+                read_manifest(self._run).with_config(config.dump()).write(self._run)
+            plan.execute(execute, until=until)
 
-    def _counted(self) -> tuple[Job, Callable[[int], tuple[int, int, int]] | None]:
-        """Return what the metadata are made of, with counts if cells are numbered."""
-        chain = open_chain(self._run)
-        done = chain.keys_done()
-        last = [name for name in ("flag", "segment", "stitch") if name in done]
-        job = self._job(last[-1] if last else "flag")
-        return job, (lambda number: counts_of(job, number)) if "stitch" in done else None
+    def _rows(self) -> Iterator[Record]:
+        """Yield the rows of the metadata, with counts if cells are numbered."""
+        keys = load_plan(self._run).readable_keys()
+        completed = [name for name in ("flag", "segment", "repair") if name in keys]
+        state = self._state(completed[-1] if completed else "flag")
+        records = state.inputs.records
+        return patch_rows(
+            state.grid,
+            records("flag"),
+            records("segment") if "segment" in keys else None,
+            state.cells.counts if "repair" in keys else None,
+        )
 
-    def _job(self, stage: str) -> Job:
-        """Return a job that reads what the stages up to this one have done."""
-        chain = open_chain(self._run)
-        keys = chain.keys_done()
+    def _masks(
+        self, stage: str, read: Callable[[WorkerState, int], Masks]
+    ) -> PatchSequence[Masks]:
+        state = self._state(stage)
+        patches = valid_patches(state.inputs.records("flag"))
+        return PatchSequence(patches, lambda number: read(state, number))
+
+    def _state(self, stage: str) -> WorkerState:
+        """Return the results of the stages up to this one."""
+        plan = load_plan(self._run)
+        keys = plan.readable_keys()
         if stage not in keys:
-            status = next(s for s in chain.status() if s.stage not in keys)
+            status = next(s for s in plan.status() if s.stage not in keys)
             why = f" ({status.why})" if status.why else ""
             raise RunStateError(
-                f"the stage {status.stage} of {self.path} is {status.state}{why}, expected "
-                f"it to be done; run until {stage} first: codexseg run CONFIG --until "
-                f"{stage}, or Pipeline(...).execute(until={stage!r})."
+                f"The stage {status.stage} of {self.path} is {status.state}{why}. Run "
+                f"until {stage} first: codexseg run CONFIG --until {stage}, or "
+                f"Pipeline(...).execute(until={stage!r})."
             )
-        return Job(self._run, chain.config, chain.source, stage, keys)
+        return WorkerState(plan.inputs(stage, keys))
 
-    def _check_slide(self, source: Source) -> None:
-        if open_image(source.path, source.panel).fingerprint() != source.fingerprint:
+    def _check_slide(self, plan: RunPlan) -> None:
+        if not plan.slide.is_current():
             raise RunStateError(
-                f"{source.path} is not the slide any more that the run {self.path} has "
-                f"read, expected the same pixels: put it back, or start another run."
+                f"{plan.slide.path} has changed since the run {self.path} was created. "
+                f"Restore the original file or start another run."
             )
+
+
+def _backend(plan: RunPlan, config: Config) -> BackendRecord:
+    """Return the backend of a plan for another configuration."""
+    if config.segmentation == plan.config.segmentation:
+        return plan.backend
+    return record_backend(make_backend(config, plan.slide.shape[1:], plan.slide.mpp))

@@ -1,35 +1,48 @@
 """The orchestration class: from a YAML file to a finished run directory."""
 
 import logging
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from socket import gethostname
 
+from codexseg.artifacts.manifest import RunManifest, read_manifest, split_config
+from codexseg.artifacts.warnings import (
+    RunWarning,
+    as_json,
+    read_warnings,
+    write_warnings,
+)
 from codexseg.backends.base import Backend
-from codexseg.backends.registry import spec_of
+from codexseg.backends.registry import backend_warnings
 from codexseg.config.loader import load as load_config
 from codexseg.config.schema import Config
 from codexseg.errors import BackendUnavailable, ConfigError, InputError, RunStateError
-from codexseg.execution.processes import executor
+from codexseg.execution.processes import executor, usable_cores
+from codexseg.io.slides.channels import check_channels, with_channels_by_name
 from codexseg.io.slides.open import open_image
-from codexseg.run.directory import Row, Run, is_foreign
+from codexseg.io.slides.record import SlideRecord, record_slide
+from codexseg.run.directory import Run, is_foreign
 from codexseg.run.files import replacing
-from codexseg.stages.base import Source
-from codexseg.stages.chain import Chain, Status, find_own_backend, open_chain
-from codexseg.stages.channels import check_channels, with_channels_by_name
-from codexseg.stages.pixels import backend_facts, make_backend
-from codexseg.stages.scale import assumption, is_mpp_assumed, known_mpp
+from codexseg.run.records import Record
+from codexseg.stages.plan import RunPlan, Status, find_own_backend, load_plan
+from codexseg.stages.segment.backend import make_backend, record_backend
+from codexseg.stages.segment.diameter import (
+    assumed_mpp_warning,
+    is_mpp_assumed,
+    known_mpp,
+)
 
 log = logging.getLogger(__name__)
 
 LIKELY_MPP = (0.05, 5.0)
-"""Pixel sizes that microscopes of tissue have, um."""
+"""Pixel sizes of tissue microscopes, um."""
 
 _PACKAGES = (
     "codexseg",
@@ -45,67 +58,70 @@ _PACKAGES = (
 
 @dataclass(frozen=True)
 class Result:
-    """What a run has to show.
+    """Result of a run.
 
     Attributes
     ----------
     path : Path
         The run directory.
     stages : list of Status
-        What became of each stage.
+        State of each stage.
     cells : int or None
-        Number of cells; None before the cells were numbered.
+        Number of cells; None before the cells are numbered.
     failed_patches : list of int
-        Patches whose backend raised: their cores are holes in every output.
-    not_proven : list of int
-        Patches with objects larger than their window could grow: they may be cut.
+        Patches whose backend raised: their cores are gaps in every output.
+    halo_insufficient : list of int
+        Patches with objects that may be cut at the edge of the window that was read.
     scale : dict or None
-        With `segmentation.diameter`: at what scale the backend saw the slide.
+        With `segmentation.diameter`: the scale at which the backend sees the slide.
+    warnings : list of RunWarning
+        Doubts about the input or the result.
     """
 
     path: Path
     stages: list[Status]
     cells: int | None = None
     failed_patches: list[int] = field(default_factory=list)
-    not_proven: list[int] = field(default_factory=list)
-    scale: Row | None = None
+    halo_insufficient: list[int] = field(default_factory=list)
+    scale: Record | None = None
+    warnings: list[RunWarning] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A slide, a configuration and the directory in which their run lies.
+    """A slide, a configuration and the directory of their run.
 
-    ``Pipeline.from_yaml("my.yaml").execute()`` does what ``codexseg run my.yaml`` does.
-    Executing again does only what is not done yet.
+    ``Pipeline.from_yaml("my.yaml").execute()`` does the same as ``codexseg run my.yaml``.
+    Executing again continues with the stages that are not up to date.
 
     Parameters
     ----------
     config : Config
-        What to do.
+        The configuration.
     out : path
-        The run directory; made where it is missing.
+        The run directory; created if it is missing.
     config_path : path, optional
-        The YAML file that `config` was read from; it is copied into the run.
+        The YAML file of `config`; it is copied into the run.
     notes : tuple of str
-        What a user should be told about the configuration.
-    trusts_config_mpp : bool
-        Whether `data.image_mpp` counts though the slide says another pixel size.
+        Notes for the user about the configuration.
+    override_mpp : bool
+        Whether `data.image_mpp` replaces a different pixel size of the slide.
     """
 
     config: Config
     out: Path
     config_path: Path | None = None
     notes: tuple[str, ...] = ()
-    trusts_config_mpp: bool = False
+    override_mpp: bool = False
 
     @classmethod
     def from_yaml(cls, path: str | Path, out: str | Path | None = None) -> "Pipeline":
-        """Read a configuration; the run lies beside it as ``<stem>_codexseg``.
+        """Read a configuration; the default run directory is ``<stem>_codexseg`` beside it.
 
         Raises
         ------
         ConfigError
-            If the file is wrong; the message holds all its errors.
+            If the file is wrong; the message lists all errors.
         """
         path = Path(path)
         loaded = load_config(path)
@@ -114,26 +130,26 @@ class Pipeline:
 
     @classmethod
     def from_run(cls, run_path: str | Path) -> "Pipeline":
-        """Take up a run with the configuration that it was last executed with.
+        """Open a run with the configuration of its last execution.
 
-        If the YAML file still lies where it was, it counts as it is now; else what the
-        manifest of the run keeps of it.
+        If the YAML file still exists, its present content counts; otherwise the
+        configuration in the manifest.
 
         Raises
         ------
         RunStateError
-            If there is no run in this directory.
+            If the directory contains no run.
         """
         run = Run(Path(run_path).absolute())
         if run.path.is_file():
             raise RunStateError(
-                f"{run.path} is a file, expected a run directory; the run of a "
-                f"configuration lies beside it, in <its name>_codexseg."
+                f"{run.path} is a file. Give a run directory; by default it is beside the "
+                f"configuration and called <its name>_codexseg."
             )
-        config, manifest = open_chain(run).config, run.read_manifest()
-        path = Path(manifest["config_path"]) if manifest.get("config_path") else None
-        if path is not None and path.exists():
-            return cls.from_yaml(path, run.path)
+        config = load_plan(run).config
+        config_path = read_manifest(run).execution.get("config_path")
+        if config_path and Path(config_path).exists():
+            return cls.from_yaml(config_path, run.path)
         return cls(config, run.path)
 
     @property
@@ -143,94 +159,87 @@ class Pipeline:
 
     @cached_property
     def settings(self) -> Config:
-        """The configuration with its channels by name, as the slide calls them."""
+        """The configuration with the names of the slide's channels."""
         data = self.config.data
         if self.config.channels.mode == "names" or data.file_name is None:
             return self.config
         if not data.file_name.exists() and self.run.exists():
-            names = open_chain(self.run).source.channel_names
+            names = load_plan(self.run).slide.channel_names
         else:
             names = open_image(data.file_name, data.antibodies_file).channel_names
         return with_channels_by_name(self.config, names)
 
     def plan(self) -> list[Status]:
-        """Say what :meth:`execute` would find done, stale (and why) or missing.
+        """Return the state of each stage before :meth:`execute`; write nothing.
 
-        Nothing is written. A slide that is gone is taken for what the run knows of it.
+        If the slide is missing, the facts that the run recorded are used.
         """
-        slide = self.config.data.file_name
-        if self.run.exists() and slide is not None and not slide.exists():
-            return self._chain(open_chain(self.run).source).status()
-        facts = self._slide_facts()
+        file = self.config.data.file_name
+        if self.run.exists() and file is not None and not file.exists():
+            known = load_plan(self.run)
+            return replace(known, config=self.settings).status()
+        slide = self.slide()
         try:
-            made = backend_facts(self._backend(facts["shape"][1:], facts["mpp"]))
+            backend = record_backend(self._backend(slide))
         except (BackendUnavailable, InputError) as error:
             if not self.run.exists():
                 raise
-            log.warning("%s The run is shown as it was left.", error)
-            known = open_chain(self.run).source
-            made = {name: getattr(known, name) for name in ("backend", "halo_px", "paired")}
-        return self._chain(Source(**facts, **made)).status()
+            log.warning("%s The recorded state of the run is shown.", error)
+            backend = load_plan(self.run).backend
+        return RunPlan(self.run, self.settings, slide, backend).status()
 
     status = plan
 
-    def source(self) -> Source:
+    def check(self) -> RunPlan:
+        """Open the slide, make the backend, and return the plan; write nothing.
+
+        Raises
+        ------
+        ConfigError, InputError, BackendUnavailable
+            If configuration, slide or backend cannot be used.
+        """
+        slide = self.slide()
+        backend = record_backend(self._backend(slide))
+        return RunPlan(self.run, self.settings, slide, backend)
+
+    def slide(self) -> SlideRecord:
         """Open the slide and check it against the configuration.
 
         Raises
         ------
         InputError
-            If the slide cannot be read, a channel is not there, or the pixel size is
-            unknown or contradicts the configuration.
+            If the slide cannot be read, a channel is missing, or the pixel size is unknown
+            or contradicts the configuration.
         """
-        facts = self._slide_facts()
-        backend = self._backend(facts["shape"][1:], facts["mpp"])
-        return Source(**facts, **backend_facts(backend))
-
-    def _slide_facts(self) -> dict[str, Any]:
-        """Open the slide; return what a Source says of it."""
         data = self.config.data
         if data.file_name is None:
-            raise ConfigError("data.file_name is missing, expected the path of the slide.")
+            raise ConfigError("data.file_name is missing. Set it to the path of the slide.")
         slide = open_image(data.file_name, data.antibodies_file)
         check_channels(self.config, slide.channel_names)
-        mpp = known_mpp(self.config, slide, trusts_config=self.trusts_config_mpp)
-        return {
-            "path": str(data.file_name),
-            "panel": None if data.antibodies_file is None else str(data.antibodies_file),
-            "shape": slide.shape,
-            "channel_names": tuple(slide.channel_names),
-            "mpp": mpp,
-            "dtype": str(slide.dtype),
-            "fingerprint": slide.fingerprint(),
-        }
+        mpp = known_mpp(self.config, slide, override_mpp=self.override_mpp)
+        return record_slide(data.file_name, mpp, data.antibodies_file)
 
-    def _backend(self, shape: tuple[int, int], mpp: float) -> Backend:
+    def _backend(self, slide: SlideRecord) -> Backend:
         find_own_backend(self.config, self.config_path)
-        return make_backend(self.settings, shape, mpp)
+        return make_backend(self.settings, slide.shape[1:], slide.mpp)
 
-    def doubts(self, source: Source) -> Iterator[str]:
-        """Yield a sentence on what is allowed and probably not meant."""
+    def warnings(self, slide: SlideRecord) -> Iterator[RunWarning]:
+        """Yield warnings about settings that are allowed and probably a mistake."""
+        for note in self.notes:
+            yield RunWarning("configuration", note, None, note)
         low, high = LIKELY_MPP
-        if not low <= source.mpp <= high:
-            yield (
-                f"the pixel size is {source.mpp:g} um/px, expected {low} to {high}: is it "
-                f"right? It decides the size of the cells that are looked for."
+        if not low <= slide.mpp <= high:
+            yield RunWarning(
+                "unlikely_pixel_size",
+                slide.mpp,
+                "data.image_mpp",
+                f"The pixel size is {slide.mpp:g} um/px. Expected {low} to {high}. It sets "
+                f"the size of the cells that are searched: check data.image_mpp.",
             )
-        if is_mpp_assumed(self.config, open_image(source.path, source.panel)):
-            yield assumption(source.path)
-        segmentation = self.config.segmentation
-        if segmentation.options and not spec_of(segmentation.backend).options:
-            yield (
-                f"segmentation.options is for cellpose, stardist and backends of third "
-                f"parties; the backend {segmentation.backend!r} does not use it."
-            )
-        if segmentation.backend == "deepcell" and segmentation.normalization == "slide":
-            yield (
-                "the backend 'deepcell' takes each patch for an image of its own, whatever "
-                "segmentation.normalization says, so cells at seams can differ; the "
-                "backend 'mesmer' does the same computation for the slide as a whole."
-            )
+        if is_mpp_assumed(self.config, slide.open()):
+            yield assumed_mpp_warning(slide.path)
+        for warning in backend_warnings(self.config.segmentation):
+            yield RunWarning(*warning)
 
     def execute(
         self,
@@ -240,54 +249,56 @@ class Pipeline:
         until: str | None = None,
         force: str | None = None,
     ) -> Result:
-        """Do what is not done yet.
+        """Execute the stages that are not up to date.
 
         Parameters
         ----------
         workers : int, optional
-            Processes; `execution.workers` where not given.
+            Number of processes; by default `execution.workers`.
         from_stage, until, force : str, optional
-            Do this stage and all later ones again; stop after this one; do this one
-            again.
+            Execute this stage and all later ones again; stop after this stage; execute
+            this stage again.
 
         Raises
         ------
         ConfigError, InputError
-            If configuration, slide or directory cannot be used; nothing was written.
+            If configuration, slide or directory cannot be used; nothing is written.
         """
-        source = self.source()
-        self._make_directory(source)
+        plan = self.check()
+        self._make_directory(plan.slide)
         with (
             self.run.locked(),
             _logged(self.run),
             executor(workers or self.config.execution.workers) as execute,
         ):
-            self._begin(source)
-            for note in (*self.notes, *self.doubts(source)):
-                log.warning("%s", note)
-            chain = self._chain(source)
-            chain.execute(execute, from_stage=from_stage, until=until, force=force)
-            result = self._result(chain)
-            self._finish(result)
+            warnings = list(self.warnings(plan.slide))
+            self._begin(plan, warnings, execute.workers)
+            for warning in warnings:
+                warning.log()
+            try:
+                plan.execute(execute, from_stage=from_stage, until=until, force=force)
+            finally:
+                # Warnings of finished stages count although a later stage fails.
+                write_warnings(self.run.path, [*warnings, *_stage_warnings(plan)])
+            result = self._result(plan)
+            self._finish(plan, result)
         return result
 
-    def _chain(self, source: Source) -> Chain:
-        return Chain(self.run, self.settings, source)
-
-    def _make_directory(self, source: Source) -> None:
-        """Make the run directory, or check that it is this slide's."""
+    def _make_directory(self, slide: SlideRecord) -> None:
+        """Create the run directory, or check that it belongs to this slide."""
         try:
-            self._check_owner(self.run.read_manifest(), source)
+            self._check_owner(slide)
             self.run.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise self._not_writable(error) from error
 
-    def _begin(self, source: Source) -> None:
-        """Note what is about to be done."""
+    def _begin(self, plan: RunPlan, warnings: list[RunWarning], workers: int) -> None:
+        """Write manifest, warnings and configuration before the first stage."""
         run = self.run
         try:
             run.sweep()
-            run.write_manifest(self._manifest(source, run.read_manifest()))
+            self._manifest(plan, read_manifest(run), workers).write(run)
+            write_warnings(run.path, [*warnings, *_stage_warnings(plan)])
             if self.config_path is not None:
                 text = self.config_path.read_bytes()
                 with replacing(run.config_path) as part:
@@ -297,74 +308,111 @@ class Pipeline:
 
     def _not_writable(self, error: OSError) -> InputError:
         return InputError(
-            f"the run directory {self.run.path} cannot be written ({error.strerror}), "
-            f"expected a writable place; choose another one with --out."
+            f"Cannot write to the run directory {self.run.path} ({error.strerror}). "
+            f"Choose a writable directory with --out."
         )
 
-    def _check_owner(self, manifest: Row, source: Source) -> None:
-        path = self.run.path
-        slide = manifest.get("slide", {})
-        if manifest and slide.get("fingerprint") != source.fingerprint:
-            was = slide.get("path")
-            whose = "this slide as it was before" if was == source.path else f"{was}"
+    def _check_owner(self, slide: SlideRecord) -> None:
+        path, manifest = self.run.path, read_manifest(self.run)
+        if manifest.result:
+            known = manifest.slide
+            if known.fingerprint.digest != slide.fingerprint.digest:
+                same_path = known.path == slide.path
+                other = "this slide with other content" if same_path else known.path
+                raise RunStateError(
+                    f"{path} belongs to another slide ({other}), not to {slide.path} with "
+                    f"its present content. Choose another directory with --out, or delete "
+                    f"this one."
+                )
+        elif path.exists() and any(map(is_foreign, path.iterdir())):
             raise RunStateError(
-                f"{path} belongs to another slide ({whose}), expected {source.path} as it "
-                f"is now; choose another directory with --out, or delete this one."
-            )
-        if not manifest and path.exists() and any(map(is_foreign, path.iterdir())):
-            raise RunStateError(
-                f"{path} is not empty and holds no run, expected a new or empty directory; "
-                f"choose another one with --out."
+                f"{path} is not empty and holds no run. Choose a new or empty directory "
+                f"with --out."
             )
 
-    def _manifest(self, source: Source, before: Row) -> Row:
+    def _manifest(self, plan: RunPlan, before: RunManifest, workers: int) -> RunManifest:
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        return {
-            "schema_version": 1,
-            "slide": {
-                "path": source.path,
-                "fingerprint": source.fingerprint,
-                "shape_cyx": list(source.shape),
-                "dtype": source.dtype,
-                "channel_names": list(source.channel_names),
-                "mpp": source.mpp,
+        result_config, execution_config = split_config(
+            self.settings.model_dump(mode="json")
+        )
+        backend = self._backend(plan.slide)
+        about = dict(getattr(backend, "about", {}))
+        weights_path = about.pop("weights_path", None)
+        return RunManifest(
+            {
+                "sample": self.settings.sample_name,
+                "slide": plan.slide.describe(),
+                "config": result_config,
+                "backend": {
+                    "name": backend.name,
+                    **vars(plan.backend),
+                    "object_columns": dict(plan.backend.object_columns),
+                    **about,
+                },
             },
-            "config": self.settings.model_dump(mode="json"),
-            "config_path": None if self.config_path is None else str(self.config_path),
-            "versions": {name: _version(name) for name in _PACKAGES},
-            "python": platform.python_version(),
-            "backend": self._about_backend(source),
-            "created": before.get("created", now),
-            "last_started": now,
-        }
+            {
+                "slide": plan.slide.locate(),
+                "config": execution_config,
+                "config_path": None if self.config_path is None else str(self.config_path),
+                "weights_path": weights_path,
+                "versions": {name: _version(name) for name in _PACKAGES},
+                "python": platform.python_version(),
+                "platform": platform.platform(),
+                "host": gethostname(),
+                "process": os.getpid(),
+                "cores": usable_cores(),
+                "workers": workers,
+                "created": before.execution.get("created") or now,
+                "last_started": now,
+            },
+        )
 
-    def _about_backend(self, source: Source) -> Row:
-        """Say which backend and which weights, and under which licence they are."""
-        backend = self._backend(source.shape[1:], source.mpp)
-        about = getattr(backend, "about", {})
-        facts = {"name": backend.name, "fingerprint": source.backend}
-        return {**facts, "halo_px": source.halo_px, "paired": source.paired, **about}
-
-    def _result(self, chain: Chain) -> Result:
-        """Say what is there; results of stages that are out of date do not count."""
-        stages, done = chain.status(), chain.keys_done()
-        known = {s.stage: s.summary or {} for s in stages if s.stage in done}
+    def _result(self, plan: RunPlan) -> Result:
+        """Return the result; stages that are not up to date do not count."""
+        statuses, completed = plan.status(), plan.completed_keys()
+        known = {s.stage: s.summary or {} for s in statuses if s.stage in completed}
+        segment = known.get("segment", {})
         return Result(
             self.run.path,
-            stages,
-            known.get("stitch", {}).get("cells"),
-            list(known.get("segment", {}).get("failed", [])),
-            list(known.get("segment", {}).get("not_proven", [])),
-            known.get("segment", {}).get("scale"),
+            statuses,
+            known.get("repair", {}).get("cells"),
+            list(segment.get("failed", [])),
+            list(segment.get("not_proven", [])),
+            segment.get("scale"),
+            read_warnings(self.run.path),
         )
 
-    def _finish(self, result: Result) -> None:
-        manifest = self.run.read_manifest()
-        manifest["last_finished"] = datetime.now(UTC).isoformat(timespec="seconds")
-        manifest["cells"] = result.cells
-        manifest["scale"] = result.scale
-        manifest["failed_patches"] = result.failed_patches
-        self.run.write_manifest(manifest)
+    def _finish(self, plan: RunPlan, result: Result) -> None:
+        manifest, run = read_manifest(self.run), self.run
+        completed = plan.completed_keys()
+        markers = {name: run.marker(name) or {} for name in completed}
+        files = {
+            name: {"bytes": marker["files"][name][1], "sha256": digest}
+            for stage, marker in markers.items()
+            for name, digest in marker.get("sha256", {}).items()
+            if stage != "report"  # the page contains times
+        }
+        RunManifest(
+            manifest.result
+            | {
+                "cells": result.cells,
+                "scale": result.scale,
+                "failed_patches": result.failed_patches,
+                "warnings": as_json(result.warnings),
+                "stages": completed,
+                "files": files,
+            },
+            manifest.execution
+            | {"last_finished": datetime.now(UTC).isoformat(timespec="seconds")},
+        ).write(run)
+
+
+def _stage_warnings(plan: RunPlan) -> Iterator[RunWarning]:
+    """Yield the warnings of the stages that are up to date."""
+    for stage in plan.completed_keys():
+        marker = plan.run.marker(stage) or {}
+        for entry in marker.get("summary", {}).get("warnings", []):
+            yield RunWarning(**entry)
 
 
 def _version(package: str) -> str:
@@ -376,7 +424,7 @@ def _version(package: str) -> str:
 
 @contextmanager
 def _logged(run: Run) -> Iterator[None]:
-    """Write what codexseg says of itself to run.log meanwhile."""
+    """Write the log of codexseg to run.log."""
     handler = logging.FileHandler(run.log_path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("codexseg")

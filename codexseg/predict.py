@@ -8,14 +8,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from codexseg.artifacts.manifest import read_manifest
 from codexseg.backends.registry import spec_of
 from codexseg.config.coerce import as_config
 from codexseg.config.fields import image_stem
 from codexseg.config.schema import Config, SegmentationConfig
 from codexseg.errors import ConfigError, InputError, RunStateError
+from codexseg.io.slides.channels import COLOURS, GREY
 from codexseg.pipeline import Pipeline, Result
 from codexseg.run.directory import Run
-from codexseg.stages.channels import COLOURS, GREY
 
 OPTIONS = {
     "channels.nuclear_channel": "--nucleus",
@@ -197,7 +198,7 @@ class Prediction:
             If another process predicts this image, or the scratch folder was not made by
             predict.
         """
-        self.pipeline.source()  # checks the input before anything is written
+        self.pipeline.check()  # checks the input before anything is written
         self._check_targets(overwrite=overwrite)
         with _lock_scratch(self.scratch) as is_new:
             try:
@@ -212,7 +213,9 @@ class Prediction:
     def _publish(self, *, keep_run: bool) -> str:
         """Put the outputs of the run in place, and return the name of the backend."""
         run = self.pipeline.out
-        backend = _format_backend(self.pipeline.run.read_manifest().get("backend", {}))
+        backend = _format_backend(
+            read_manifest(self.pipeline.run).result.get("backend", {})
+        )
         for source, target in (
             (run / "exports" / "cell.ome.tif", self.cells),
             (run / "exports" / "nucleus.ome.tif", self.nuclei),
@@ -270,7 +273,7 @@ def prepare(
     name = image_stem(path)
     # a folder below the scratch folder, which also contains the marker and the lock
     run = folder / f".{name}_predict" / "run"
-    return Prediction(Pipeline(config, run, trusts_config_mpp=True), folder, name)
+    return Prediction(Pipeline(config, run, override_mpp=True), folder, name)
 
 
 def _absolute(path: str | Path | None) -> str | None:

@@ -6,13 +6,18 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from codexseg.backends.base import bytes_per_px, check_labels
+from codexseg.backends.base import bytes_per_px, check_result
 from codexseg.config.coerce import AnyConfig, as_config
 from codexseg.core.grid import Window
 from codexseg.core.labels.operations import Labels, as_labels, label_boundaries
 from codexseg.errors import InputError
-from codexseg.stages.arrays import Patches, pixel_size, scaled_backend, slide_of_patches
-from codexseg.stages.segment import choose_compartment
+from codexseg.stages.segment.arrays import (
+    Patches,
+    pixel_size,
+    scaled_backend,
+    slide_of_patches,
+)
+from codexseg.stages.segment.stage import choose_compartment
 
 if TYPE_CHECKING:
     from codexseg.codex_patches import CodexPatches
@@ -55,7 +60,7 @@ def run_cell_segmentation(
         If the slide is not the one that the run has read.
     """
     wanted = None if config is None else as_config(config, codex_patches.config)
-    codex_patches.execute(wanted, until="stitch")
+    codex_patches.execute(wanted, until="repair")
     codex_patches.save_seg_res()
     codex_patches.save_metadata()
 
@@ -118,7 +123,7 @@ def segment(
         windows = [Window(y, 0, y + height, width) for y in corners]
         y0 += len(batch) * height
         predicted = backend.predict(batch, windows)
-        labels = check_labels(predicted, batch.shape, backend.name)
+        labels = check_result(predicted, batch.shape, backend).labels
         for i in range(len(labels)):
             labels[i] = choose_compartment(labels[i], settings.segmentation.compartment)
         found += _described(np.moveaxis(labels, 1, -1))

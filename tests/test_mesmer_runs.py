@@ -207,7 +207,7 @@ def test_a_run_is_shown_and_goes_on_without_its_weights(tmp_path, caplog):
 
 def test_the_manifest_names_the_weights(finished):
     _, _, run = finished
-    backend = json.loads((run / "manifest.json").read_text())["backend"]
+    backend = json.loads((run / "manifest.json").read_text())["result"]["backend"]
     assert backend["name"] == "panoptic"
     assert backend["weights_path"] == str(TOY)
     assert len(backend["weights_digest"]) == 64

@@ -192,7 +192,7 @@ def test_unmatched_and_matched_are_all(run, cells):
 
 
 def test_manifest_and_statistics(run, cells):
-    manifest = json.loads((run / "manifest.json").read_text())
+    manifest = json.loads((run / "manifest.json").read_text())["result"]
     assert manifest["cells"] == len(cells)
     assert manifest["slide"]["mpp"] == 0.5
     statistics = pd.read_csv(run / "channel_stats.csv").set_index("channel")

@@ -10,6 +10,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from codexseg.artifacts.manifest import read_manifest
 from codexseg.backends.base import SlideContext
 from codexseg.backends.registry import create
 from codexseg.config.schema import ChannelsConfig, Config, SegmentationConfig
@@ -17,13 +18,13 @@ from codexseg.core.intensity.scaling import SizeModel
 from codexseg.core.labels.overlaps import overlaps
 from codexseg.core.metrics.objects import count_matches, object_pairs
 from codexseg.errors import ConfigError, InputError
+from codexseg.io.slides.channels import by_name, check_channels, has_nuclei
 from codexseg.pipeline import Pipeline
 from codexseg.predict import prepare
 from codexseg.run.directory import Run
 from codexseg.segment import segment
-from codexseg.stages import scale as scaling
-from codexseg.stages.channels import by_name, check_channels, has_nuclei
-from codexseg.stages.keys import section_in_key
+from codexseg.stages.segment import diameter as scaling
+from codexseg.workflow.cache_keys import section_in_key
 from tests.images import write_ome_tiff
 from tests.mesmer import TOY, blobs
 from tests.runs import codexseg, execute, labels, outputs
@@ -67,7 +68,7 @@ def write(folder, image, mpp=0.5, segmentation=WATERSHED, channels="", **patchin
 
 
 def manifest(out):
-    return json.loads((out / "manifest.json").read_text())
+    return json.loads((out / "manifest.json").read_text())["result"]
 
 
 # --- the diameter of cells ----------------------------------------------------------------
@@ -141,11 +142,11 @@ def test_stopped_after_the_estimate_it_is_not_made_again(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("codexseg.stages.segment.run_slide_passes", stop)
+        patched.setattr("codexseg.stages.segment.stage.run_slide_passes", stop)
         with pytest.raises(KeyboardInterrupt):
             execute(config, tmp_path / "again")
     with monkeypatch.context() as patched:
-        patched.setattr("codexseg.stages.scale.agreed_diameter", stop)
+        patched.setattr("codexseg.stages.segment.diameter.agreed_diameter", stop)
         result = execute(config, tmp_path / "again")
     assert result.scale == whole.scale
     assert outputs(tmp_path / "again") == outputs(tmp_path / "whole")
@@ -571,7 +572,7 @@ def test_keys_that_are_at_their_default_leave_finished_stages_alone(tmp_path):
     with zipfile.ZipFile(OLD) as archive:
         archive.extractall(tmp_path)
     run = Run(tmp_path)
-    config = Config.model_validate(run.read_manifest()["config"])
+    config = Config.model_validate(read_manifest(run).config)
     for stage in ("load", "segment"):
         was = run.marker(stage)["depends_on"]["config"]
         assert {name: section_in_key(config, name) for name in was} == was

@@ -22,10 +22,9 @@ from codexseg.core.labels.matching import interior
 from codexseg.core.labels.operations import relabel
 from codexseg.execution.processes import Serial
 from codexseg.run.directory import Run as Directory
-from codexseg.stages.base import Job
-from codexseg.stages.chain import open_chain
-from codexseg.stages.painting import paint, painted
-from codexseg.stages.pixels import grid_of
+from codexseg.stages.plan import load_plan
+from codexseg.stages.stitch.conflicts import patch_labels
+from codexseg.stages.stitch.mosaic import Seams, compose_window
 from tests.runs import execute, labels, outputs
 from tests.tissue import NAMES, Local, tissue, write_config, write_slide
 
@@ -305,25 +304,23 @@ def test_what_a_nucleus_lost_is_measured_on_that_nucleus(run):
     assert table["nucleus_was_trimmed"].tolist() == (retained < 1).tolist()
 
 
-def test_every_window_shows_its_part_of_one_painting(run):
-    chain = open_chain(Directory(run.path))
-    job = Job(chain.run, chain.config, chain.source, "stitch", chain.keys_done())
-    grid = grid_of(job)
-    whole = paint(job, grid, Window(0, 0, *grid.shape)).ids
+def test_every_window_is_composed_as_part_of_the_whole_slide(run):
+    plan = load_plan(Directory(run.path))
+    inputs = plan.inputs("stitch", plan.completed_keys())
+    labels, seams = patch_labels(inputs), Seams.read(inputs.own)
+    grid = labels.grid
+    whole = compose_window(labels, seams, Window(0, 0, *grid.shape)).ids
     for name, ids in zip(("cell", "nucleus"), whole, strict=True):
-        objects = job.tables("repair", "objects")
-        numbers = np.argsort(np.argsort(objects[f"{name}_first"], kind="stable")) + 1
-        expected = np.concatenate([[0], numbers])[ids]
-        np.testing.assert_array_equal(run.read(f"{name}_original"), expected)
+        np.testing.assert_array_equal(run.read(f"{name}_original"), ids)
     for patch in grid:
-        for window in (patch.outer, patch.core.grow(-5, grid.shape)):
-            shown = paint(job, grid, window).ids
-            np.testing.assert_array_equal(shown, whole[:, *window.slices])
-        shown, core = painted(job, grid, patch.number), patch.core
-        inside = core.within(shown.window)
-        np.testing.assert_array_equal(shown.ids[:, *inside], whole[:, *core.slices])
+        near = patch.core.grow(1, grid.shape)
+        for window in (patch.outer, near, patch.core.grow(-5, grid.shape)):
+            ids = compose_window(labels, seams, window).ids
+            np.testing.assert_array_equal(ids, whole[:, *window.slices])
+        inside = patch.core.within(near)
+        cells = whole[0][near.slices]
         np.testing.assert_array_equal(
-            interior(shown.ids[0])[inside], interior(whole[0])[core.slices]
+            interior(cells)[inside], interior(whole[0])[patch.core.slices]
         )
 
 

@@ -194,16 +194,15 @@ def test_a_sequence_may_hold_patches_of_any_sizes():
 
 def test_statistics_are_those_that_a_run_finds(tmp_path):
     from codexseg.codex_patches import CodexPatches
-    from codexseg.stages.pixels import loaded
     from tests.runs import execute
 
     write_slide(tmp_path)
     config = write_config(tmp_path, split_mode="full_image")
     run = CodexPatches(execute(config, tmp_path / "run", until="flag").path)
-    found = loaded(run._job("flag"))
+    tables = run._state("flag").statistics.tables
     backend, _ = recorded(run.valid_patches)
-    assert backend.slide.nucleus == found.nucleus
-    assert backend.slide.wholecell == found.wholecell
+    assert backend.slide.nucleus == tables.nucleus
+    assert backend.slide.wholecell == tables.wholecell
     assert (backend.slide.shape, backend.slide.mpp) == ((420, 460), 0.5)
 
 

@@ -32,11 +32,11 @@ def config_check(config: ConfigFile) -> None:
         from codexseg.pipeline import Pipeline
 
         pipeline = Pipeline.from_yaml(config)
-        source = pipeline.source()
-        for note in (*pipeline.notes, *pipeline.doubts(source)):
-            echo(f"Note: {note}", error=True)
-        channels, height, width = source.shape
+        slide = pipeline.check().slide
+        for warning in pipeline.warnings(slide):
+            echo(f"Note: {warning.message}", error=True)
+        channels, height, width = slide.shape
         echo(
             f"{config} is valid: {width} x {height} px, {channels} channels, "
-            f"{source.mpp:g} um/px. Run directory: {pipeline.out}"
+            f"{slide.mpp:g} um/px. Run directory: {pipeline.out}"
         )

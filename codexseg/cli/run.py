@@ -133,15 +133,9 @@ def echo_result(result: "Result", outputs: str = "") -> None:
         )
         if flag["informative"] == 0:
             echo("No patch has signal above the slide's background: all tables are empty.")
-    for name in load.get("constant_channels", []):
-        echo(f"Warning: channel {name!r} has the same value everywhere.", error=True)
-    if result.not_proven:
-        echo(
-            f"Warning: {len(result.not_proven)} patches contain objects larger than the "
-            f"maximum halo, which may be cut (note in patches_metadata.csv). Use larger "
-            f"patches.",
-            error=True,
-        )
+    for summary in summaries.values():
+        for warning in summary.get("warnings", []):
+            echo(f"Warning: {warning['message']}", error=True)
     echo(f"Results: {outputs or result.path}")
     if result.failed_patches:
         numbers = ", ".join(map(str, result.failed_patches))

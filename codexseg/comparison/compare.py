@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from codexseg.artifacts.labels import ORIGINAL
 from codexseg.backends.registry import names as known_backends
 from codexseg.comparison.outputs import (
     Comparison,
@@ -30,11 +31,10 @@ from codexseg.errors import BackendUnavailable, ConfigError, InputError
 from codexseg.evaluation.evaluate import evaluate
 from codexseg.pipeline import Pipeline
 from codexseg.predict import ImageOptions, prepare
-from codexseg.stages.base import Job
-from codexseg.stages.chain import open_chain
-from codexseg.stages.quality import judge_patches, patches_to_judge, quality_rows
-from codexseg.stages.report import stage_times
-from codexseg.stages.stitch import store_of
+from codexseg.report.quality import judge_patches, patches_to_judge, quality_rows
+from codexseg.stages.plan import load_plan
+from codexseg.workflow.timings import stage_times
+from codexseg.workflow.worker import WorkerState
 
 __all__ = ["Comparison", "Outcome", "compare"]
 
@@ -162,7 +162,7 @@ def _pipelines(
         name: Pipeline(
             view.config_of_file(config, path),
             folder / "runs" / slug(name),
-            trusts_config_mpp=True,
+            override_mpp=True,
         )
         for name, config in configs.items()
     }
@@ -175,7 +175,7 @@ def _segment_all(
     unavailable: dict[str, str] = {}
     for name, pipeline in pipelines.items():
         try:
-            pipeline.source()
+            pipeline.check()
         except BackendUnavailable as error:
             unavailable[name] = str(error)
             progress(f"{name}: unavailable (reason below)")
@@ -197,23 +197,24 @@ def _segment_all(
 def _segment(name: str, pipeline: Pipeline, workers: int | None) -> Outcome:
     """Segment the window with one backend; an error of the backend is its outcome."""
     try:
-        result = pipeline.execute(workers=workers, until="stitch")
+        result = pipeline.execute(workers=workers, until="repair")
     except (OSError, InputError):
         raise  # caused by the disk or the image, not by the backend
     except Exception as error:  # reported in both tables; the exit code is 1
         log.info("backend %s", name, exc_info=error)
         return Outcome(name, "failed", f"{type(error).__name__}: {error}")
-    chain = open_chain(pipeline.run)
-    job = Job(pipeline.run, chain.config, chain.source, "stitch", chain.keys_done())
+    plan = load_plan(pipeline.run)
+    state = WorkerState(plan.inputs("repair", plan.completed_keys()))
     if result.failed_patches:
-        row = job.rows("segment")[result.failed_patches[0]]
-        return Outcome(name, "failed", str(row["note"]))
-    store, whole = store_of(job), Window(0, 0, *chain.source.shape[1:])
-    (*_, quality) = quality_rows(job, dict(judge_patches(job, patches_to_judge(job))))
+        record = state.inputs.records("segment").read(result.failed_patches[0]) or {}
+        return Outcome(name, "failed", str(record.get("note", "")))
+    whole = Window(0, 0, *state.grid.shape)
+    judged = dict(judge_patches(state.inputs, patches_to_judge(state)))
+    (*_, quality) = quality_rows(state, judged)
     _, cpu = stage_times(pipeline.run.timings_path)["segment"]
     metrics = {k: float(quality[k]) for k in ("cells", "nuclei", "pairs")}
     metrics |= {"cpu_s": cpu} | {k: float(quality[k]) for k in (*FRACTIONS, *OTHERS)}
-    cells, nuclei = (store.read(f"{kind}_original", whole) for kind in ("cell", "nucleus"))
+    cells, nuclei = (state.labels.read(image, whole) for image in ORIGINAL.values())
     return Outcome(name, cells=cells, nuclei=nuclei, metrics=metrics)
 
 

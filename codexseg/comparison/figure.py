@@ -15,7 +15,7 @@ from codexseg.core.drawing.overlay import (
 from codexseg.core.grid import Window
 from codexseg.core.intensity.background import channel_statistics
 from codexseg.core.intensity.histogram import block_mean
-from codexseg.stages.pictures import COLOURS
+from codexseg.report.figures import COLOURS
 
 PANEL_PX = 720
 """Longest side of a panel."""

@@ -15,9 +15,12 @@ from codexseg.errors import InputError
 from codexseg.io.labels.finder import find_labels
 from codexseg.io.labels.reader import open_labels
 from codexseg.io.slides.base import SlideImage, resolve_mpp
+from codexseg.io.slides.channels import (
+    SegmentationChannels,
+    check_channels,
+    with_channels_by_name,
+)
 from codexseg.io.slides.open import open_image
-from codexseg.stages.channels import check_channels, with_channels_by_name
-from codexseg.stages.pixels import SegmentationChannels
 
 DEFAULT_SIDE_PX = 2048
 """Longest side of the window that is chosen if the user passes none."""

@@ -1,8 +1,10 @@
-"""Files that are either absent or complete, and arrays in files."""
+"""Atomic files, arrays in files, checksums, and the cache folder of the user."""
 
+import csv
+import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -16,20 +18,26 @@ from numpy.typing import NDArray
 from codexseg.errors import RunStateError
 
 _MAPPED_BYTES = 2**20
-"""Arrays of more bytes are mapped into memory, smaller ones read."""
+"""Arrays of more bytes are mapped into memory; smaller ones are read."""
 
 
 def cache_dir() -> Path:
-    """Return the folder of downloads: $CODEXSEG_CACHE, or the user's cache folder."""
+    """Return the cache folder: $CODEXSEG_CACHE, or that of the user."""
     return Path(os.environ.get("CODEXSEG_CACHE") or platformdirs.user_cache_dir("codexseg"))
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path`; what is written there takes its place at the end.
+    """Yield a temporary path beside `path` that replaces it at the end.
 
-    The file is flushed to disk before it is renamed; on an error it is removed and
-    `path` stays as it was.
+    The file is flushed to disk before it is renamed. On an error it is removed, and
+    `path` is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid4().hex}")
@@ -44,7 +52,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, be it there or not; a folder at once or not at all."""
+    """Remove a file or a folder if it exists; a folder disappears at once."""
     if not path.is_dir():
         path.unlink(missing_ok=True)
         return
@@ -55,15 +63,25 @@ def remove(path: Path) -> None:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a text file that either is not there or is complete."""
+    """Write a text file that is either absent or complete."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
-def write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays, a ``.npy`` each, into a folder that is absent or complete.
+def write_csv_rows(
+    path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]
+) -> None:
+    """Write a small table as CSV; the file is either absent or complete."""
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
 
-    A folder that is there is replaced; nobody may be reading it.
+
+def write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays as ``.npy`` files into a folder that is either absent or complete.
+
+    An existing folder is replaced. No process may be reading it.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = folder.with_name(f".{folder.name}.{uuid4().hex}")
@@ -82,31 +100,30 @@ def write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 class ArrayFiles(Mapping[str, NDArray[Any]]):
-    """Arrays in .npy files, read when they are asked for; large ones memory-mapped."""
+    """Arrays in .npy files, read on access; large ones are memory-mapped."""
 
     def __init__(
         self,
         paths: dict[str, Path],
-        remedy: str = "run the same command again, and it is made again",
+        remedy: str = "Run the same command again to recompute it.",
     ) -> None:
         self._paths, self._remedy = paths, remedy
 
     @classmethod
     def of_folder(cls, folder: Path, remedy: str) -> "ArrayFiles":
-        """Return what :func:`write_arrays` wrote; `remedy` is for when it is gone."""
+        """Open the files of :func:`write_arrays`; errors end with `remedy`."""
         return cls({path.stem: path for path in folder.glob("*.npy")}, remedy)
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         path = self._paths[name]
         try:
             large = path.stat().st_size > _MAPPED_BYTES
-            found: NDArray[Any] = np.load(path, mmap_mode="r" if large else None)
+            array: NDArray[Any] = np.load(path, mmap_mode="r" if large else None)
         except (OSError, ValueError, EOFError) as error:
             raise RunStateError(
-                f"{path} is missing or damaged ({error}), expected what the run keeps "
-                f"while it works; {self._remedy}."
+                f"{path} is missing or damaged ({error}). {self._remedy}"
             ) from error
-        return found
+        return array
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._paths)
@@ -116,9 +133,9 @@ class ArrayFiles(Mapping[str, NDArray[Any]]):
 
 
 def map_npy(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """Make a memory-mapped ``.npy`` of zeros whose place on disk is taken now.
+    """Create a memory-mapped ``.npy`` of zeros with its disk space allocated.
 
-    A sparse file would take it page by page, and a full disk would kill the process.
+    In a sparse file, a full disk would kill the process at a later write.
     """
     description = np.lib.format.dtype_to_descr(dtype)
     header = {"descr": description, "fortran_order": False, "shape": shape}

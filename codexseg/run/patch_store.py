@@ -1,103 +1,132 @@
-"""The labels that the backend gave to the patches of a run: ``patches.zarr``.
+"""Labels of the patches: ``patches.zarr``.
 
-``original`` holds the outer windows, a chunk a patch; a window that grew beyond its outer
-one lies beside it, whole.
+``original`` holds the outer windows, one chunk per patch and compartment. A window that
+was extended beyond the outer one is stored beside it.
 """
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from codexseg.arrays import Labels
 from codexseg.core.grid import Window
 from codexseg.errors import RunStateError
 
-_CHUNK_PX = 4096
-"""Longest side of a chunk of patches.zarr: a codec takes at most 2 GB at once."""
+_MAX_CHUNK_PX = 4096
+"""Longest side of a chunk: a codec takes at most 2 GB at once."""
 
 
-class PatchLabels:
-    """Writes and reads the labels of patches, below `path`."""
+@dataclass(frozen=True)
+class PatchStore:
+    """Reads and writes the labels of patches.
+
+    Attributes
+    ----------
+    path : Path
+        The folder ``patches.zarr``.
+    """
 
     path: Path
 
-    def create_patches(self, n: int, shape: tuple[int, int], *, keep: bool) -> bool:
-        """Make the array of the backend's labels, (patch, compartment, y, x) uint32.
+    def create(self, n: int, shape: tuple[int, int], *, keep: bool) -> bool:
+        """Create the array of labels, (patch, compartment, y, x) uint32.
 
-        Returns whether it is new; with `keep`, one of this shape that is there stays.
+        Parameters
+        ----------
+        n : int
+            Number of patches.
+        shape : (int, int)
+            Height and width of the largest outer window, px.
+        keep : bool
+            Keep an existing array of this shape.
+
+        Returns
+        -------
+        bool
+            Whether the array is new.
         """
         import zarr
-        from zarr.codecs import BloscCodec
 
-        store = self.path / "patches.zarr" / "original"
         full = (n, 2, *shape)
         try:
-            if keep and zarr.open_array(store, mode="r").shape == full:
+            if keep and zarr.open_array(self._array, mode="r").shape == full:
                 return False
         except (OSError, ValueError):
-            pass  # none there, or none that can be read
-        shutil.rmtree(store.parent, ignore_errors=True)
-        chunks = (1, 1, min(shape[0], _CHUNK_PX), min(shape[1], _CHUNK_PX))
+            pass  # no array, or a damaged one
+        shutil.rmtree(self.path, ignore_errors=True)
         zarr.create_array(
-            store,
+            self._array,
             shape=full,
-            chunks=chunks,
+            chunks=(1, *_chunks(shape)),
             dtype="uint32",
             fill_value=0,
-            compressors=BloscCodec(cname="lz4", clevel=3, shuffle="noshuffle"),
+            compressors=_compressor(),
         )
         return True
 
-    def write_patch(self, patch: int, labels: NDArray[np.uint32]) -> None:
-        """Write the labels of one patch, (2, y, x); its chunks are its own."""
+    def write(self, patch: int, labels: Labels) -> None:
+        """Write the labels (2, y, x) of one patch, in chunks of its own."""
         height, width = labels.shape[1:]
-        self._patches("r+")[patch, :, :height, :width] = labels
+        self._open("r+")[patch, :, :height, :width] = labels
 
-    def patch_bytes(self, patch: int) -> int:
-        """Return how many bytes the labels of a patch take on disk."""
-        folder = self.path / "patches.zarr"
-        chunks = (folder / "original" / "c" / str(patch)).rglob("*")
-        grown = (folder / f"grown-{patch:06d}").rglob("*")
-        return sum(p.stat().st_size for p in (*chunks, *grown) if p.is_file())
-
-    def read_patch(
-        self, patch: int, outer: Window, window: Window | None = None
-    ) -> NDArray[np.uint32]:
-        """Read the labels of a patch, (2, y, x), or of a window inside its outer one."""
+    def read(self, patch: int, outer: Window, window: Window | None = None) -> Labels:
+        """Read the labels (2, y, x) of a patch, or of a window inside its outer one."""
         ys, xs = (window or outer).within(outer)
-        return np.asarray(self._patches("r")[patch, :, ys, xs], dtype=np.uint32)
+        return np.asarray(self._open("r")[patch, :, ys, xs], dtype=np.uint32)
 
-    def write_grown(self, patch: int, labels: NDArray[np.uint32]) -> None:
-        """Write the labels of a window that grew beyond the outer one, (2, y, x)."""
+    def bytes_of(self, patch: int) -> int:
+        """Return the size of the labels of a patch on disk."""
+        chunks = (self._array / "c" / str(patch)).rglob("*")
+        extended = self._extended(patch).rglob("*")
+        return sum(p.stat().st_size for p in (*chunks, *extended) if p.is_file())
+
+    def write_extended(self, patch: int, labels: Labels) -> None:
+        """Write the labels (2, y, x) of an extended window."""
         import zarr
-        from zarr.codecs import BloscCodec
 
         zarr.create_array(
-            self.path / "patches.zarr" / f"grown-{patch:06d}",
+            self._extended(patch),
             data=labels,
-            chunks=(1, *(min(side, _CHUNK_PX) for side in labels.shape[1:])),
-            compressors=BloscCodec(cname="lz4", clevel=3, shuffle="noshuffle"),
+            chunks=_chunks(labels.shape[1:]),
+            compressors=_compressor(),
             overwrite=True,
         )
 
-    def read_grown(self, patch: int, grown: Window, window: Window) -> NDArray[np.uint32]:
-        """Read a window of the labels that :meth:`write_grown` wrote, (2, y, x)."""
+    def read_extended(self, patch: int, extended: Window, window: Window) -> Labels:
+        """Read a window of the labels that :meth:`write_extended` wrote, (2, y, x)."""
         import zarr
 
-        ys, xs = window.within(grown)
-        store = self.path / "patches.zarr" / f"grown-{patch:06d}"
-        return np.asarray(zarr.open_array(store, mode="r")[:, ys, xs], dtype=np.uint32)
+        ys, xs = window.within(extended)
+        array = zarr.open_array(self._extended(patch), mode="r")
+        return np.asarray(array[:, ys, xs], dtype=np.uint32)
 
-    def _patches(self, mode: Any) -> Any:
+    @property
+    def _array(self) -> Path:
+        return self.path / "original"
+
+    def _extended(self, patch: int) -> Path:
+        return self.path / f"grown-{patch:06d}"
+
+    def _open(self, mode: Any) -> Any:
         import zarr
 
-        store = self.path / "patches.zarr" / "original"
         try:
-            return zarr.open_array(store, mode=mode)
+            return zarr.open_array(self._array, mode=mode)
         except FileNotFoundError:
             raise RunStateError(
-                f"{store} is missing, expected the labels of the patches; "
-                f"do the stage again: codexseg run --from segment."
+                f"The labels of the patches are missing: {self._array}. Recompute them "
+                f"with codexseg run CONFIG --from segment."
             ) from None
+
+
+def _chunks(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (1, *(min(side, _MAX_CHUNK_PX) for side in shape))
+
+
+def _compressor() -> Any:
+    from zarr.codecs import BloscCodec
+
+    return BloscCodec(cname="lz4", clevel=3, shuffle="noshuffle")

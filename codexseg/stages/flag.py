@@ -1,39 +1,42 @@
-"""Flag: which patches are informative, and the specification's statistics of all."""
+"""Flag: find the informative patches, and record the specification's statistics."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
+from codexseg.artifacts.patches import patch_rows, read_grid, write_patches_metadata
 from codexseg.config.schema import PatchQcConfig
 from codexseg.core.intensity.background import has_signal, patch_statistics
-from codexseg.run.directory import Row
-from codexseg.stages.base import Context, Job, Stage
-from codexseg.stages.metadata import write_metadata
-from codexseg.stages.pixels import grid_of, loaded, slide_of
+from codexseg.run.records import Record
+from codexseg.workflow.stage import Finished, Stage, StageContext, StageInputs
+from codexseg.workflow.worker import worker_state
 
 
-def flag(context: Context) -> Row:
-    """Visit every patch; the informative ones are the valid patches."""
-    rows = context.map_patches(flag_patches, range(len(grid_of(context.job))))
-    write_metadata(context.job)
-    informative = [patch for patch, row in rows.items() if row["is_informative"]]
-    return {"patches": len(rows), "informative": len(informative)}
+def flag(context: StageContext) -> Record:
+    """Judge every patch; the informative ones are the valid patches."""
+    inputs = context.inputs
+    grid = read_grid(inputs.records("patch"))
+    records = context.map_patches(flag_patches, range(len(grid)))
+    write_patches_metadata(inputs.run.path, patch_rows(grid, inputs.own))
+    informative = [patch for patch, record in records.items() if record["is_informative"]]
+    return {"patches": len(records), "informative": len(informative)}
 
 
-def flag_patches(job: Job, patches: Sequence[int]) -> Iterator[tuple[int, Row]]:
+def flag_patches(inputs: StageInputs, patches: Sequence[int]) -> Finished:
     """Judge patches. Runs in a worker."""
-    grid, found, slide = grid_of(job), loaded(job), slide_of(job)
+    state = worker_state(inputs)
+    known = state.statistics
     for number in patches:
-        outer = grid[number].outer
-        statistics = patch_statistics(found.channels.read(slide, outer))
-        signal = has_signal(found.signal, outer)
-        yield number, statistics | judge(statistics, job.config.patch_qc, signal=signal)
+        outer = state.grid[number].outer
+        statistics = patch_statistics(known.channels.read(state.slide, outer))
+        signal = has_signal(known.signal, outer)
+        yield number, statistics | judge(statistics, inputs.config.patch_qc, signal=signal)
 
 
-def judge(statistics: Row, qc: PatchQcConfig, *, signal: bool) -> Row:
-    """Decide whether a patch is worth segmenting.
+def judge(statistics: Record, qc: PatchQcConfig, *, signal: bool) -> Record:
+    """Decide whether a patch is segmented.
 
-    A patch without signal is empty. The specification's thresholds veto a patch only
-    where the user sets them: its share of non-zero pixels makes it empty, its mean or
-    standard deviation noisy. They look at the nucleus channel.
+    A patch without signal is empty. The specification's thresholds exclude a patch only
+    where the user sets them: too few non-zero pixels make it empty, a low mean or standard
+    deviation noisy. They apply to the nuclear channel.
     """
 
     def below(name: str, threshold: float | None) -> bool:

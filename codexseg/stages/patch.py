@@ -1,24 +1,24 @@
-"""Patch: lay the grid. Cores partition the slide, outer windows add a halo."""
+"""Patch: lay the grid. Cores partition the slide; outer windows add a halo."""
 
 from math import ceil
 
-import numpy as np
-
-from codexseg.config.schema import Config
+from codexseg.artifacts.patches import write_grid
+from codexseg.config.schema import Config, PatchingConfig
 from codexseg.core.grid import PatchGrid
-from codexseg.run.directory import Row
-from codexseg.stages.base import Context, Source, Stage
+from codexseg.io.slides.record import SlideRecord
+from codexseg.run.records import Record
+from codexseg.workflow.stage import BackendRecord, Stage, StageContext
 
 ALIGN_PX = 64
-"""Cores above :data:`LARGE_PX` are a multiple of this, so that chunks can divide them."""
+"""Cores above :data:`LARGE_PX` are a multiple of this, so that chunks divide them."""
 LARGE_PX = 4096
 
 
-def patch(context: Context) -> Row:
-    """Lay the grid that all later stages follow."""
-    job = context.job
-    grid = lay_grid(job.config, job.source)
-    job.write_tables("grid", {"grid": np.array([grid.shape, grid.step, grid.halo])})
+def patch(context: StageContext) -> Record:
+    """Lay the grid of all later stages."""
+    inputs = context.inputs
+    grid = lay_grid(inputs.config.patching, inputs.slide.shape[1:], inputs.backend.halo_px)
+    write_grid(inputs.own, grid)
     rows, columns = grid.counts
     return {
         "patches": len(grid),
@@ -29,11 +29,19 @@ def patch(context: Context) -> Row:
     }
 
 
-def lay_grid(config: Config, source: Source) -> PatchGrid:
-    """Return the grid that a config asks for: every split mode is only a grid."""
-    shape = source.shape[1:]
+def lay_grid(patching: PatchingConfig, shape: tuple[int, int], halo_px: int) -> PatchGrid:
+    """Return the grid of a configuration: every split mode is only a grid.
+
+    Parameters
+    ----------
+    patching : PatchingConfig
+        The section of the configuration.
+    shape : (int, int)
+        Height and width of the slide, px.
+    halo_px : int
+        Margin that the backend needs, px.
+    """
     height, width = shape
-    patching = config.patching
     step = {
         "full_image": (height, width),
         "halves": (height, ceil(width / 2))
@@ -43,11 +51,11 @@ def lay_grid(config: Config, source: Source) -> PatchGrid:
         "patches": (patching.patch_height, patching.patch_width),
     }[patching.split_mode]
     step = tuple(  # type: ignore[assignment]
-        _aligned(size if wanted == -1 else min(wanted, size), size)
+        _align(size if wanted == -1 else min(wanted, size), size)
         for wanted, size in zip(step, shape, strict=True)
     )
-    halo = [max(1, source.halo_px, round(patching.overlap * s / 2)) for s in step]
-    # A core that covers the slide has nothing around it.
+    halo = [max(1, halo_px, round(patching.overlap * side / 2)) for side in step]
+    # A core that covers the slide has no surroundings.
     return PatchGrid(
         shape,
         step,
@@ -55,15 +63,15 @@ def lay_grid(config: Config, source: Source) -> PatchGrid:
     )
 
 
-def _aligned(step: int, size: int) -> int:
+def _align(step: int, size: int) -> int:
     if step <= LARGE_PX or step >= size:
         return step
     return min(size, ceil(step / ALIGN_PX) * ALIGN_PX)
 
 
-def _halo(config: Config, source: Source) -> Row:
-    del config
-    return {"backend_halo_px": source.halo_px}
+def _halo(config: Config, slide: SlideRecord, backend: BackendRecord) -> Record:
+    del config, slide
+    return {"backend_halo_px": backend.halo_px}
 
 
 STAGE = Stage("patch", ("patching",), ("load",), patch, extra=_halo)

@@ -1,161 +1,193 @@
 """Profile: measure every cell, once, in the patch that owns it.
 
-A cell's pixels may lie in several cores, so its patch reads the window that holds all
-cells it owns from the whole-slide labels and, channel by channel, from the slide. That
-keeps medians possible and every sum in one fixed order.
+The pixels of a cell may be in several cores. Its patch therefore reads the window of all
+its cells from the whole-slide labels and, channel by channel, from the slide. That allows
+medians, and every sum has one fixed order.
 """
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from codexseg.arrays import Columns, Int64, Labels, Pixels
+from codexseg.artifacts.cells import CellIndex
+from codexseg.artifacts.columns import MEASURED_COMPARTMENTS, intensity_column
+from codexseg.config.schema import ProfileConfig
 from codexseg.core.grid import Window
 from codexseg.core.measure.intensity import (
     cell_entropy,
-    index_labels,
     measure_channel,
-    measure_shapes,
-    solidity,
     split_compartments,
 )
-from codexseg.exports.tables import intensity_column, unique_names
-from codexseg.io.slides.panel import resolve_channel
-from codexseg.run.directory import Row, Tables
-from codexseg.stages.base import Context, Job, Stage
-from codexseg.stages.metadata import cells_of
-from codexseg.stages.pixels import grid_of, slide_of
-from codexseg.stages.stitch import store_of
+from codexseg.core.measure.intensity import (
+    index_labels as label_positions,
+)
+from codexseg.core.measure.morphology import measure_shapes, solidity
+from codexseg.run.records import Record
+from codexseg.workflow.measurements import cell_table, measured_channels
+from codexseg.workflow.stage import Finished, Stage, StageContext, StageInputs
+from codexseg.workflow.worker import worker_state
+
+_BOX = ("bbox_y0", "bbox_x0", "bbox_y1", "bbox_x1")
 
 
-def profile(context: Context) -> Row:
+def profile(context: StageContext) -> Record:
     """Measure the cells of every patch."""
-    job = context.job
-    context.map_patches(measure_patches, _owners(job))
-    return {"cells": len(cells_of(job)["cell_id"]), "channels": len(measured_channels(job))}
+    inputs = context.inputs
+    cells = worker_state(inputs).cells
+    context.map_patches(measure_patches, cells.owners())
+    channels = measured_channels(inputs.config.profile, inputs.slide.channel_names)
+    return {"cells": len(cells), "channels": len(channels)}
 
 
-def measured_cells(job: Job) -> Iterator[Tables]:
-    """Yield the table of cells in pieces, in the order of their ids; at least one piece.
-
-    Ids follow the raster order of the cells' first pixels, and the core that holds this
-    pixel owns the cell: so the cells of one row of patches come before those of the next,
-    and no more than such a row is held.
-    """
-    columns, owners = grid_of(job).counts[1], _owners(job)
-    for _, row in groupby(owners, lambda patch: patch // columns):
-        parts = [job.tables("profile", patch) for patch in row]
-        order = np.argsort(np.concatenate([part["cell_id"] for part in parts]))
-        yield {
-            name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]
-        }
-    if not owners:
-        yield _measure(job, -1)
-
-
-def _owners(job: Job) -> list[int]:
-    """Return the patches that own cells."""
-    return [int(patch) for patch in np.unique(cells_of(job)["patch_id"])]
-
-
-def measured_channels(job: Job) -> dict[str, int]:
-    """Return the channels to measure: a distinct name each, and its number."""
-    names, wanted = job.source.channel_names, job.config.profile.channels
-    distinct = unique_names(names)
-    if wanted is None:
-        return {name: number for number, name in enumerate(distinct)}
-    numbers = (resolve_channel(name, names) for name in wanted)
-    return {distinct[number]: number for number in dict.fromkeys(numbers)}
-
-
-def measure_patches(job: Job, patches: Sequence[int]) -> Iterator[tuple[int, Row]]:
+def measure_patches(inputs: StageInputs, patches: Sequence[int]) -> Finished:
     """Measure the cells that patches own. Runs in a worker."""
+    state = worker_state(inputs)
+    table = cell_table(inputs)
     for number in patches:
-        columns = _measure(job, number)
-        job.write_tables(number, columns)
-        yield number, {"cells": len(columns["cell_id"])}
+        owned = np.flatnonzero(state.cells.patch_id == number)
+        window = _bounding_window(state.cells.box[owned])
+        columns = measure_cells(
+            state.cells,
+            owned,
+            {name: state.labels.read(name, window) for name in ("cell", "nucleus")},
+            state.slide.read,
+            window,
+            shape=inputs.slide.shape[1:],
+            mpp=inputs.slide.mpp,
+            channels=measured_channels(inputs.config.profile, inputs.slide.channel_names),
+            settings=inputs.config.profile,
+        )
+        table.write(number, columns)
+        yield number, {"cells": len(owned)}
 
 
-def _measure(job: Job, number: int) -> Tables:
-    cells = cells_of(job)
-    owned = np.flatnonzero(cells["patch_id"] == number)
-    ids, box = cells["cell_id"][owned], cells["box"][owned]
-    window = Window(0, 0, 1, 1)
-    if len(owned):
-        (y0, x0), (y1, x1) = box[:, :2].min(axis=0), box[:, 2:].max(axis=0)
-        window = Window(int(y0), int(x0), int(y1), int(x1))
-    store = store_of(job)
-    index = index_labels(store.read("cell", window), ids)
-    nuclei = index_labels(store.read("nucleus", window), ids)
+def _bounding_window(box: Int64) -> Window:
+    (y0, x0), (y1, x1) = box[:, :2].min(axis=0), box[:, 2:].max(axis=0)
+    return Window(int(y0), int(x0), int(y1), int(x1))
+
+
+def measure_cells(
+    cells: CellIndex,
+    owned: Int64,
+    labels: Mapping[str, Labels],
+    read: Callable[[int, Window], Pixels],
+    window: Window,
+    *,
+    shape: tuple[int, int],
+    mpp: float,
+    channels: Mapping[str, int],
+    settings: ProfileConfig,
+) -> Columns:
+    """Measure cells in a window that contains all their pixels.
+
+    Parameters
+    ----------
+    cells : CellIndex
+        Ids of all cells.
+    owned : (n,) int64
+        Rows of the cells to measure, ascending.
+    labels : mapping of str to (y, x) uint32
+        Matched labels of "cell" and "nucleus" in the window.
+    read : callable
+        Reads a channel by number in a window: (y, x).
+    window : Window
+        The window.
+    shape : (int, int)
+        Height and width of the slide, px.
+    mpp : float
+        Micrometres per pixel.
+    channels : mapping of str to int
+        Name and number of each channel to measure.
+    settings : ProfileConfig
+        The section profile of the configuration.
+
+    Returns
+    -------
+    mapping of str to (n,) array
+        The columns of `cell_columns`.
+    """
+    ids = np.asarray(cells.cell_id[owned])
+    index = label_positions(labels["cell"], ids)
+    nuclei = label_positions(labels["nucleus"], ids)
     compartments = split_compartments(index, nuclei, len(ids))
-
-    columns = _identity(job, index, owned, compartments.areas, window)
-    channels, slide = measured_channels(job), slide_of(job)
+    columns = _identity(cells, owned) | _morphology(
+        index, compartments.areas, window, shape, mpp, with_solidity=settings.solidity
+    )
+    columns |= _trimming(cells.nucleus_original_area[owned], compartments.areas[1])
     means = np.empty((len(ids), len(channels)), np.float32)
     for column, (name, channel) in enumerate(channels.items()):
-        pixels = slide.read(channel, window)
-        found = measure_channel(pixels, compartments, job.config.profile.statistics)
-        means[:, column] = found["cell_mean"]
-        for key, values in found.items():
+        measured = measure_channel(read(channel, window), compartments, settings.statistics)
+        means[:, column] = measured["cell_mean"]
+        for key, values in measured.items():
             compartment, _, statistic = key.partition("_")
             columns[intensity_column(name, compartment, statistic)] = values
     columns["cell_entropy"] = cell_entropy(means).astype(np.float32)
     return columns
 
 
-def _identity(
-    job: Job,
-    index: NDArray[np.int32],
-    owned: NDArray[np.int64],
-    areas: NDArray[np.int64],
-    window: Window,
-) -> Tables:
-    """Return what a cell is, where it lies and how it is shaped."""
-    cells, mpp = cells_of(job), job.source.mpp
-    _, height, width = job.source.shape
-    shape = measure_shapes(index, len(owned), (window.y0, window.x0))
-    cell, nucleus, cytoplasm = areas
-    original = cells["nucleus_original_area"][owned]
-    retained = np.divide(
-        nucleus, original, where=original > 0, out=np.full(len(owned), np.nan)
-    )
-    columns: Tables = {
-        "cell_id": cells["cell_id"][owned],
-        "patch_id": cells["patch_id"][owned].astype(np.int32),
-        "y_px": shape["y"],
-        "x_px": shape["x"],
-        "y_um": shape["y"] * mpp,
-        "x_um": shape["x"] * mpp,
-    }
-    for name, area in (("cell", cell), ("nucleus", nucleus), ("cytoplasm", cytoplasm)):
-        columns[f"{name}_area_px"] = area
-        columns[f"{name}_area_um2"] = area * mpp**2
-    columns |= {
-        "eccentricity": shape["eccentricity"],
-        "axis_major_um": shape["axis_major_length"] * mpp,
-        "axis_minor_um": shape["axis_minor_length"] * mpp,
-        "orientation_rad": shape["orientation"],
-    }
-    if job.config.profile.solidity:
-        columns["solidity"] = solidity(index, len(owned))
-    box = {
-        edge: shape[f"bbox_{edge}"].astype(np.int64) for edge in ("y0", "x0", "y1", "x1")
-    }
-    columns |= {f"bbox_{edge}_px": values for edge, values in box.items()}
-    columns["touches_border"] = (
-        (box["y0"] == 0) | (box["x0"] == 0) | (box["y1"] == height) | (box["x1"] == width)
-    )
-    columns["nucleus_was_trimmed"] = (original > 0) & (nucleus < original)
-    columns["nucleus_retained_fraction"] = retained
-    for name in (
+def _identity(cells: CellIndex, owned: Int64) -> dict[str, np.ndarray]:
+    """Return ids, origin, and the per-object columns of the backend."""
+    names = (
+        "cell_id",
+        "patch_id",
         "cell_original_id",
         "nucleus_original_id",
         "original_patch_id",
         "cell_original_label",
-    ):
-        columns[name] = cells[name][owned]
-    return columns
+    )
+    columns = {name: getattr(cells, name)[owned] for name in names}
+    return columns | {name: values[owned] for name, values in cells.columns.items()}
 
 
-STAGE = Stage("profile", ("profile",), ("load", "stitch"), profile)
+def _morphology(
+    index: np.ndarray,
+    areas: Int64,
+    window: Window,
+    shape: tuple[int, int],
+    mpp: float,
+    *,
+    with_solidity: bool,
+) -> dict[str, np.ndarray]:
+    """Return position, areas and shape of the cells in a window."""
+    n = areas.shape[1]
+    measured = measure_shapes(index, n, (window.y0, window.x0))
+    columns = {
+        "y_px": measured["y"],
+        "x_px": measured["x"],
+        "y_um": measured["y"] * mpp,
+        "x_um": measured["x"] * mpp,
+        "eccentricity": measured["eccentricity"],
+        "axis_major_um": measured["axis_major_length"] * mpp,
+        "axis_minor_um": measured["axis_minor_length"] * mpp,
+        "orientation_rad": measured["orientation"],
+    }
+    for compartment, area in zip(MEASURED_COMPARTMENTS, areas, strict=True):
+        columns |= {
+            f"{compartment}_area_px": area,
+            f"{compartment}_area_um2": area * mpp**2,
+        }
+    if with_solidity:
+        columns["solidity"] = solidity(index, n)
+    y0, x0, y1, x1 = (measured[name].astype(np.int64) for name in _BOX)
+    height, width = shape
+    return columns | {
+        "bbox_y0_px": y0,
+        "bbox_x0_px": x0,
+        "bbox_y1_px": y1,
+        "bbox_x1_px": x1,
+        "touches_border": (y0 == 0) | (x0 == 0) | (y1 == height) | (x1 == width),
+    }
+
+
+def _trimming(original: Int64, kept: Int64) -> dict[str, np.ndarray]:
+    """Return which nuclei lost pixels in repair, and the part that they kept."""
+    retained = np.full(len(original), np.nan)
+    np.divide(kept, original, where=original > 0, out=retained)
+    return {
+        "nucleus_was_trimmed": (original > 0) & (kept < original),
+        "nucleus_retained_fraction": retained,
+    }
+
+
+STAGE = Stage("profile", ("profile",), ("load", "repair"), profile)

@@ -1,206 +1,360 @@
-"""Repair: every cell keeps one nucleus, and nothing of it lies outside the cell.
+"""Repair: pair cells and nuclei, trim nuclei to their cells, and number the cells.
 
-A pair is decided once for the slide. Each patch counts, in its core, the pixels that
-nuclei share with the interiors of cells; the counts of all cores add up to the slide's,
-and the pairs are chosen from the sums. So no pair depends on how the slide is cut.
+Pairs are chosen once for the slide: each core counts the pixels that nuclei share with the
+interiors of cells, and the pairs follow from the sums. Cells are numbered 1 to n in raster
+order of their first pixels; a nucleus has the number of its cell.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import ndimage as ndi
 
-from codexseg.core.grid import PatchGrid, Window
+from codexseg.arrays import Int64, Labels, Mask
+from codexseg.artifacts.cells import (
+    ALONE,
+    MATCHED,
+    OVERLAP_TOO_SMALL,
+    PARTNER_TAKEN,
+    CellIndex,
+    Unmatched,
+)
+from codexseg.artifacts.columns import COMPARTMENTS, object_column
+from codexseg.artifacts.labels import label_folders, read_original, read_same_label
+from codexseg.artifacts.objects import (
+    SlideObjects,
+    missing_value,
+    read_patches_with_objects,
+)
+from codexseg.artifacts.patches import patch_rows, write_patches_metadata
+from codexseg.config.schema import RepairConfig
+from codexseg.core.grid import PatchGrid
 from codexseg.core.labels.matching import interior, match, matched_fraction, pair_table
-from codexseg.core.labels.operations import object_table, relabel
-from codexseg.core.labels.stitching import Versions
-from codexseg.run.directory import Row, Tables
-from codexseg.stages.base import Context, Job, Stage
-from codexseg.stages.painting import Painted, painted, patches_to_paint
-from codexseg.stages.pixels import grid_of
-from codexseg.stages.seams import join
-from codexseg.stages.segment import COMPARTMENTS
+from codexseg.core.labels.operations import renumber
+from codexseg.io.labels.chunks import core_levels
+from codexseg.run.records import Record, StageRecords
+from codexseg.workflow.pyramid import build_pyramid
+from codexseg.workflow.stage import Finished, Stage, StageContext, StageInputs
+from codexseg.workflow.worker import worker_state
 
-Ints = NDArray[np.int64]
-
-REASONS = ("", "no partner", "overlap below min_overlap", "partner has a better match")
-"""Why an object has no partner; the first: it has one."""
-MATCHED, ALONE, TOO_LITTLE, BEATEN = range(4)
+PAIRS = "pairs"
+"""Pass that counts shared pixels."""
 
 
-def repair(context: Context) -> Row:
-    """Join the seams, count shared pixels in every core, and choose the pairs."""
-    job = context.job
-    grid = grid_of(job)
-    versions = join(context)
-    patches = patches_to_paint(job, grid)
-    context.map_patches(count_pairs, patches, part="pairs")
-
-    objects = _objects(job, versions, patches)
-    cell, nucleus, shared = _sum_pairs(job, patches)
-    by_label, rules = by_construction(job), job.config.repair
-    least = 0.0 if by_label else rules.min_overlap
-    accepted = match(
-        cell,
-        nucleus,
-        shared,
-        nucleus_area=objects["nucleus_area"],
-        cell_first=objects["cell_first"],
-        nucleus_first=objects["nucleus_first"],
-        matching="best" if by_label else rules.matching,
-        min_overlap=least,
+def repair(context: StageContext) -> Record:
+    """Choose the pairs, number the cells, and write the matched labels."""
+    inputs = context.inputs
+    state = worker_state(inputs)
+    grid, stitched = state.grid, inputs.records("stitch")
+    cells, nuclei = (SlideObjects.read(stitched, name) for name in COMPARTMENTS)
+    patches = read_patches_with_objects(stitched)
+    context.map_patches(count_pairs, patches, part=PAIRS)
+    overlaps = sum_overlaps(inputs.part(PAIRS).own, patches)
+    matches = match_objects(
+        cells,
+        nuclei,
+        overlaps,
+        inputs.config.repair,
+        by_label=inputs.paired_by_label,
+        keep_all_cells=inputs.config.segmentation.compartment == "whole-cell",
     )
-    n_cells, n_nuclei = len(objects["cell_first"]), len(objects["nucleus_first"])
-    partner = np.full(n_cells, -1, np.int64)
-    partner[cell[accepted]] = nucleus[accepted]
-    kept = np.zeros(n_cells, np.int64)
-    kept[cell[accepted]] = shared[accepted]
-    enough = shared / objects["nucleus_area"][nucleus] >= least
-    reasons = {
-        "cell_reason": _reasons(n_cells, cell, enough, cell[accepted]),
-        "nucleus_reason": _reasons(n_nuclei, nucleus, enough, nucleus[accepted]),
-    }
-    if job.config.segmentation.compartment == "whole-cell":
-        reasons["cell_reason"][:] = MATCHED
-    job.write_tables(
-        "objects", {**objects, **reasons, "cell_nucleus": partner, "cell_shared": kept}
-    )
-    fraction = matched_fraction(len(accepted), n_cells, n_nuclei)
+    index = number_cells(cells, nuclei, matches, grid)
+    index.write(inputs.own)
+    context.map_patches(write_cores, patches)
+    build_pyramid(context, state.labels, COMPARTMENTS)
+    state.labels.finish()
+    rows = patch_rows(grid, inputs.records("flag"), inputs.records("segment"), index.counts)
+    write_patches_metadata(inputs.run.path, rows)
+    fraction = matched_fraction(matches.n_pairs, len(cells), len(nuclei))
     return {
-        "cells": n_cells,
-        "nuclei": n_nuclei,
-        "matched": len(accepted),
+        "cells": len(index),
+        "unmatched": len(index.unmatched),
+        "cells_found": len(cells),
+        "nuclei_found": len(nuclei),
+        "matched": matches.n_pairs,
         "matched_fraction": None if np.isnan(fraction) else fraction,
-        "disputed": {
-            name: int((~v.agreed).sum())
-            for name, v in zip(COMPARTMENTS, versions, strict=True)
-        },
+        "written": label_folders(inputs.run, COMPARTMENTS),
     }
 
 
-def by_construction(job: Job) -> bool:
-    """Whether cells and nuclei are paired by their labels and not by their pixels."""
-    if job.config.segmentation.compartment == "nuclear":
-        return True
-    return job.source.paired
+# -- pairs --------------------------------------------------------------------------------
 
 
-def matchable(view: Painted, *, by_label: bool) -> NDArray[np.bool_]:
-    """Mark the pixels at which a nucleus may count for a cell: (y, x) bool.
+@dataclass(frozen=True, eq=False)
+class Overlaps:
+    """Pixels that nuclei share with cells: one row per pair, ascending.
 
-    The interior of the cell; or, where labels pair them, wherever the labels are equal.
+    Attributes
+    ----------
+    cell, nucleus : (n,) int64
+        Rows of the objects.
+    shared : (n,) int64
+        Pixels.
     """
-    if by_label:
-        return view.same
-    return interior(view.ids[0])
+
+    cell: Int64
+    nucleus: Int64
+    shared: Int64
 
 
-def count_pairs(job: Job, patches: Sequence[int]) -> Iterator[tuple[int, Row]]:
+def count_overlaps(cells: Labels, nuclei: Labels, pairable: Mask) -> dict[str, np.ndarray]:
+    """Count pixels that nuclei share with cells.
+
+    Parameters
+    ----------
+    cells, nuclei : (y, x) uint32
+        Labels 1 to n: row i has the label i + 1.
+    pairable : (y, x) bool
+        Pixels that count.
+    """
+    pairs = pair_table(cells, nuclei, interior=pairable)
+    return {
+        "cell": pairs.cell.astype(np.int64) - 1,
+        "nucleus": pairs.nucleus.astype(np.int64) - 1,
+        "shared": pairs.shared,
+    }
+
+
+def count_pairs(inputs: StageInputs, patches: Sequence[int]) -> Finished:
     """Count shared pixels in the cores of patches. Runs in a worker."""
-    grid, by_label = grid_of(job), by_construction(job)
     for number in patches:
-        view, core = painted(job, grid, number), grid[number].core
-        inside = np.zeros(view.window.shape, np.bool_)
-        inside[core.within(view.window)] = True
-        where = matchable(view, by_label=by_label) & inside
-        pairs = pair_table(view.ids[0], view.ids[1], interior=where)
-        tables: Tables = {
-            "cell": pairs.cell.astype(np.int64) - 1,
-            "nucleus": pairs.nucleus.astype(np.int64) - 1,
-            "shared": pairs.shared,
-        }
-        for c, name in enumerate(COMPARTMENTS):
-            if view.disputed[c]:
-                tables[f"{name}_left"] = _left(view, c, core, grid)
-        job.write_tables(number, tables)
+        (cells, nuclei), where = _read_core(inputs, number)
+        inputs.own.write_columns(number, count_overlaps(cells, nuclei, where))
         yield number, {}
 
 
-def _left(view: Painted, compartment: int, core: Window, grid: PatchGrid) -> Ints:
-    """Measure what a core holds of disputed objects.
+def _read_core(inputs: StageInputs, number: int) -> tuple[Labels, Mask]:
+    """Return the original labels (2, y, x) of a core, and its pairable pixels.
 
-    (n, 7): id, area, first pixel, and box (y0, x0, y1, x1).
+    A nucleus counts for a cell in the cell's interior; or, if labels pair them, where both
+    labels are equal.
     """
-    ids = np.unique(view.disputed[compartment]).astype(np.uint32)
-    numbers = np.arange(1, len(ids) + 1, dtype=np.uint32)
-    image = relabel(view.ids[compartment][core.within(view.window)], ids, numbers)
-    table = object_table(image)
-    y, x = np.divmod(table.first, image.shape[1])
-    first = (y + core.y0) * grid.shape[1] + x + core.x0
-    slices = ndi.find_objects(image)
-    boxes = [
-        [core.y0 + ys.start, core.x0 + xs.start, core.y0 + ys.stop, core.x0 + xs.stop]
-        for ys, xs in (slices[number - 1] for number in table.label)
-    ]
-    here = ids[table.label - 1].astype(np.int64)
-    box = np.array(boxes, np.int64).reshape(-1, 4)
-    return np.column_stack([here, table.area, first, box])
+    state = worker_state(inputs)
+    core = state.grid[number].core
+    if inputs.paired_by_label:
+        labels = read_original(state.labels, core)
+        return labels, read_same_label(inputs.records("stitch"), number, core.shape)
+    # One pixel around the core: whether a pixel is interior depends on its neighbours.
+    window = core.grow(1, state.grid.shape)
+    labels = read_original(state.labels, window)
+    inside = core.within(window)
+    core_labels = np.ascontiguousarray(labels[:, *inside])
+    return core_labels, np.ascontiguousarray(interior(labels[0])[inside])
 
 
-def _objects(job: Job, versions: list[Versions], patches: list[int]) -> Tables:
-    """List the slide's objects in the order of their ids."""
-    seams = job.tables("repair", "seams")
-    tables: Tables = {}
-    for name, found in zip(COMPARTMENTS, versions, strict=True):
-        accepted = seams[f"{name}_accepted"]
-        tables |= {
-            f"{name}_first": found.first[accepted],
-            f"{name}_area": found.area[accepted],
-            f"{name}_box": found.box[accepted],
-            f"{name}_patch": found.speaker[accepted],
-            f"{name}_label": found.name[accepted],
-        }
-        disputed = np.unique(seams[f"{name}_disputed_id"]).astype(np.int64)
-        if len(disputed):
-            _correct(job, tables, name, disputed, patches)
-    return tables
+def sum_overlaps(records: StageRecords, patches: Sequence[int]) -> Overlaps:
+    """Add up the counts of all cores.
 
-
-def _correct(
-    job: Job, tables: Tables, name: str, disputed: Ints, patches: list[int]
-) -> None:
-    """Give disputed objects the area, first pixel and box of what was left to them."""
-    parts = [job.tables("repair.pairs", p).get(f"{name}_left") for p in patches]
-    left = np.concatenate(
-        [np.zeros((0, 7), np.int64), *(p for p in parts if p is not None)]
-    )
-    area, first, box = (tables[f"{name}_{what}"] for what in ("area", "first", "box"))
-    rows, row = disputed - 1, left[:, 0] - 1
-    area[rows], first[rows] = 0, np.iinfo(np.int64).max
-    box[rows, :2], box[rows, 2:] = np.iinfo(np.int64).max, 0
-    np.add.at(area, row, left[:, 1])
-    np.minimum.at(first, row, left[:, 2])
-    np.minimum.at(box[:, :2], row, left[:, 3:5])
-    np.maximum.at(box[:, 2:], row, left[:, 5:])
-
-
-def _sum_pairs(job: Job, patches: list[int]) -> tuple[Ints, Ints, Ints]:
-    """Add up what the cores counted: cell row, nucleus row, shared pixels."""
-    parts = [job.tables("repair.pairs", p) for p in patches]
-    empty = np.zeros(0, np.int64)
+    Parameters
+    ----------
+    records : StageRecords
+        Of the pass that counted them.
+    patches : sequence of int
+        The patches to add up.
+    """
+    parts = [records.read_columns(patch) for patch in patches]
     cell, nucleus, shared = (
-        np.concatenate([empty, *(part[name] for part in parts)])
+        np.concatenate([np.zeros(0, np.int64), *(part[name] for part in parts)])
         for name in ("cell", "nucleus", "shared")
     )
     order = np.lexsort((nucleus, cell))
     cell, nucleus, shared = cell[order], nucleus[order], shared[order]
     if len(cell) == 0:
-        return cell, nucleus, shared
+        return Overlaps(cell, nucleus, shared)
     changes = (cell[1:] != cell[:-1]) | (nucleus[1:] != nucleus[:-1])
     starts = np.flatnonzero(np.concatenate([[True], changes]))
-    return cell[starts], nucleus[starts], np.add.reduceat(shared, starts)
+    return Overlaps(cell[starts], nucleus[starts], np.add.reduceat(shared, starts))
 
 
-def _reasons(
-    n: int, row: Ints, enough: NDArray[np.bool_], matched: Ints
-) -> NDArray[np.int8]:
-    """Say for each of n objects why it has no partner (see :data:`REASONS`)."""
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """Partners of cells and nuclei, by row.
+
+    Attributes
+    ----------
+    n_pairs : int
+        Number of pairs.
+    nucleus : (cells,) int64
+        Row of the nucleus of each cell, -1 for none.
+    shared : (cells,) int64
+        Pixels of the nucleus after repair, 0 for none.
+    cell_reason, nucleus_reason : (cells,), (nuclei,) int8
+        Index into REASONS: why an object has no partner, MATCHED if it is kept.
+    """
+
+    n_pairs: int
+    nucleus: Int64
+    shared: Int64
+    cell_reason: np.ndarray
+    nucleus_reason: np.ndarray
+
+
+def match_objects(
+    cells: SlideObjects,
+    nuclei: SlideObjects,
+    overlaps: Overlaps,
+    rules: RepairConfig,
+    *,
+    by_label: bool,
+    keep_all_cells: bool,
+) -> Matches:
+    """Choose one nucleus for each cell.
+
+    Parameters
+    ----------
+    cells, nuclei : SlideObjects
+        The objects of the slide.
+    overlaps : Overlaps
+        Shared pixels.
+    rules : RepairConfig
+        The section repair of the configuration.
+    by_label : bool
+        Whether equal labels pair cells and nuclei; the rules then do not apply.
+    keep_all_cells : bool
+        Whether cells without a nucleus are kept.
+    """
+    min_overlap = 0.0 if by_label else rules.min_overlap
+    cell, nucleus, shared = overlaps.cell, overlaps.nucleus, overlaps.shared
+    # "sequential": cells choose in the order in which patches detected them.
+    order = np.argsort(cells.detected_first, kind="stable")
+    position = np.empty(len(order), np.int64)
+    position[order] = np.arange(len(order))
+    accepted = match(
+        position[cell],
+        nucleus,
+        shared,
+        nucleus_area=nuclei.area,
+        cell_first=np.asarray(cells.first)[order],
+        nucleus_first=nuclei.first,
+        matching="best" if by_label else rules.matching,
+        min_overlap=min_overlap,
+    )
+    partner = np.full(len(cells), -1, np.int64)
+    partner[cell[accepted]] = nucleus[accepted]
+    kept = np.zeros(len(cells), np.int64)
+    kept[cell[accepted]] = shared[accepted]
+    enough = shared / nuclei.area[nucleus] >= min_overlap
+    cell_reason = _reasons(len(cells), cell, enough, cell[accepted])
+    if keep_all_cells:
+        cell_reason[:] = MATCHED
+    nucleus_reason = _reasons(len(nuclei), nucleus, enough, nucleus[accepted])
+    return Matches(len(accepted), partner, kept, cell_reason, nucleus_reason)
+
+
+def _reasons(n: int, row: Int64, enough: Mask, matched: Int64) -> np.ndarray:
+    """Return for each of n objects why it has no partner, (n,) int8."""
     reasons = np.full(n, ALONE, np.int8)
-    reasons[row] = TOO_LITTLE
-    reasons[row[enough]] = BEATEN
+    reasons[row] = OVERLAP_TOO_SMALL
+    reasons[row[enough]] = PARTNER_TAKEN
     reasons[matched] = MATCHED
     return reasons
 
 
-STAGE = Stage("repair", ("repair", "stitch"), ("patch", "segment"), repair)
+# -- numbers ------------------------------------------------------------------------------
+
+
+def number_cells(
+    cells: SlideObjects, nuclei: SlideObjects, matches: Matches, grid: PatchGrid
+) -> CellIndex:
+    """Give the kept cells ids in raster order, and list the unmatched objects."""
+    kept = np.flatnonzero(matches.cell_reason == MATCHED)  # objects are in raster order
+    ids = np.arange(1, len(kept) + 1, dtype=np.uint32)
+    nucleus = matches.nucleus[kept]
+    has_nucleus = nucleus >= 0
+    cell_lut = np.zeros(len(cells) + 1, np.uint32)
+    cell_lut[1 + kept] = ids
+    nucleus_lut = np.zeros(len(nuclei) + 1, np.uint32)
+    nucleus_lut[1 + nucleus[has_nucleus]] = ids[has_nucleus]
+
+    def of_nucleus(column: np.ndarray, missing: float = 0) -> np.ndarray:
+        values = np.full(len(kept), missing, column.dtype)
+        values[has_nucleus] = column[nucleus[has_nucleus]]
+        return values
+
+    columns = {object_column("cell", n): v[kept] for n, v in cells.columns.items()}
+    columns |= {
+        object_column("nucleus", name): of_nucleus(values, missing_value(str(values.dtype)))
+        for name, values in nuclei.columns.items()
+    }
+    return CellIndex(
+        cell_id=ids,
+        patch_id=cells.owners(grid)[kept],
+        box=cells.box[kept],
+        cell_original_id=(1 + kept).astype(np.uint32),
+        nucleus_original_id=of_nucleus(np.arange(1, len(nuclei) + 1, dtype=np.uint32)),
+        original_patch_id=cells.source_patch[kept],
+        cell_original_label=cells.source_label[kept],
+        nucleus_original_area=of_nucleus(np.asarray(nuclei.area)),
+        cell_area=cells.area[kept],
+        nucleus_area=matches.shared[kept],
+        cell_lut=cell_lut,
+        nucleus_lut=nucleus_lut,
+        unmatched=_unmatched((cells, nuclei), matches, grid),
+        columns=columns,
+    )
+
+
+def _unmatched(
+    objects: tuple[SlideObjects, SlideObjects], matches: Matches, grid: PatchGrid
+) -> Unmatched:
+    columns: dict[str, list[np.ndarray]] = {n: [] for n in Unmatched.__dataclass_fields__}
+    reasons = matches.cell_reason, matches.nucleus_reason
+    for compartment, (known, reason) in enumerate(zip(objects, reasons, strict=True)):
+        rows = np.flatnonzero(reason != MATCHED)
+        for name, values in {
+            "compartment": np.full(len(rows), compartment, np.int8),
+            "reason": reason[rows],
+            "original_id": (1 + rows).astype(np.uint32),
+            "area": known.area[rows],
+            "box": known.box[rows],
+            "patch_id": known.owners(grid)[rows],
+            "original_patch_id": known.source_patch[rows],
+            "original_label": known.source_label[rows],
+        }.items():
+            columns[name].append(values)
+    return Unmatched(**{name: np.concatenate(parts) for name, parts in columns.items()})
+
+
+# -- labels -------------------------------------------------------------------------------
+
+
+def matched_labels(
+    cells: Labels, nuclei: Labels, pairable: Mask, index: CellIndex
+) -> dict[str, Labels]:
+    """Return the labels of matched cells and of their nuclei, (y, x) uint32 each.
+
+    Parameters
+    ----------
+    cells, nuclei : (y, x) uint32
+        Original labels.
+    pairable : (y, x) bool
+        Pixels that a nucleus keeps in its own cell.
+    index : CellIndex
+        The numbers.
+    """
+    cell = renumber(cells, np.asarray(index.cell_lut))
+    nucleus = renumber(nuclei, np.asarray(index.nucleus_lut))
+    nucleus *= (nucleus == cell) & pairable
+    return {"cell": cell, "nucleus": nucleus}
+
+
+def write_cores(inputs: StageInputs, patches: Sequence[int]) -> Finished:
+    """Write the matched labels of cores. Runs in a worker."""
+    state = worker_state(inputs)
+    levels = core_levels(state.grid.shape, state.grid.step)
+    for number in patches:
+        (cells, nuclei), where = _read_core(inputs, number)
+        images = matched_labels(cells, nuclei, where, state.cells)
+        for name, labels in images.items():
+            state.labels.write(name, state.grid[number].core, labels, levels)
+        yield number, {}
+
+
+STAGE = Stage(
+    "repair",
+    ("repair",),
+    ("patch", "stitch"),
+    repair,
+    version=2,
+    changes={2: "the stages stitch and repair changed order"},
+)

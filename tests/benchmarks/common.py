@@ -235,4 +235,4 @@ def stage_times(run: Path, workers: int) -> dict[str, dict[str, float]]:
 
 def cells_of(run: Path) -> int:
     """Return how many cells a run found."""
-    return int(json.loads((run / "manifest.json").read_text("utf-8"))["cells"])
+    return int(json.loads((run / "manifest.json").read_text("utf-8"))["result"]["cells"])

@@ -1,11 +1,12 @@
-"""From the objects that patches see to the objects of the slide.
+"""Objects of the slide, assembled from the objects that patches detect.
 
-Neighbouring patches overlap, so an object at a seam is seen by several of them. Each
-patch lists the objects that touch its core. An object is known by its pixels: its first
-pixel in raster order, its area and a hash of all of them. Patches that list the same
-pixels *agree*, and the object is the slide's. A backend whose labels do not depend on
-where a window lies gives nothing but agreement. Otherwise the versions that patches do
-not agree on are rivals, and are settled in an order that depends on their pixels alone.
+Patches overlap, so several patches detect an object at a seam. Each patch lists the
+objects that touch its core. The pixels identify an object: its first pixel in raster
+order, its area and a hash of all its pixels. Equal detections form one *candidate*. A
+candidate is *consistent* if every patch whose core it touches detects it; consistent
+candidates become objects of the slide. A backend that is translation-invariant yields
+consistent candidates only. All other candidates conflict, and :func:`resolve` accepts or
+rejects them in an order that depends on their pixels alone.
 """
 
 from collections.abc import Mapping
@@ -16,16 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage as ndi
 
+from codexseg.arrays import Columns, Int64, Labels, Mask, UInt64
 from codexseg.core.grid import PatchGrid, Window
 from codexseg.core.kernel import kernel
 
-Labels = NDArray[np.uint32]
-Ints = NDArray[np.int64]
-
 
 @dataclass(frozen=True)
-class Objects:
-    """The objects of one compartment that touch the core of one patch, by label.
+class Detections:
+    """Objects of one compartment that touch the core of one patch, sorted by label.
+
+    The field names are column names in the tables of a run.
 
     Attributes
     ----------
@@ -34,37 +35,37 @@ class Objects:
     first : (n,) int64
         First pixel in raster order, y * width of the slide + x.
     area : (n,) int64
-        Pixels.
+        Number of pixels.
     pixels : (n,) uint64
-        Sum, modulo 2**64, of a hash of each pixel's place.
+        Sum, modulo 2**64, of the hashes of all pixel positions.
     box : (n, 4) int64
         y0, x0, y1, x1 on the slide, half-open.
     n_cores : (n,) int64
-        How many cores the object touches.
+        Number of cores that the object touches.
     """
 
     label: Labels
-    first: Ints
-    area: Ints
-    pixels: NDArray[np.uint64]
-    box: Ints
-    n_cores: Ints
+    first: Int64
+    area: Int64
+    pixels: UInt64
+    box: Int64
+    n_cores: Int64
 
     def to_tables(self, prefix: str) -> dict[str, NDArray[Any]]:
-        """Return the columns under names that start with `prefix`."""
+        """Return the columns, each named ``{prefix}_{field}``."""
         return {f"{prefix}_{name}": column for name, column in vars(self).items()}
 
     @classmethod
-    def from_tables(cls, tables: Mapping[str, NDArray[Any]], prefix: str) -> "Objects":
+    def from_tables(cls, tables: Columns, prefix: str) -> "Detections":
         """Invert :meth:`to_tables`."""
         names = cls.__dataclass_fields__
         return cls(**{name: tables[f"{prefix}_{name}"] for name in names})
 
 
 @kernel
-def _mix(place: np.int64) -> np.uint64:
-    """Hash 64 bits (the finaliser of splitmix64, Steele et al. 2014)."""
-    z = np.uint64(place) + np.uint64(0x9E3779B97F4A7C15)
+def _mix(position: np.int64) -> np.uint64:
+    """Hash 64 bits (finaliser of splitmix64, Steele et al. 2014)."""
+    z = np.uint64(position) + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
@@ -76,13 +77,14 @@ def _describe(
     y0: np.int64,
     x0: np.int64,
     width: np.int64,
-    core: Ints,
-    first: Ints,
-    area: Ints,
-    pixels: NDArray[np.uint64],
-    box: Ints,
-    in_core: NDArray[np.bool_],
+    core: Int64,
+    first: Int64,
+    area: Int64,
+    pixels: UInt64,
+    box: Int64,
+    in_core: Mask,
 ) -> None:
+    """Fill first, area, pixels, box and in_core, all indexed by label, in one pass."""
     for row in range(labels.shape[0]):
         y = y0 + row
         inside_y = core[0] <= y < core[2]
@@ -91,14 +93,14 @@ def _describe(
             if label == 0:
                 continue
             x = x0 + column
-            place = np.int64(y) * width + x
+            position = np.int64(y) * width + x
             if area[label] == 0:
-                first[label] = place
+                first[label] = position
                 box[label, 0] = y
                 box[label, 1] = x
                 box[label, 3] = x + 1
             area[label] += 1
-            pixels[label] += _mix(place)
+            pixels[label] += _mix(position)
             box[label, 2] = y + 1
             box[label, 1] = min(box[label, 1], x)
             box[label, 3] = max(box[label, 3], x + 1)
@@ -111,14 +113,17 @@ def _touches(
     labels: Labels,
     y0: np.int64,
     x0: np.int64,
-    core: Ints,
-    step: Ints,
+    core: Int64,
+    step: Int64,
     columns: np.int64,
-    in_core: NDArray[np.bool_],
-    last: Ints,
+    in_core: Mask,
+    last: Int64,
 ) -> list[tuple[np.int64, np.int64]]:
-    """List (label, core) where pixels of listed objects lie in other patches' cores."""
-    found = [(np.int64(0), np.int64(0)) for _ in range(0)]
+    """List (label, core number) for every other core that an object of this core touches.
+
+    Pairs may repeat; `last`, indexed by label, suppresses immediate repetitions.
+    """
+    touched = [(np.int64(0), np.int64(0)) for _ in range(0)]
     for row in range(labels.shape[0]):
         y = y0 + row
         inside_y = core[0] <= y < core[2]
@@ -132,14 +137,19 @@ def _touches(
             owner = (y // step[0]) * columns + x // step[1]
             if last[label] != owner:
                 last[label] = owner
-                found.append((np.int64(label), np.int64(owner)))
-    return found
+                touched.append((np.int64(label), np.int64(owner)))
+    return touched
 
 
 def dense(labels: Labels) -> tuple[Labels, Labels | None]:
-    """Return labels that do not exceed the number of pixels, and what they stood for.
+    """Renumber labels so that none exceeds the number of pixels.
 
-    The second is None where nothing had to be changed.
+    Returns
+    -------
+    labels : (y, x) uint32
+        The input itself if its labels are small enough.
+    values : (n,) uint32 or None
+        Original label of each new label; None if the labels are unchanged.
     """
     if labels.size == 0 or int(labels.max()) <= labels.size:
         return labels, None
@@ -150,17 +160,19 @@ def dense(labels: Labels) -> tuple[Labels, Labels | None]:
     return inverse.reshape(labels.shape).astype(np.uint32), values.astype(np.uint32)
 
 
-def describe(labels: Labels, outer: Window, core: Window, grid: PatchGrid) -> Objects:
-    """List the objects of a patch that touch its core.
+def describe_objects(
+    labels: Labels, outer: Window, core: Window, grid: PatchGrid
+) -> Detections:
+    """Describe the objects of a patch that touch its core.
 
     Parameters
     ----------
     labels : (y, x) uint32
         Labels of one compartment in the window `outer` of the slide.
     outer, core : Window
-        What the labels cover, and what the patch owns.
+        Window of the labels, and the window that the patch owns.
     grid : PatchGrid
-        The grid that the patch belongs to.
+        Grid of the patch.
     """
     labels, values = dense(labels)
     n = int(labels.max()) + 1 if labels.size else 1
@@ -179,69 +191,94 @@ def describe(labels: Labels, outer: Window, core: Window, grid: PatchGrid) -> Ob
     if touches:
         n_cores += np.bincount(np.unique(np.array(touches), axis=0)[:, 0], minlength=n)
 
-    listed = np.flatnonzero(in_core)
-    names = listed.astype(np.uint32) if values is None else values[listed]
-    return Objects(
-        names, first[listed], area[listed], pixels[listed], box[listed], n_cores[listed]
+    rows = np.flatnonzero(in_core)
+    label = rows.astype(np.uint32) if values is None else values[rows]
+    return Detections(
+        label, first[rows], area[rows], pixels[rows], box[rows], n_cores[rows]
     )
 
 
-def reach_cut_edge(
-    objects: Objects, outer: Window, margin: int, shape: tuple[int, int]
-) -> NDArray[np.bool_]:
-    """Tell which objects come so near to a cut edge of the window that they may be wrong.
+def near_cut_edge(
+    detections: Detections, outer: Window, margin: int, shape: tuple[int, int]
+) -> Mask:
+    """Return which objects are too close to a cut edge of the window to be trusted.
 
-    An edge is cut where the slide goes on behind it. An object is proven where it and
-    its neighbouring pixels lie farther than `margin` px from every cut edge: whatever
-    lies behind the edge, it would be the same.
+    An edge is cut if the slide continues beyond it. An object is independent of the
+    pixels beyond the edges if it and its neighbouring pixels are farther than `margin`
+    px from every cut edge.
+
+    Parameters
+    ----------
+    detections : Detections
+        Objects of one patch.
+    outer : Window
+        Window of the labels on the slide.
+    margin : int
+        Distance in px over which a cut edge changes labels.
+    shape : (2,) int
+        Height and width of the slide.
+
+    Returns
+    -------
+    near : (n,) bool
     """
     y0 = -1 if outer.y0 == 0 else outer.y0 + margin
     x0 = -1 if outer.x0 == 0 else outer.x0 + margin
     y1 = shape[0] + 1 if outer.y1 == shape[0] else outer.y1 - margin
     x1 = shape[1] + 1 if outer.x1 == shape[1] else outer.x1 - margin
-    box = objects.box
+    box = detections.box
     return (box[:, 0] <= y0) | (box[:, 1] <= x0) | (box[:, 2] >= y1) | (box[:, 3] >= x1)
 
 
 @dataclass(frozen=True)
-class Versions:
-    """Every version of every object of one compartment over the slide.
-
-    A *listing* is an object in the list of a patch; equal listings are one version.
+class Candidates:
+    """Candidates of one compartment on the whole slide, in raster order.
 
     Attributes
     ----------
-    patch, label, version : (listings,)
-        Which patch lists which label, and which version that is.
-    speaker, name, first, area, box : (versions, ...)
-        The patch that speaks for the version (the one whose core holds its first
-        pixel, else the lowest that lists it), its label there, and its pixels.
-    agreed : (versions,) bool
-        Whether all patches whose cores it touches list it.
-    at_home : (versions,) bool
-        Whether the speaker's core holds the first pixel.
+    patch, label, candidate : (detections,)
+        Patch and label of each detection, and the index of its candidate.
+    source_patch : (candidates,) int64
+        Patch that represents the candidate: the one whose core holds its first pixel,
+        else the lowest that detects it.
+    source_label : (candidates,) uint32
+        Label of the candidate in its source patch.
+    first, area, box : (candidates, ...) int64
+        As in :class:`Detections`.
+    consistent : (candidates,) bool
+        Whether all patches whose cores the candidate touches detect it.
+    owns_first_pixel : (candidates,) bool
+        Whether the core of the source patch holds the first pixel.
     """
 
-    patch: Ints
+    patch: Int64
     label: Labels
-    version: Ints
-    speaker: Ints
-    name: Labels
-    first: Ints
-    area: Ints
-    box: Ints
-    agreed: NDArray[np.bool_]
-    at_home: NDArray[np.bool_]
+    candidate: Int64
+    source_patch: Int64
+    source_label: Labels
+    first: Int64
+    area: Int64
+    box: Int64
+    consistent: Mask
+    owns_first_pixel: Mask
 
 
-def find_versions(objects: Mapping[int, Objects], grid: PatchGrid) -> Versions:
-    """Bring the lists of all patches together."""
-    patches = sorted(objects)
-    sizes = [len(objects[p].label) for p in patches]
+def find_candidates(detections: Mapping[int, Detections], grid: PatchGrid) -> Candidates:
+    """Group equal detections of all patches into candidates.
+
+    Parameters
+    ----------
+    detections : mapping of int to Detections
+        Detections of one compartment by patch number, in any order.
+    grid : PatchGrid
+        Grid of the patches.
+    """
+    patches = sorted(detections)
+    sizes = [len(detections[p].label) for p in patches]
     patch = np.repeat(np.array(patches, np.int64), sizes)
 
     def column(name: str, empty: NDArray[Any]) -> NDArray[Any]:
-        return np.concatenate([empty, *(getattr(objects[p], name) for p in patches)])
+        return np.concatenate([empty, *(getattr(detections[p], name) for p in patches)])
 
     label = column("label", np.zeros(0, np.uint32))
     first = column("first", np.zeros(0, np.int64))
@@ -250,147 +287,166 @@ def find_versions(objects: Mapping[int, Objects], grid: PatchGrid) -> Versions:
     box = column("box", np.zeros((0, 4), np.int64))
     n_cores = column("n_cores", np.zeros(0, np.int64))
 
-    home = grid.owner(first // grid.shape[1], first % grid.shape[1])
-    # Equal versions come together, the speaker first; versions are in raster order.
-    order = np.lexsort((patch, patch != home, pixels, area, first))
+    owner = grid.owner(first // grid.shape[1], first % grid.shape[1])
+    # Equal detections become neighbours, the source patch first in each group.
+    order = np.lexsort((patch, patch != owner, pixels, area, first))
     key = np.stack([first[order], area[order], pixels[order].view(np.int64)])
     starts = np.ones(len(order), np.bool_)
     starts[1:] = np.any(key[:, 1:] != key[:, :-1], axis=0)
-    version = np.empty(len(order), np.int64)
-    version[order] = np.cumsum(starts) - 1
-    heads = order[starts]
-    holders = np.bincount(version, minlength=len(heads))
-    return Versions(
+    candidate = np.empty(len(order), np.int64)
+    candidate[order] = np.cumsum(starts) - 1
+    sources = order[starts]
+    n_detections = np.bincount(candidate, minlength=len(sources))
+    return Candidates(
         patch=patch,
         label=label,
-        version=version,
-        speaker=patch[heads],
-        name=label[heads],
-        first=first[heads],
-        area=area[heads],
-        box=box[heads],
-        agreed=holders == n_cores[heads],
-        at_home=patch[heads] == home[heads],
+        candidate=candidate,
+        source_patch=patch[sources],
+        source_label=label[sources],
+        first=first[sources],
+        area=area[sources],
+        box=box[sources],
+        consistent=n_detections == n_cores[sources],
+        owns_first_pixel=patch[sources] == owner[sources],
     )
 
 
-def settle(
-    versions: Versions, rivals: Ints, min_remaining: float, dropped: Ints | None = None
-) -> Ints:
-    """Decide which versions are the slide's.
+def resolve(
+    candidates: Candidates,
+    conflicts: Int64,
+    min_remaining: float,
+    discarded: Int64 | None = None,
+) -> Int64:
+    """Select the candidates that become objects of the slide.
 
-    What patches agree on stands. The others come in this order: first those whose
-    speaker owns their first pixel, then the larger, then the earlier in raster order.
-    One stands if at least `min_remaining` of its pixels are left by those before it; it
-    gets the pixels that are left. So no pixel is given twice and no sliver is kept.
+    Consistent candidates are accepted. The others follow in this order: candidates whose
+    source patch owns their first pixel, then larger ones, then earlier ones in raster
+    order. A candidate is accepted if earlier accepted candidates leave at least
+    `min_remaining` of its pixels; it receives these pixels. No pixel is assigned twice
+    and no sliver is kept.
 
-    Pixels that two of those before it share are counted as taken by both, so a version
-    may be refused a little early; what it gets is never less than was counted.
+    Pixels that two earlier candidates share are subtracted twice, so the remaining area
+    may be underestimated, but never overestimated.
 
     Parameters
     ----------
-    versions : Versions
-        All versions of a compartment.
-    rivals : (n, 3) int64
-        Rows (version, version, pixels shared), for each version that is not agreed on.
+    candidates : Candidates
+        All candidates of a compartment.
+    conflicts : (n, 3) int64
+        Rows (candidate, candidate, shared pixels) for each inconsistent candidate.
     min_remaining : float
         Fraction of the area, 0 to 1.
-    dropped : (k,) int64, optional
-        Versions that do not stand whatever is left of them, see :func:`choose_drops`.
+    discarded : (k,) int64, optional
+        Candidates to reject in any case, see :func:`select_discards`.
 
     Returns
     -------
     accepted : (m,) int64
-        Versions: those agreed on in raster order, then the others in their order.
+        Consistent candidates in raster order, then the others in the order above.
     """
-    stands = versions.agreed
-    taken = np.zeros(len(stands), np.int64)
-    order = _in_order(versions)
-    if dropped is not None:
-        order = order[~np.isin(order, dropped)]
-    shared = _partners(rivals)
-    for version, rows in shared.items():
-        if stands[version]:
-            for other, pixels in rows:
-                taken[other] += pixels
+    consistent = candidates.consistent
+    taken = np.zeros(len(consistent), np.int64)
+    order = _priority(candidates)
+    if discarded is not None:
+        order = order[~np.isin(order, discarded)]
+    shared = _conflicts_of_each(conflicts)
+    for candidate, rows in shared.items():
+        if consistent[candidate]:
+            for rival, pixels in rows:
+                taken[rival] += pixels
     accepted = []
-    for version in order.tolist():
-        left = int(versions.area[version]) - int(taken[version])
-        if left <= 0 or left < min_remaining * int(versions.area[version]):
+    for candidate in order.tolist():
+        left = int(candidates.area[candidate]) - int(taken[candidate])
+        if left <= 0 or left < min_remaining * int(candidates.area[candidate]):
             continue
-        accepted.append(version)
-        for other, pixels in shared.get(version, []):
-            taken[other] += pixels
-    later = np.array(accepted, np.int64)
-    return np.concatenate([np.flatnonzero(versions.agreed), later])
+        accepted.append(candidate)
+        for rival, pixels in shared.get(candidate, []):
+            taken[rival] += pixels
+    return np.concatenate([np.flatnonzero(consistent), np.array(accepted, np.int64)])
 
 
-def choose_drops(versions: Versions, rivals: Ints, torn: Ints) -> tuple[Ints, Ints]:
-    """Choose which torn versions are dropped now, and tell what may change by that.
+def select_discards(
+    candidates: Candidates, conflicts: Int64, fragmented: Int64
+) -> tuple[Int64, Int64]:
+    """Select fragmented candidates to discard, and the candidates affected by that.
 
-    A torn version stands, but those before it leave no piece of it that is large enough.
-    Without it others after it keep more, or stand where they did not: of a chain of
-    rivals the first is dropped and the rest judged again. So in the end each version is
-    judged by those that stand before it, as if they were taken one by one.
+    A candidate is fragmented if it is accepted, but earlier candidates leave no
+    connected component of it that is large enough. Discarding it returns pixels to later
+    candidates, which may then be accepted or keep more. Therefore only the first
+    fragmented candidate of each chain of conflicts is discarded, and the rest are
+    examined again. Repeating this gives the result of accepting candidates one by one.
 
     Parameters
     ----------
-    versions, rivals
-        As :func:`settle` takes them.
-    torn : (k,) int64
-        Versions that stand and are torn.
+    candidates, conflicts
+        As for :func:`resolve`.
+    fragmented : (k,) int64
+        Accepted candidates that are fragmented.
 
     Returns
     -------
-    dropped, touched : (m,), (l,) int64
-        Versions to drop, one at least; these and all that may change by that.
+    discarded : (m,) int64
+        Candidates to discard, at least one if any is fragmented.
+    affected : (l,) int64
+        Candidates that change or may change, including the discarded ones. Ascending.
     """
-    order = _in_order(versions).tolist()
-    rank = {version: i for i, version in enumerate(order)}
-    shared, wanted = _partners(rivals), set(torn.tolist())
-    dropped, touched = [], set[int]()
-    for version in order:
-        if version in wanted and version not in touched:
-            dropped.append(version)
-            touched.add(version)
-        if version in touched:
-            later = (other for other, _ in shared.get(version, []))
-            touched |= {v for v in later if rank.get(v, -1) > rank[version]}
-    return np.array(dropped, np.int64), np.array(sorted(touched), np.int64)
+    order = _priority(candidates).tolist()
+    rank = {candidate: i for i, candidate in enumerate(order)}
+    shared, to_discard = _conflicts_of_each(conflicts), set(fragmented.tolist())
+    discarded, affected = [], set[int]()
+    for candidate in order:
+        if candidate in to_discard and candidate not in affected:
+            discarded.append(candidate)
+            affected.add(candidate)
+        if candidate in affected:
+            rivals = (rival for rival, _ in shared.get(candidate, []))
+            affected |= {r for r in rivals if rank.get(r, -1) > rank[candidate]}
+    return np.array(discarded, np.int64), np.array(sorted(affected), np.int64)
 
 
-def largest_piece(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Keep the largest piece of a mask (y, x), the first in raster order among equals.
+def largest_component(mask: Mask) -> Mask:
+    """Keep the largest 4-connected component of a mask.
 
-    Pixels are of one piece where they share edges.
+    Of several equally large ones, the first in raster order is kept.
+
+    Parameters
+    ----------
+    mask : (y, x) bool
+
+    Returns
+    -------
+    largest : (y, x) bool
+        The input itself if it has at most one component.
     """
-    pieces, n = ndi.label(mask)
+    components, n = ndi.label(mask)
     if n < 2:
         return mask
-    area = np.bincount(pieces.ravel())[1:]
-    return np.asarray(pieces == 1 + np.argmax(area))
+    area = np.bincount(components.ravel())[1:]
+    return np.asarray(components == 1 + np.argmax(area))
 
 
-def _in_order(versions: Versions) -> Ints:
-    """Return the versions that are not agreed on in the order of their claims."""
-    disputed = np.flatnonzero(~versions.agreed)
-    speaker, first = versions.speaker[disputed], versions.first[disputed]
-    area, at_home = versions.area[disputed], versions.at_home[disputed]
-    return disputed[np.lexsort((speaker, first, -area, ~at_home))]
+def _priority(candidates: Candidates) -> Int64:
+    """Return the inconsistent candidates in the order in which they are resolved."""
+    rows = np.flatnonzero(~candidates.consistent)
+    source_patch, first = candidates.source_patch[rows], candidates.first[rows]
+    area, owns_first = candidates.area[rows], candidates.owns_first_pixel[rows]
+    return rows[np.lexsort((source_patch, first, -area, ~owns_first))]
 
 
-def _partners(rivals: Ints) -> dict[int, list[tuple[int, int]]]:
-    """List for each version its rivals, with the pixels that the two share."""
+def _conflicts_of_each(conflicts: Int64) -> dict[int, list[tuple[int, int]]]:
+    """Map each candidate to its conflicts: (candidate, shared pixels)."""
     shared: dict[int, list[tuple[int, int]]] = {}
-    for one, other, pixels in _unordered(rivals).tolist():
-        shared.setdefault(one, []).append((other, pixels))
-        shared.setdefault(other, []).append((one, pixels))
+    for a, b, pixels in _unique_conflicts(conflicts).tolist():
+        shared.setdefault(a, []).append((b, pixels))
+        shared.setdefault(b, []).append((a, pixels))
     return shared
 
 
-def _unordered(rivals: Ints) -> Ints:
-    """Keep each pair of rivals once, whichever of the two reported it."""
-    rows: Ints = np.concatenate([np.sort(rivals[:, :2], axis=1), rivals[:, 2:]], axis=1)
+def _unique_conflicts(conflicts: Int64) -> Int64:
+    """Keep each unordered pair of candidates once, with its largest pixel count."""
+    rows: Int64 = np.concatenate(
+        [np.sort(conflicts[:, :2], axis=1), conflicts[:, 2:]], axis=1
+    )
     rows = rows[np.lexsort((-rows[:, 2], rows[:, 1], rows[:, 0]))]
     if len(rows) == 0:
         return rows

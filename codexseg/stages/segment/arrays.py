@@ -8,8 +8,9 @@ from math import isqrt
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from codexseg.arrays import Float64, Pixels
+from codexseg.artifacts.slide_statistics import Scalings, patch_scalings, rescale
 from codexseg.backends.base import Backend, ChannelStatistics, SlideContext, diameter_um
 from codexseg.backends.registry import create
 from codexseg.config.schema import Config, SegmentationConfig
@@ -18,19 +19,16 @@ from codexseg.core.intensity.background import ChannelAccumulator
 from codexseg.core.intensity.histogram import N_BINS, histogram
 from codexseg.core.intensity.scaling import IntensityScaling
 from codexseg.errors import ConfigError, InputError
-from codexseg.stages.pixels import own_greys, rescaled
-from codexseg.stages.scale import (
+from codexseg.stages.segment.diameter import (
     ASSUMED_MPP,
-    MOST,
-    MOST_PX,
+    MAX_PX,
+    MAX_WINDOWS,
     agreed_diameter,
-    assumption,
+    assumed_mpp_warning,
     diameters_um,
 )
 
 log = logging.getLogger(__name__)
-
-Pixels = NDArray[Any]
 
 
 class Patches:
@@ -46,10 +44,10 @@ class Patches:
                 f"nucleus, channel 1 whole cell. Use patches[None] for a single one."
             )
         self._patches = patches
-        self._greys: tuple[IntensityScaling, IntensityScaling] | None = None
+        self._scalings: Scalings | None = None
         self._percentiles = segmentation.percentiles
         if segmentation.percentiles is not None and segmentation.normalization == "slide":
-            self._greys = self._all_greys(segmentation.percentiles)
+            self._scalings = self._all_scalings(segmentation.percentiles)
 
     def __len__(self) -> int:
         return len(self._patches)
@@ -70,12 +68,10 @@ class Patches:
         if self._percentiles is None:
             return patch
         pixels = np.moveaxis(patch, -1, 0)
-        greys = self._greys or own_greys(pixels, self._percentiles)
-        return np.moveaxis(rescaled(pixels, greys), 0, -1)
+        scalings = self._scalings or patch_scalings(pixels, self._percentiles)
+        return np.moveaxis(rescale(pixels, scalings), 0, -1)
 
-    def _all_greys(
-        self, percentiles: tuple[float, float]
-    ) -> tuple[IntensityScaling, IntensityScaling] | None:
+    def _all_scalings(self, percentiles: tuple[float, float]) -> Scalings | None:
         """Return what percentiles of all patches together make 0 and 1."""
         counts = np.zeros((2, N_BINS), np.int64)
         dtype = np.dtype(np.uint8)
@@ -89,7 +85,7 @@ class Patches:
     def _checked(self) -> Iterator[Pixels]:
         dtype: np.dtype[Any] | None = None
         for number in range(len(self)):
-            patch = _grey_levels(np.asarray(self._patches[number]), f"patch {number}")
+            patch = _check_intensities(np.asarray(self._patches[number]), f"patch {number}")
             if dtype is not None and patch.dtype != dtype:
                 raise InputError(
                     f"patch {number} has grey levels of dtype {patch.dtype}, the patches "
@@ -99,7 +95,7 @@ class Patches:
             yield patch
 
 
-def _grey_levels(patch: Pixels, name: str) -> Pixels:
+def _check_intensities(patch: Pixels, name: str) -> Pixels:
     """Check a patch (y, x, 2), and bring it to uint8, uint16 or float32."""
     if patch.ndim != 3 or patch.shape[2] != 2 or patch.size == 0:
         raise InputError(
@@ -154,7 +150,7 @@ def pixel_size(settings: Config) -> float:
     if settings.data.image_mpp is not None:
         return settings.data.image_mpp
     if settings.segmentation.diameter == "auto":
-        log.warning("%s", assumption("arrays"))
+        assumed_mpp_warning("arrays").log()
         return ASSUMED_MPP
     raise ConfigError(
         "data.image_mpp is missing, and arrays do not say their pixel size: give "
@@ -191,9 +187,10 @@ def scaled_backend(
 
     if wanted != "auto":
         return made_for(wanted)
-    looked_at = list(patches.some(MOST, MOST_PX))
+    looked_at = list(patches.some(MAX_WINDOWS, MAX_PX))
 
-    def measure(diameter: float, number: int) -> list[NDArray[np.float64]]:
+    def measure(diameter: float, number: int) -> list[Float64]:
+        del number
         backend = made_for(diameter)
         return [
             diameters_um(
@@ -201,8 +198,7 @@ def scaled_backend(
                 pixels,
                 Window(0, 0, *pixels.shape[1:]),
                 slide.mpp,
-                (segmentation.compartment, None),
-                is_first=number == 0,
+                compartment=segmentation.compartment,
             )
             for pixels in looked_at
         ]

@@ -1,0 +1,1 @@
+"""Segment: labels of every informative patch."""

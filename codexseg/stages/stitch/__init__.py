@@ -1,0 +1,1 @@
+"""Stitch: objects and labels of the whole slide."""
