@@ -191,7 +191,7 @@ def test_shared_array_is_stored_twice(tmp_path):
 def test_objects_of_other_classes_are_refused(tmp_path, value):
     path = tmp_path / "seg.pickle"
     path.write_bytes(b"before")
-    with pytest.raises(InputError, match="expected numbers, strings, arrays"):
+    with pytest.raises(InputError, match="numbers, strings, arrays of these"):
         write_pickle(path, [{"fine": 1}, {"value": value}])
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]

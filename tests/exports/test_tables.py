@@ -143,8 +143,8 @@ def test_pieces_of_a_table_do_not_change_bytes(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"a": np.zeros(2), "b": np.zeros(3)}, "one length"),
-        ({"a": np.zeros((2, 2))}, "one length"),
+        ({"a": np.zeros(2), "b": np.zeros(3)}, "equal lengths"),
+        ({"a": np.zeros((2, 2))}, "equal lengths"),
         ({"a": np.zeros(2, complex)}, "'a' has dtype complex128"),
     ],
 )
@@ -183,7 +183,7 @@ def test_h5ad_replaces_slashes_in_names(tmp_path):
     [
         ([], "at least one piece"),
         ([{"a": np.zeros(2)}, {"b": np.zeros(2)}], "same columns"),
-        ([{"a": np.zeros(2)}, {"a": np.zeros((2, 2))}], "one length"),
+        ([{"a": np.zeros(2)}, {"a": np.zeros((2, 2))}], "equal lengths"),
     ],
 )
 def test_pieces_with_different_columns_are_refused(tmp_path, write, parts, message):
