@@ -1,6 +1,5 @@
 """What a comparison has to show, and the files that show it."""
 
-import csv
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from codexseg.core.grid import Window
 from codexseg.core.labels.operations import Labels
 from codexseg.errors import InputError
 from codexseg.exports.deflate import deflate
+from codexseg.io.csv_writer import write_csv_rows
 from codexseg.io.tiff_writer import split_tiles, write_tiled_tiff
 from codexseg.run.files import replacing
 
@@ -149,12 +149,12 @@ def _write_labels(path: Path, labels: Labels, mpp: float | None) -> None:
 
 def _write_table(path: Path, outcomes: Sequence[Outcome]) -> None:
     names = dict.fromkeys(name for one in outcomes for name in one.figures)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["backend", "state", "reason", *names])
-        for one in outcomes:
-            values = [_written(name, one.figures.get(name)) for name in names]
-            writer.writerow([one.name, one.state, one.reason, *values])
+    rows = (
+        {"backend": outcome.name, "state": outcome.state, "reason": outcome.reason}
+        | {name: _written(name, outcome.figures.get(name)) for name in names}
+        for outcome in outcomes
+    )
+    write_csv_rows(path, ["backend", "state", "reason", *names], rows)
 
 
 def _written(name: str, value: float | None) -> str:

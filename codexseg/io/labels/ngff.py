@@ -152,19 +152,19 @@ def _halve(image: NDArray[Any]) -> NDArray[Any]:
 # -- metadata -----------------------------------------------------------------------------
 
 
-def version_of(path: Path) -> Version:
+def detect_version(path: Path) -> Version:
     """Return the NGFF version of a folder."""
     return "0.5" if (path / "zarr.json").exists() else "0.4"
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
+def read_group_metadata(path: Path) -> dict[str, Any]:
     """Return the NGFF metadata of a group of either version."""
     attributes: dict[str, Any] = zarr.open_group(path, mode="r").attrs.asdict()
     ome: dict[str, Any] = attributes.get("ome", attributes)
     return ome
 
 
-def write_metadata(path: Path, version: Version, metadata: dict[str, Any]) -> None:
+def write_group_metadata(path: Path, version: Version, metadata: dict[str, Any]) -> None:
     """Replace the metadata of a group; the key of the version is added."""
     group = zarr.open_group(path, mode="r+")
     if version == "0.5":

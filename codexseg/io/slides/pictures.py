@@ -28,14 +28,14 @@ _DEEP: Final = 16  # bits per sample
 _PNG_HEADER: Final = 26  # bytes; the last but one is the bit depth
 
 
-class Picture(SlideImage):
+class PictureImage(SlideImage):
     """A png, jpg or bmp; see `SlideImage`."""
 
     def __init__(self, info: SlideInfo, panel_file: Path | None, pixels: Pixels) -> None:
         super().__init__(info, panel_file)
         self._pixels = pixels
 
-    def __reduce__(self) -> tuple[Callable[..., "Picture"], tuple[Path, Path | None]]:
+    def __reduce__(self) -> tuple[Callable[..., "PictureImage"], tuple[Path, Path | None]]:
         return open_picture, (self.path, self.panel_file)
 
     def _read(self, channel: int, window: Window, level: int) -> Pixels:
@@ -52,7 +52,7 @@ def is_picture(start: bytes) -> bool:
     return any(start.startswith(magic) for magic in MAGIC)
 
 
-def open_picture(path: Path, panel_file: Path | None) -> Picture:
+def open_picture(path: Path, panel_file: Path | None) -> PictureImage:
     """Open a picture; see `codexseg.io.slides.open.open_image`.
 
     Raises
@@ -89,7 +89,7 @@ def open_picture(path: Path, panel_file: Path | None) -> Picture:
         names=names,
         mpp=None,
     )
-    return Picture(info, panel_file, pixels)
+    return PictureImage(info, panel_file, pixels)
 
 
 def _check(path: Path, size: int, frames: int) -> None:
