@@ -179,7 +179,7 @@ def test_the_others_go_on(slide, tmp_path):
         (["watershet"], {}, ConfigError, "no backend watershet"),
         ([LOCAL], {"models": {"mesmer": TOY_ONNX}}, ConfigError, "names mesmer"),
         ([LOCAL], {"models": {LOCAL: "gone"}}, ConfigError, "nothing there"),
-        ([LOCAL], {"nucleus": "DNA"}, InputError, "no channel 'DNA'"),
+        ([LOCAL], {"nucleus": "DNA"}, InputError, "Channel 'DNA' not found"),
         ([LOCAL], {"window": (0, 0, 500, 100)}, InputError, r"--window is 0 0 500 100"),
         ([LOCAL], {"window": (0, 0, 10, 100)}, InputError, "64 px a side"),
         ([LOCAL], {"truth": "gone.tif"}, InputError, "gone.tif does not exist"),

@@ -1,3 +1,5 @@
+"""Cell tables as parquet, CSV and AnnData."""
+
 import time
 import tracemalloc
 
@@ -15,7 +17,7 @@ CHANNELS = ["DAPI", "CD3, clone 1", "CD3, clone 1"]
 
 
 def pieces(columns, *sizes):
-    """Cut a table into pieces of these sizes, and what is left."""
+    """Cut a table into pieces of these sizes, and a last one with the remaining rows."""
     bounds = np.cumsum([0, *sizes])
     for start, stop in zip(bounds, [*bounds[1:], None], strict=True):
         yield {name: values[start:stop] for name, values in columns.items()}
@@ -132,7 +134,7 @@ def test_pieces_of_a_table_do_not_change_bytes(tmp_path):
     n = 140_000
     table = cells(n)
     write("one")
-    time.sleep(1.1)  # a time stamp would have changed
+    time.sleep(1.1)  # changes a time stamp, if there is one
     write("two", 0, 1, 70_000, 65_536)
     for kind in ("parquet", "csv", "h5ad"):
         one, two = (tmp_path / f"{folder}.{kind}" for folder in ("one", "two"))
