@@ -15,7 +15,7 @@ import numpy as np
 from codexseg.arrays import Pixels
 from codexseg.core.grid import Window
 from codexseg.errors import InputError
-from codexseg.io.slides.base import READER_ERRORS, SlideImage, SlideInfo, file_fingerprint
+from codexseg.io.slides.base import SlideImage, SlideInfo, file_fingerprint, reading
 
 COLOURS: Final = ("red", "green", "blue")
 GREY: Final = ("grey",)
@@ -63,22 +63,15 @@ def open_picture(path: Path, panel_file: Path | None) -> PictureImage:
     from PIL import Image
 
     try:
-        with warnings.catch_warnings():
+        with reading(path, "picture", SyntaxError), warnings.catch_warnings():
             # Pillow warns about large pictures; the size is checked below
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path, formats=tuple(MAGIC.values())) as image:
                 kind, frames = str(image.format), getattr(image, "n_frames", 1)
                 _check(path, image.width * image.height, frames)
                 names, pixels = _decoded(path, image)
-    except InputError:
-        raise
     except Image.DecompressionBombError as error:
         raise _too_large(path) from error
-    except (*READER_ERRORS, SyntaxError) as error:
-        raise InputError(
-            f"{path} is not a readable picture, or it is truncated "
-            f"({type(error).__name__}: {error}). Copy or export it again."
-        ) from error
     shape = pixels.shape[1], pixels.shape[2]
     info = SlideInfo(
         path=path,
