@@ -1,7 +1,7 @@
-"""Open every result with other people's readers: python read_results.py [RUN].
+"""Open every result with third-party readers: python read_results.py [RUN].
 
-Nothing here needs codexseg, but to make a run where none is given; anndata is one more
-package to install: pip install anndata.
+Without RUN, the script runs codexseg on a demo slide first. Reading needs no codexseg,
+but anndata: pip install anndata.
 """
 
 import pickle
@@ -17,13 +17,13 @@ import zarr
 
 
 def main(run: Path) -> None:
-    """Follow one cell through all files: its id is the same everywhere."""
+    """Read one cell from all files; it has the same id in each."""
     cells = pd.read_parquet(run / "cells.parquet").set_index("cell_id")
     cell_id = cells.index[len(cells) // 2]
     cell = cells.loc[cell_id]
     print(f"cell {cell_id}: {cell.cell_area_px} px, patch {cell.patch_id}")
 
-    # Whole-slide labels, (y, x) uint32: only the chunks under the slice are read.
+    # Labels of the whole slide, (y, x) uint32; only the chunks under the slice are read.
     labels = zarr.open_group(run / "segmentation.ome.zarr", mode="r")["labels"]
     box = np.s_[cell.bbox_y0_px : cell.bbox_y1_px, cell.bbox_x0_px : cell.bbox_x1_px]
     in_cell, in_nucleus = (
@@ -32,15 +32,15 @@ def main(run: Path) -> None:
     )
     print(f"OME-Zarr: {in_cell.sum()} px, {in_nucleus.sum()} of them nucleus")
 
-    image = tifffile.imread(run / "exports" / "cell.ome.tif")  # the same, for QuPath
+    image = tifffile.imread(run / "exports" / "cell.ome.tif")  # equal labels, for QuPath
     print(f"OME-TIFF: {np.count_nonzero(image == cell_id)} px of {image.shape}")
 
-    # X: means over whole cells; layers: nucleus, cytoplasm; obsm["spatial"]: um.
+    # X: means in whole cells; layers: nucleus, cytoplasm; obsm["spatial"]: (x, y), um.
     table = anndata.read_h5ad(run / "cells.h5ad")
     row = table[table.obs["cell_id"] == cell_id]
     print(f"AnnData: {table.shape}, at {row.obsm['spatial'][0].round(1)} um")
 
-    # Patches: pickles list the informative ones, in the order of the metadata.
+    # The pickles list the informative patches in the order of the metadata.
     patches = pd.read_csv(run / "patches_metadata.csv")
     valid = patches[patches["is_informative"]].reset_index(drop=True)
     with (run / "matched_seg_res_batch.pickle").open("rb") as file:
@@ -48,13 +48,13 @@ def main(run: Path) -> None:
     masks = matched[valid.index[valid["patch_id"] == cell.patch_id][0]]
     print(f"pickle: {np.count_nonzero(masks['cell_matched_mask'] == cell_id)} px")
 
-    # What found no partner is not in the table of cells, and not lost either.
+    # Cells and nuclei without a partner are in a table of their own.
     unmatched = pd.read_parquet(run / "unmatched.parquet")
     print(f"{len(cells)} cells, {len(unmatched)} cells and nuclei without a partner")
 
 
 def make_run(folder: Path) -> Path:
-    """Run codexseg on made-up tissue."""
+    """Run codexseg on synthetic tissue."""
     from codexseg import Pipeline
     from codexseg.samples.write import write_synthetic
 

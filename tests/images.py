@@ -1,4 +1,4 @@
-"""Small slides of every format, written for tests."""
+"""Writers of small slides in every format."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ QPI_XML = (
 def pixels(
     shape: tuple[int, int, int] = (3, 150, 170), dtype: Any = np.uint16, seed: int = 0
 ) -> NDArray[Any]:
-    """Noise that fills the dtype."""
+    """Return (c, y, x) noise over the whole range of the dtype."""
     random = np.random.default_rng(seed)
     if np.dtype(dtype).kind == "f":
         return random.normal(100, 30, shape).astype(dtype)
@@ -67,7 +67,7 @@ def write_qptiff(
     compression: str | None = "lzw",
     software: str = "PerkinElmer-QPI",
 ) -> Path:
-    """Write what Akoya's scanners do: full pages, a thumbnail, coarser pages, a label."""
+    """Write the pages of Akoya's scanners: full, thumbnail, coarser levels, label image."""
     resolution = (1e4 / mpp, 1e4 / mpp) if mpp else None
     unit = "CENTIMETER" if mpp else None
     common: dict[str, Any] = {
@@ -109,7 +109,7 @@ def write_qptiff(
 
 
 def write_tiff(path: Path, array: NDArray[Any], **options: Any) -> Path:
-    """Write a plain multi-page TIFF, one page per channel and nothing that names them."""
+    """Write a plain multi-page TIFF with one page per channel and no names."""
     options = {"photometric": "minisblack", "metadata": None} | options
     with tifffile.TiffWriter(path, byteorder=options.pop("byteorder", None)) as tif:
         for plane in array:

@@ -1,6 +1,5 @@
 """Results of a comparison and its output files."""
 
-import csv
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from codexseg.comparison.window import ComparisonWindow
 from codexseg.core.grid import Window
 from codexseg.errors import InputError
 from codexseg.exports.deflate import deflate
+from codexseg.io.csv_writer import write_csv_rows
 from codexseg.io.tiff_writer import split_tiles, write_tiled_tiff
 from codexseg.run.files import replacing
 
@@ -152,12 +152,12 @@ def _write_labels(path: Path, labels: Labels, mpp: float | None) -> None:
 
 def _write_table(path: Path, outcomes: Sequence[Outcome]) -> None:
     names = dict.fromkeys(name for outcome in outcomes for name in outcome.metrics)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["backend", "state", "reason", *names])
-        for outcome in outcomes:
-            values = [_format(name, outcome.metrics.get(name)) for name in names]
-            writer.writerow([outcome.name, outcome.state, outcome.reason, *values])
+    rows = (
+        {"backend": outcome.name, "state": outcome.state, "reason": outcome.reason}
+        | {name: _format(name, outcome.metrics.get(name)) for name in names}
+        for outcome in outcomes
+    )
+    write_csv_rows(path, ["backend", "state", "reason", *names], rows)
 
 
 def _format(name: str, value: float | None) -> str:

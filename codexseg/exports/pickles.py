@@ -1,8 +1,8 @@
-"""Pickles that a plain `pickle.load` reads, written with one item in memory.
+"""Pickles for a plain `pickle.load`, written with one item in memory.
 
-Arrays are deflated inside the pickle: they are stored as calls of `zlib.decompress` and
-`numpy`, so that reading needs numpy and the standard library, and not codexseg. Items can
-be pickled apart, by many processes, and joined into the file that one would have written.
+Arrays are compressed in the pickle: they are stored as calls of `zlib.decompress` and
+numpy functions, so that reading needs only numpy and the standard library. Many processes
+can pickle items separately; the joined file has the bytes of a file written by one.
 """
 
 import pickle
@@ -20,13 +20,13 @@ from codexseg.exports.deflate import deflate
 from codexseg.run.files import replacing
 
 _PROTOCOL = 4
-_COPIED_AT_ONCE = 1 << 22
+_COPY_BYTES = 1 << 22
 
 Item = dict[str, Any]
 
 
 def write_pickle(path: Path, items: Iterable[Item]) -> None:
-    """Write a list of dicts, one at a time.
+    """Write a list of dicts, one dict at a time.
 
     Parameters
     ----------
@@ -34,58 +34,58 @@ def write_pickle(path: Path, items: Iterable[Item]) -> None:
         The file to write or to replace.
     items : iterable of dict
         Numbers, bools, strings, bytes, None, numpy arrays of numbers, bools or strings,
-        numpy scalars (stored as Python's), and dicts, lists, tuples and sets of these.
-        A generator keeps memory at one item.
+        numpy scalars (stored as Python scalars), and dicts, lists, tuples and sets of
+        these. A generator keeps one item in memory.
 
     Raises
     ------
     InputError
-        If an item holds anything else: its class would be needed to read the file.
+        If an item contains another class, which the reader of the file would need.
 
     Notes
     -----
-    `pickle.load` returns the list, with arrays that can be written to. An item that two
-    items share is stored twice. Equal items give equal bytes.
+    `pickle.load` returns the list with writable arrays. Objects shared by two items are
+    stored twice. Equal items give equal bytes.
     """
     with replacing(path) as part, part.open("wb") as file:
         file.write(_BEGIN)
         for item in items:
             file.write(_pickled(item))
-            del item  # before the next one is made
+            del item  # free it before the next one is made
         file.write(pickle.STOP)
 
 
 def write_pickle_item(path: Path, item: Item) -> None:
-    """Write what an item is in the pickle of a list, for `join_pickle`.
+    """Write the part of a pickled list that one item takes, for `join_pickle`.
 
     Raises
     ------
     InputError
-        If the item holds what :func:`write_pickle` does not take.
+        If the item contains a class that :func:`write_pickle` does not support.
     """
     with replacing(path) as part, part.open("wb") as file:
         file.write(_pickled(item))
 
 
 def join_pickle(path: Path, items: Iterable[Path]) -> None:
-    """Write the list of items that :func:`write_pickle_item` wrote.
+    """Write the list of the items that :func:`write_pickle_item` wrote.
 
     Parameters
     ----------
     path : Path
         The file to write or to replace.
     items : iterable of Path
-        The items' files, in order.
+        Files of the items, in order.
 
     Notes
     -----
-    The bytes are those of :func:`write_pickle`.
+    The file has the same bytes as that of :func:`write_pickle`.
     """
     with replacing(path) as part, part.open("wb") as file:
         file.write(_BEGIN)
         for item in items:
             with item.open("rb") as source:
-                shutil.copyfileobj(source, file, _COPIED_AT_ONCE)
+                shutil.copyfileobj(source, file, _COPY_BYTES)
         file.write(pickle.STOP)
 
 
@@ -95,10 +95,10 @@ _BEGIN = pickle.PROTO + bytes([_PROTOCOL]) + pickle.EMPTY_LIST
 def _pickled(item: Item) -> bytes:
     buffer = BytesIO()
     pickler = _Deflating(buffer, _PROTOCOL)
-    pickler.fast = True  # no memo: nothing refers to bytes of another item
+    pickler.fast = True  # no memo: items do not refer to each other
     pickler.dump(item)
     whole = buffer.getbuffer()
-    # less PROTO n and STOP, and appended to the list that lies below on the stack
+    # without PROTO n and STOP; APPEND adds the item to the list on the stack
     return bytes(whole[len(pickle.PROTO) + 1 : -len(pickle.STOP)]) + pickle.APPEND
 
 
@@ -106,34 +106,33 @@ _CALLED = (
     *(zlib.decompress, np.frombuffer, np.reshape, bytearray),
     *(bool, int, float, complex, str, bytes),
 )
-"""All that the reader needs."""
+"""Functions that the reader calls."""
 
 
 class _Call:
-    """A call of a function that the reader makes."""
+    """A function call for the reader."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.reduced = function, arguments
 
 
 class _Deflating(pickle.Pickler):
-    """Stores arrays deflated, and nothing that needs more than numpy to be read."""
+    """Pickler that compresses arrays and refuses classes beyond Python and numpy."""
 
     def reducer_override(self, value: Any, /) -> Any:
-        """Say what call makes `value`, other than the builtin containers."""
+        """Return the call that creates `value`, except for builtin containers."""
         if isinstance(value, _Call):
             return value.reduced
         if isinstance(value, np.ndarray) and value.dtype.kind in "biufcSU":
-            # a bytearray, because an array of bytes could not be written to
-            held = _Call(bytearray, _Call(zlib.decompress, deflate(value)))
-            flat = _Call(np.frombuffer, held, value.dtype.str)
+            # a bytearray, because an array on bytes is read-only
+            data = _Call(bytearray, _Call(zlib.decompress, deflate(value)))
+            flat = _Call(np.frombuffer, data, value.dtype.str)
             return np.reshape, (flat, value.shape)
         if isinstance(value, np.generic) and value.dtype.kind in "biufcSU":
             return type(value.item()), (value.item(),)
         if any(value is function for function in _CALLED):
-            return NotImplemented  # by its name
+            return NotImplemented  # pickled by name
         raise InputError(
-            f"cannot store a {type(value).__qualname__} in a pickle for others to read, "
-            f"expected numbers, strings, arrays of them, and dicts, lists and tuples: "
-            f"convert it."
+            f"Cannot pickle a {type(value).__qualname__} for readers without its class. "
+            f"Convert it to numbers, strings, arrays of these, dicts, lists or tuples."
         )

@@ -1,8 +1,8 @@
-"""Tables of cells on disk: parquet and csv, written piece by piece.
+"""Cell tables as parquet and CSV, written piece by piece.
 
-A table is a mapping of column names to arrays of one length, or pieces of one: tables of
-the same columns, at least one, of which the whole consists. Equal tables give equal bytes,
-however they are cut into pieces, and a file is either absent or complete.
+A table is a mapping of column names to arrays of equal length. It is passed as one or
+more pieces, which are tables with the same columns. Equal tables give equal bytes for any
+division into pieces. A file appears complete or not at all.
 """
 
 import csv
@@ -15,25 +15,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from codexseg.arrays import Columns
 from codexseg.errors import InputError
 from codexseg.run.files import replacing
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Columns = Mapping[str, NDArray[Any]]
-
 _ROWS = 65536
-"""Rows that are converted, compressed and written at a time."""
+"""Number of rows that are converted, compressed and written together."""
 
 
 def intensity_column(channel: str, compartment: str, statistic: str = "mean") -> str:
-    """Name the column of a channel's grey levels in a compartment of the cells."""
+    """Return the column name of a channel's intensity in a compartment."""
     return f"{channel}_{compartment}_{statistic}"
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
-    """Tell channels of one name apart: CD3, CD3 become CD3, CD3-1."""
+    """Add suffixes to duplicate names: CD3, CD3 become CD3, CD3-1."""
     taken, unique = set(names), list[str]()
     for name in names:
         new, count = name, 0
@@ -54,14 +53,14 @@ def write_parquet(
     path : Path
         The file to write or to replace.
     pieces : iterable of mappings of name to (n,) array
-        Numbers, bools or strings; dtypes are kept, NaN stays NaN.
+        Numbers, bools or strings; dtypes and NaN are kept.
     metadata : mapping of str to str, optional
-        What the file says of itself; `pyarrow.parquet.read_schema(path).metadata`.
+        Metadata of the file, read by `pyarrow.parquet.read_schema(path).metadata`.
 
     Raises
     ------
     InputError
-        If columns differ in length or from piece to piece, or hold anything else.
+        If columns differ in length or between pieces, or have another dtype.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -81,19 +80,19 @@ def write_parquet(
 
 
 def write_csv(path: Path, pieces: Iterable[Columns]) -> None:
-    """Write a table as csv: one line of names, numbers as short as they read back.
+    """Write a table as CSV: a header, then numbers in their shortest exact form.
 
     Parameters
     ----------
     path : Path
         The file to write or to replace.
     pieces : iterable of mappings of name to (n,) array
-        Numbers, bools (true, false) or strings (in quotes); NaN is left empty.
+        Numbers, bools (true, false) or strings (in quotes); NaN becomes an empty field.
 
     Raises
     ------
     InputError
-        If columns differ in length or from piece to piece, or hold anything else.
+        If columns differ in length or between pieces, or have another dtype.
     """
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
@@ -102,7 +101,7 @@ def write_csv(path: Path, pieces: Iterable[Columns]) -> None:
     schema = _schema(first)
     header = io.StringIO()
     csv.writer(header, lineterminator="\n").writerow(first)
-    # pyarrow would put every name of the header in quotes
+    # pyarrow would quote every name in the header
     options = arrow_csv.WriteOptions(include_header=False)
     with replacing(path) as part, part.open("wb") as file:
         file.write(header.getvalue().encode())
@@ -116,76 +115,77 @@ def write_csv(path: Path, pieces: Iterable[Columns]) -> None:
 
 
 def begin_pieces(pieces: Iterable[Columns]) -> tuple[Columns, Iterator[Columns]]:
-    """Check pieces as they come, and bring them to 65536 rows each.
+    """Check the pieces of a table, and regroup them to 65536 rows each.
 
     Returns
     -------
     first : mapping
-        The first piece: names and dtypes of the columns.
+        The first piece, for names and dtypes of the columns.
     rows : iterator of mappings
         The rows of all pieces; every item but the last has 65536.
 
     Raises
     ------
     InputError
-        If there is no piece, or a piece is no table, or not of the first one's columns.
+        If there are no pieces, or a piece is not a table or has other columns than the
+        first.
     """
     iterator = iter(pieces)
     first = next(iterator, None)
     if first is None:
-        raise InputError("a table must have at least one piece, be it empty; got none.")
+        raise InputError("A table needs at least one piece, which may be empty. Got none.")
     _length(first)
     return first, _regrouped(first, chain([first], iterator))
 
 
 def _regrouped(first: Columns, pieces: Iterable[Columns]) -> Iterator[Columns]:
-    held: list[Columns] = []
-    waiting = 0
+    waiting: list[Columns] = []
+    n_rows = 0
     for piece in pieces:
         if list(piece) != list(first):
             raise InputError(
-                f"the pieces of a table must have the same columns, got {list(piece)} "
+                f"The pieces of a table must have the same columns. Got {list(piece)} "
                 f"after {list(first)}."
             )
-        held.append(piece)
-        waiting += _length(piece)
-        if waiting >= _ROWS:
-            whole = _joined(held)
-            full = waiting - waiting % _ROWS
+        waiting.append(piece)
+        n_rows += _length(piece)
+        if n_rows >= _ROWS:
+            table = _concatenate(waiting)
+            full = n_rows - n_rows % _ROWS
             for start in range(0, full, _ROWS):
-                yield {name: c[start : start + _ROWS] for name, c in whole.items()}
-            held = [{name: c[full:] for name, c in whole.items()}]
-            waiting -= full
-    if waiting:
-        yield _joined(held)
+                yield {name: c[start : start + _ROWS] for name, c in table.items()}
+            waiting = [{name: c[full:] for name, c in table.items()}]
+            n_rows -= full
+    if n_rows:
+        yield _concatenate(waiting)
 
 
-def _joined(pieces: Sequence[Columns]) -> Columns:
+def _concatenate(pieces: Sequence[Columns]) -> Columns:
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 def is_plain(values: NDArray[Any]) -> bool:
-    """Whether a column holds numbers or bools; other columns hold strings."""
+    """Whether a column contains numbers or bools; other columns contain strings."""
     return values.dtype.kind in "biuf"
 
 
 def _length(columns: Columns) -> int:
-    """Return the number of rows, once the columns are known to make a table."""
+    """Return the number of rows; raise InputError if the columns are not a table."""
     lengths = {values.shape for values in columns.values()}
     if len(lengths) > 1 or any(len(shape) != 1 for shape in lengths):
         shapes = {name: values.shape for name, values in columns.items()}
-        raise InputError(f"the columns of a table must be of one length, got {shapes}.")
+        raise InputError(f"The columns of a table must have equal lengths. Got {shapes}.")
     for name, values in columns.items():
         if values.dtype.kind not in "biufOUT":
             raise InputError(
-                f"column {name!r} has dtype {values.dtype}, expected numbers, bools or "
+                f"Column {name!r} has dtype {values.dtype}. Expected numbers, bools or "
                 f"strings."
             )
     return max((len(values) for values in columns.values()), default=0)
 
 
 def _schema(columns: Columns) -> "pa.Schema":
-    """Describe the columns to pyarrow."""
+    """Return the pyarrow schema of the columns."""
     import pyarrow as pa
 
     return pa.schema(

@@ -1,1 +1,1 @@
-"""Files in and out: slide images, panels, label images, tables, pickles."""
+"""Slide images, panels, label images, TIFF and CSV files."""

@@ -1,1 +1,1 @@
-"""Sample images: a published lung tumour, and synthetic tissue."""
+"""Demo slides: synthetic tissue and a published lung tumour."""

@@ -1,6 +1,5 @@
 """Demo slides: synthetic tissue with its true labels, and a lung tumour."""
 
-import csv
 import os
 import shutil
 import tarfile
@@ -18,6 +17,7 @@ from tqdm import tqdm
 from codexseg.arrays import Pixels
 from codexseg.core.grid import PatchGrid
 from codexseg.errors import InputError, SampleUnavailable
+from codexseg.io.csv_writer import write_csv_rows
 from codexseg.io.tiff_writer import TILE_PX, ome_fields, split_tiles, write_tiled_tiff
 from codexseg.run.files import cache_dir, replacing, write_atomic
 from codexseg.samples.download import RegistryUnavailable, download, file_sha256
@@ -286,15 +286,14 @@ def _ome_fields(channels: Sequence[str], mpp: float, sample: str) -> dict[str, A
 def _write_truth(path: Path, rows: NDArray[np.void]) -> None:
     from codexseg.samples.tissue import KINDS
 
-    names = rows.dtype.names or ()
-    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(names)
-        for row in rows.tolist():
-            values = dict(zip(names, row, strict=True))
-            values["kind"] = KINDS[values["kind"]]
-            values["y"], values["x"] = round(values["y"], 2), round(values["x"], 2)
-            writer.writerow(values.values())
+    columns = rows.dtype.names or ()
+    cells = (dict(zip(columns, row, strict=True)) for row in rows.tolist())
+    formatted = (
+        cell
+        | {"kind": KINDS[cell["kind"]], "y": round(cell["y"], 2), "x": round(cell["x"], 2)}
+        for cell in cells
+    )
+    write_csv_rows(path, columns, formatted, line_end="\n")
 
 
 def _write_config(

@@ -184,7 +184,7 @@ def test_unavailable_and_failed_backends_are_reported_and_skipped(slide, tmp_pat
         (["watershet"], {}, ConfigError, "Backend watershet not found"),
         ([], {}, ConfigError, "No backend was named"),
         ({LOCAL: "gone"}, {}, ConfigError, "Local=gone, but this path does not exist"),
-        ([LOCAL], {"options": ImageOptions("DNA")}, InputError, "no channel 'DNA'"),
+        ([LOCAL], {"options": ImageOptions("DNA")}, InputError, "Channel 'DNA' not found"),
         ([LOCAL], {"window": (0, 0, 500, 100)}, InputError, r"--window is 0 0 500 100"),
         ([LOCAL], {"window": (0, 0, 10, 100)}, InputError, "64 px a side"),
         (

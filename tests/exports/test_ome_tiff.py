@@ -1,3 +1,5 @@
+"""Label images as OME-TIFF."""
+
 from dataclasses import dataclass, field
 
 import numpy as np

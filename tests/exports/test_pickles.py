@@ -1,3 +1,5 @@
+"""Pickles for a plain pickle.load."""
+
 import io
 import pickle
 import pickletools
@@ -37,33 +39,33 @@ def load(path):
 
 
 def written_globals(path):
-    """Names of what a reader imports, from the strings before each STACK_GLOBAL."""
-    found, strings = set(), []
+    """Names that a reader imports: the strings before each STACK_GLOBAL."""
+    names, strings = set(), []
     for operation, argument, _ in pickletools.genops(path.read_bytes()):
         if "UNICODE" in operation.name:
             strings.append(argument)
         elif operation.name == "STACK_GLOBAL":
-            found.add(" ".join(strings[-2:]))
+            names.add(" ".join(strings[-2:]))
         assert operation.name not in ("GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4")
-    return found
+    return names
 
 
-def same(found, items):
-    assert type(found) is type(items)
+def same(actual, items):
+    assert type(actual) is type(items)
     if isinstance(items, np.ndarray):
-        assert found.dtype == items.dtype
-        assert found.flags.writeable
-        np.testing.assert_array_equal(found, items)
+        assert actual.dtype == items.dtype
+        assert actual.flags.writeable
+        np.testing.assert_array_equal(actual, items)
     elif isinstance(items, dict):
-        assert list(found) == list(items)
+        assert list(actual) == list(items)
         for key, value in items.items():
-            same(found[key], value)
+            same(actual[key], value)
     elif isinstance(items, (list, tuple)):
-        assert len(found) == len(items)
-        for one, other in zip(found, items, strict=True):
-            same(one, other)
+        assert len(actual) == len(items)
+        for value, expected in zip(actual, items, strict=True):
+            same(value, expected)
     else:
-        assert found == items
+        assert actual == items
 
 
 ITEMS = [
@@ -137,8 +139,8 @@ def test_reading_needs_no_codexseg(tmp_path):
         "print(len(items), items[0]['cell'].dtype, items[0]['cell'].sum())"
     )
     command = [sys.executable, "-I", "-c", code, str(path)]
-    found = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert found.split() == ["3", "uint32", str(discs(40).sum())]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert output.split() == ["3", "uint32", str(discs(40).sum())]
 
 
 def test_memory_is_one_item_and_file_is_compressed(tmp_path):
@@ -155,8 +157,8 @@ def test_memory_is_one_item_and_file_is_compressed(tmp_path):
     write_pickle(path, items())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    one = 2 * template.nbytes
-    assert peak < 2 * one  # the array itself, and what it may be deflated to
+    item_bytes = 2 * template.nbytes
+    assert peak < 2 * item_bytes  # the array and its compressed bytes
     assert path.stat().st_size < 50 * 2 * template.size  # one byte per pixel
     assert len(load(path)) == 50
 
@@ -191,7 +193,7 @@ def test_shared_array_is_stored_twice(tmp_path):
 def test_objects_of_other_classes_are_refused(tmp_path, value):
     path = tmp_path / "seg.pickle"
     path.write_bytes(b"before")
-    with pytest.raises(InputError, match="expected numbers, strings, arrays"):
+    with pytest.raises(InputError, match="numbers, strings, arrays of these"):
         write_pickle(path, [{"fine": 1}, {"value": value}])
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]

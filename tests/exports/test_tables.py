@@ -1,3 +1,5 @@
+"""Cell tables as parquet, CSV and AnnData."""
+
 import time
 import tracemalloc
 
@@ -15,7 +17,7 @@ CHANNELS = ["DAPI", "CD3, clone 1", "CD3, clone 1"]
 
 
 def pieces(columns, *sizes):
-    """Cut a table into pieces of these sizes, and what is left."""
+    """Cut a table into pieces of these sizes, and a last one with the remaining rows."""
     bounds = np.cumsum([0, *sizes])
     for start, stop in zip(bounds, [*bounds[1:], None], strict=True):
         yield {name: values[start:stop] for name, values in columns.items()}
@@ -132,7 +134,7 @@ def test_pieces_of_a_table_do_not_change_bytes(tmp_path):
     n = 140_000
     table = cells(n)
     write("one")
-    time.sleep(1.1)  # a time stamp would have changed
+    time.sleep(1.1)  # changes a time stamp, if there is one
     write("two", 0, 1, 70_000, 65_536)
     for kind in ("parquet", "csv", "h5ad"):
         one, two = (tmp_path / f"{folder}.{kind}" for folder in ("one", "two"))
@@ -143,8 +145,8 @@ def test_pieces_of_a_table_do_not_change_bytes(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"a": np.zeros(2), "b": np.zeros(3)}, "one length"),
-        ({"a": np.zeros((2, 2))}, "one length"),
+        ({"a": np.zeros(2), "b": np.zeros(3)}, "equal lengths"),
+        ({"a": np.zeros((2, 2))}, "equal lengths"),
         ({"a": np.zeros(2, complex)}, "'a' has dtype complex128"),
     ],
 )
@@ -183,7 +185,7 @@ def test_h5ad_replaces_slashes_in_names(tmp_path):
     [
         ([], "at least one piece"),
         ([{"a": np.zeros(2)}, {"b": np.zeros(2)}], "same columns"),
-        ([{"a": np.zeros(2)}, {"a": np.zeros((2, 2))}], "one length"),
+        ([{"a": np.zeros(2)}, {"a": np.zeros((2, 2))}], "equal lengths"),
     ],
 )
 def test_pieces_with_different_columns_are_refused(tmp_path, write, parts, message):

@@ -1,3 +1,5 @@
+"""Whole-slide label store."""
+
 import multiprocessing
 import pickle
 from concurrent.futures import ProcessPoolExecutor
@@ -18,7 +20,7 @@ from codexseg.io.labels.chunks import chunk_length, core_levels
 from codexseg.io.labels.store import LabelStore
 
 VERSIONS = ("0.4", "0.5")
-SHAPES = {  # shape of the slide, step of the grid
+SHAPES = {  # shape of slide, step of grid
     "odd": ((1009, 1003), (512, 250)),
     "one core": ((1009, 1003), (2048, 2048)),
     "smaller than a chunk": ((100, 30), (512, 512)),
@@ -28,7 +30,7 @@ SHAPES = {  # shape of the slide, step of the grid
 
 
 def label_image(shape: tuple[int, int]) -> np.ndarray:
-    """Blocks of 7 x 9 px, every third one empty, numbers up to the last of uint32."""
+    """Blocks of 7 x 9 px with numbers up to 2**32 - 1; every third block is empty."""
     y, x = np.ogrid[: shape[0], : shape[1]]
     block = (y // 7) * 1000 + x // 9 + 1
     return np.where(block % 3 == 0, 0, 2**32 - block).astype(np.uint32)
@@ -82,7 +84,7 @@ def small(tmp_path) -> LabelStore:
         (3000, 1000),
         (1030, 515),
         (1031, 1031),  # a prime
-        (2062, 1031),  # its only divisors are 1, 2 and a prime
+        (2062, 1031),  # twice a prime
         (20005, 4001),
     ],
 )
@@ -148,26 +150,26 @@ def test_pyramid_written_by_core_equals_pyramid_built_by_level(data):
     grid, labels = PatchGrid(shape, step, (0, 0)), label_image(shape)
     levels = core_levels(grid.shape, grid.step)
     with TemporaryDirectory() as folder:
-        one, other = (
+        by_level, by_core = (
             LabelStore.create(Path(folder) / name, shape, step, 0.5, names=("cell",))
-            for name in ("one", "other")
+            for name in ("by_level", "by_core")
         )
-        fill(one, "cell", labels, grid)
-        build(one)
+        fill(by_level, "cell", labels, grid)
+        build(by_level)
         for patch in reversed(list(grid)):
-            other.write("cell", patch.core, labels[patch.core.slices], levels)
-        for level in range(1 + levels, other.n_levels):
-            for task in other.level_tasks(level):
-                other.build_level(level, task)
-        assert contents(one.path) == contents(other.path)
+            by_core.write("cell", patch.core, labels[patch.core.slices], levels)
+        for level in range(1 + levels, by_core.n_levels):
+            for task in by_core.level_tasks(level):
+                by_core.build_level(level, task)
+        assert contents(by_level.path) == contents(by_core.path)
 
 
 @pytest.mark.parametrize(
     ("shape", "step", "levels"),
     [
-        ((8192, 8192), (2048, 2048), 4),  # 128 px at level 4, which is the last
+        ((8192, 8192), (2048, 2048), 4),  # 128 px at level 4, the last level
         ((40_000, 40_000), (2048, 2048), 4),
-        ((4096, 4096), (1000, 1000), 2),  # 250 px; 125 would be small, 62.5 no pixel
+        ((4096, 4096), (1000, 1000), 2),  # 250 px; level 3 has 125 px, below 128
         ((4096, 4096), (1001, 1000), 0),
         ((5000, 4000), (5000, 4000), 4),  # one core: all levels
         ((5000, 600), (2048, 2048), 4),
@@ -251,7 +253,7 @@ def test_equal_labels_give_equal_bytes_in_any_write_order(tmp_path, version):
     assert written[0] == written[1]
 
 
-# -- making and opening -------------------------------------------------------------------
+# -- creating and opening ------------------------------------------------------------------
 
 
 def test_existing_store_keeps_labels_unless_overwritten(small):
@@ -371,7 +373,7 @@ def test_only_the_path_of_a_store_is_pickled(small):
     assert copy.read("cell", Window(0, 0, 1, 1)) == 1
 
 
-# -- the picture, and readers that are not ours -------------------------------------------
+# -- the picture, and third-party readers ------------------------------------------------
 
 
 @pytest.fixture
@@ -430,7 +432,7 @@ def test_metadata_follow_ngff_specification(slide, version):
 
 
 def test_picture_is_aligned_with_labels(slide, version):
-    """The centre of a mean of 8 x 8 px lies 3.5 px from that of the first one."""
+    """The centre of a mean of 8 x 8 px is 3.5 px from the centre of the first pixel."""
     attributes = zarr.open_group(slide.path, mode="r").attrs.asdict()
     datasets = attributes.get("ome", attributes)["multiscales"][0]["datasets"]
     assert datasets[0]["coordinateTransformations"] == [
@@ -440,7 +442,7 @@ def test_picture_is_aligned_with_labels(slide, version):
 
 
 def test_coarser_levels_of_picture_are_means(tmp_path, version):
-    """Across the border of a chunk, and with an odd last row."""
+    """The image crosses a chunk border and has an odd last row."""
     store = LabelStore.create(tmp_path / "s", (9, 9), (9, 9), 0.5, version=version)
     image = np.random.default_rng(1).integers(0, 9, (1, 5, 2053)).astype(np.float32)
     store.write_image(image, 2, ["DAPI"], 0.5)

@@ -1,3 +1,5 @@
+"""Panel files and channel names."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""Pictures are images of one or three channels, whatever file they lie in."""
+"""Pictures in any file format are slides of one or three channels."""
 
 import pickle
 

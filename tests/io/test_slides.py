@@ -1,3 +1,5 @@
+"""Slide readers: pixels, metadata, laziness, damaged files."""
+
 import os
 import pickle
 import shutil
@@ -253,7 +255,7 @@ def test_window_decodes_only_tiles_under_it(tmp_path, monkeypatch):
 
 
 def test_uncompressed_plane_is_read_lazily(tmp_path):
-    shape = (2, 12000, 12000)  # 576 MB, none of it on disk: the file is sparse
+    shape = (2, 12000, 12000)  # 576 MB in a sparse file
     tifffile.memmap(tmp_path / "a.tif", shape=shape, dtype=np.uint16, metadata=None)
     image = open_image(tmp_path / "a.tif")
     tracemalloc.start()
@@ -383,7 +385,7 @@ def test_ome_zarr_pixel_size_in_any_unit(tmp_path, version, unit, size, mpp):
     [
         (20000, "CENTIMETER", 0.5),
         (50800, "INCH", 0.5),
-        (72, "INCH", None),  # a screen
+        (72, "INCH", None),  # resolution of a screen
         (300, "INCH", None),
         (1, "NONE", None),
         (2, "NONE", None),
@@ -444,7 +446,11 @@ def test_truncated_file_is_refused(tmp_path, write, options, kept):
     cut = tmp_path / "cut.tif"
     cut.write_bytes(whole[: kept if isinstance(kept, int) else int(len(whole) * kept)])
     if kept == -1 and write is write_qptiff:
-        assert open_image(cut).shape == (3, HEIGHT, WIDTH)  # the label lost a byte
+        assert open_image(cut).shape == (
+            3,
+            HEIGHT,
+            WIDTH,
+        )  # the label image is cut
         return
     with pytest.raises(InputError, match=r"truncated|not a readable TIFF|do not fit"):
         open_image(cut)

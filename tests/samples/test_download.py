@@ -1,3 +1,5 @@
+"""Download of a file from a package index."""
+
 import hashlib
 import os
 import threading
@@ -14,7 +16,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Index(BaseHTTPRequestHandler):
-    """A simple index with one project; `Index.content` is what it sends."""
+    """A simple index with one project; it sends `Index.content`."""
 
     content = CONTENT
     promised = len(CONTENT)

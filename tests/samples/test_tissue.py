@@ -1,3 +1,5 @@
+"""Synthetic tissue."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -100,7 +102,7 @@ def test_every_object_is_connected(scene, name):
             assert pieces == 1, label
 
 
-def test_tissue_has_touching_elongated_and_binucleate_cells(scene, table):
+def test_tissue_has_touching_and_binucleate_cells_of_plausible_size(scene, table):
     counts = np.bincount(table["n_nuclei"], minlength=3) / len(table)
     assert 0.03 < counts[0] < 0.15
     assert 0.005 < counts[2] < 0.1
@@ -131,7 +133,7 @@ def test_empty_glass_has_camera_offset_and_read_noise(scene):
 
 
 def test_noise_grows_with_signal(scene):
-    # of neighbouring pixels, so that structure counts little
+    # differences of neighbouring pixels depend little on structure
     pixels = scene.pixels[0].astype(float)
     steps = (pixels[:, 1:] - pixels[:, :-1]) / np.sqrt(2)
     deep = ndimage.binary_erosion(scene.nuclei > 0, iterations=3)[:, 1:]
@@ -146,7 +148,7 @@ def test_positive_cells_are_bright(scene, table, marker):
     positive = table[f"positive_{marker}"]
     assert positive.sum() >= 10
     assert np.median(means[positive]) > 5 * np.median(means[~positive])
-    # a threshold finds them, but for the light of bright neighbours
+    # a threshold separates them, except for signal of bright neighbours
     threshold = np.sqrt(np.median(means[positive]) * np.median(means[~positive]))
     assert np.mean((means > threshold) == positive) > 0.9
 
@@ -156,7 +158,7 @@ def test_cd3_is_a_subset_of_cd45_and_ki67_needs_a_nucleus(table):
     assert np.all(table["n_nuclei"][table["positive_KI67"]] > 0)
 
 
-def test_slides_with_equal_seeds_are_equal():
+def test_pixels_depend_on_seed():
     window = Window(300, 300, 364, 364)
     pixels = TISSUE.render(window).pixels
     assert np.array_equal(pixels, Tissue((700, 800), seed=3).render(window).pixels)

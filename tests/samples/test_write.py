@@ -1,3 +1,5 @@
+"""Demo slides."""
+
 import csv
 import hashlib
 import io
@@ -46,7 +48,7 @@ def tar(files):
 
 @pytest.fixture
 def published(tmp_path, monkeypatch):
-    """A source distribution made like the real one, small, and its download."""
+    """A small source distribution with the real layout, and its download."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 255, SHAPE, np.uint8)
     array = zarr.create_array(
@@ -141,7 +143,7 @@ def test_memory_is_independent_of_synthetic_slide_size(tmp_path, monkeypatch):
         tracemalloc.stop()
         return peak
 
-    # the whole image of the larger one would be 29 MB more
+    # the larger image has 29 MB
     assert peak(1536) < 1.35 * peak(1024)
 
 

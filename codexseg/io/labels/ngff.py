@@ -13,9 +13,9 @@ from typing import Any, Literal, Protocol
 import numcodecs
 import numpy as np
 import zarr
-from numpy.typing import NDArray
 from zarr.codecs import BloscCodec
 
+from codexseg.arrays import Pixels
 from codexseg.core.grid import Window
 
 Version = Literal["0.4", "0.5"]
@@ -140,31 +140,31 @@ def write_image_levels(path: Path, version: Version, overview: Overview) -> list
     return arrays
 
 
-def _halve(image: NDArray[Any]) -> NDArray[Any]:
+def _halve(image: Pixels) -> Pixels:
     """Average 2 x 2 pixels; an odd last row or column is repeated."""
     channels, height, width = image.shape
     image = np.pad(image, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge")
     pairs = image.reshape(channels, -(-height // 2), 2, -(-width // 2), 2)
-    mean: NDArray[Any] = pairs.mean(axis=(2, 4))
+    mean: Pixels = pairs.mean(axis=(2, 4))
     return (mean if image.dtype.kind == "f" else np.rint(mean)).astype(image.dtype)
 
 
 # -- metadata -----------------------------------------------------------------------------
 
 
-def version_of(path: Path) -> Version:
+def detect_version(path: Path) -> Version:
     """Return the NGFF version of a folder."""
     return "0.5" if (path / "zarr.json").exists() else "0.4"
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
+def read_group_metadata(path: Path) -> dict[str, Any]:
     """Return the NGFF metadata of a group of either version."""
     attributes: dict[str, Any] = zarr.open_group(path, mode="r").attrs.asdict()
     ome: dict[str, Any] = attributes.get("ome", attributes)
     return ome
 
 
-def write_metadata(path: Path, version: Version, metadata: dict[str, Any]) -> None:
+def write_group_metadata(path: Path, version: Version, metadata: dict[str, Any]) -> None:
     """Replace the metadata of a group; the key of the version is added."""
     group = zarr.open_group(path, mode="r+")
     if version == "0.5":
@@ -214,7 +214,7 @@ def multiscales(
     return [{"name": name, "axes": described, "datasets": datasets, "type": method}]
 
 
-def omero(coarsest: NDArray[Any], names: Sequence[str]) -> dict[str, Any]:
+def omero(coarsest: Pixels, names: Sequence[str]) -> dict[str, Any]:
     """Return display settings of channels: contrast from P1 to P99.8 of a level."""
     channels = []
     for k, (name, image) in enumerate(zip(names, coarsest, strict=True)):

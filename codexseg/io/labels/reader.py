@@ -19,7 +19,7 @@ from codexseg.arrays import Pixels
 from codexseg.core.grid import Window
 from codexseg.core.labels.operations import as_labels
 from codexseg.errors import InputError
-from codexseg.io.slides.base import READER_ERRORS
+from codexseg.io.slides.base import READER_ERRORS, error_text
 from codexseg.io.slides.ome_zarr import check_blosc, is_blosc
 
 SUFFIXES = (".tif", ".tiff", ".png", ".npy")
@@ -264,8 +264,7 @@ def _read_png(path: Path) -> Pixels:
 
 
 def _unreadable(title: str, error: BaseException) -> InputError:
-    reason = " ".join(str(error).split()) or "no reason given"
     return InputError(
-        f"{title} cannot be read ({type(error).__name__}: {reason.rstrip('.')}). It is "
-        f"damaged or not a label image. Copy or export it again."
+        f"{title} cannot be read ({error_text(error)}). It is damaged or not a label "
+        f"image. Copy or export it again."
     )

@@ -172,7 +172,7 @@ class LabelStore:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the label images, in the order in which viewers list them."""
-        return tuple(ngff.read_metadata(self.path / "labels")["labels"])
+        return tuple(ngff.read_group_metadata(self.path / "labels")["labels"])
 
     @property
     def n_levels(self) -> int:
@@ -294,7 +294,7 @@ class LabelStore:
                 f"An overview is (c, y, x) with one name per channel, got shape "
                 f"{overview.shape} and the names {list(channel_names)}."
             )
-        version = ngff.version_of(self.path)
+        version = ngff.detect_version(self.path)
         arrays = ngff.write_image_levels(self.path, version, overview)
         first = (factor - 1) / 2 if origin_px is None else origin_px
         scales = [mpp * factor * 2**k for k in range(len(arrays))]
@@ -303,7 +303,7 @@ class LabelStore:
             "multiscales": ngff.multiscales("image", "cyx", scales, origins, "local mean"),
             "omero": ngff.omero(arrays[-1][:], channel_names),
         }
-        ngff.write_metadata(self.path, version, metadata)
+        ngff.write_group_metadata(self.path, version, metadata)
 
     def finish(self) -> None:
         """Remove partial files that killed writers left; no process may be writing."""
@@ -358,7 +358,7 @@ def _write_skeleton(
     """Write groups and empty arrays of the labels, with their metadata."""
     for group in (path, path / "labels"):
         ngff.create_group(group, version)
-    ngff.write_metadata(path / "labels", version, {"labels": list(names)})
+    ngff.write_group_metadata(path / "labels", version, {"labels": list(names)})
     shapes = ngff.level_shapes(shape)
     scales = [mpp * 2**k for k in range(len(shapes))]
     origins = [0.0] * len(shapes)  # every level keeps the first pixel of the finer one
@@ -372,7 +372,7 @@ def _write_skeleton(
             "multiscales": ngff.multiscales(name, "yx", scales, origins, "nearest"),
             "image-label": {"source": {"image": "../../"}},
         }
-        ngff.write_metadata(folder, version, metadata)
+        ngff.write_group_metadata(folder, version, metadata)
 
 
 def _require_same(new: Path, path: Path) -> None:

@@ -6,7 +6,8 @@ import operator
 import struct
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -139,7 +140,7 @@ class SlideImage(ABC):
         except READER_ERRORS as error:
             raise InputError(
                 f"{self.path}: channel {channel} ({self.channel_names[channel]!r}) cannot "
-                f"be read in {window} (level {level}): {_reason(error)}. The file is "
+                f"be read in {window} (level {level}): {error_text(error)}. The file is "
                 f"damaged or missing. Copy or export it again."
             ) from error
 
@@ -293,7 +294,32 @@ def file_fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _reason(error: BaseException) -> str:
-    """Return the text of a library's exception on one line."""
+@contextmanager
+def reading(path: Path, kind: str, *errors: type[Exception]) -> Iterator[None]:
+    """Convert the errors of a reading library to InputError.
+
+    Parameters
+    ----------
+    path : Path
+        The file or folder.
+    kind : str
+        Type of the file, for the message.
+    *errors : exception types
+        Errors of the library beside `READER_ERRORS`.
+    """
+    converted: tuple[type[Exception], ...] = (*READER_ERRORS, *errors)
+    try:
+        yield
+    except InputError:
+        raise
+    except converted as error:
+        raise InputError(
+            f"{path} is not a readable {kind}, or it is truncated ({error_text(error)}). "
+            f"Copy or export it again."
+        ) from error
+
+
+def error_text(error: BaseException) -> str:
+    """Return type and text of a library's exception on one line."""
     text = " ".join(str(error).split()) or "no reason given"
     return f"{type(error).__name__}: {text.rstrip('.')}"

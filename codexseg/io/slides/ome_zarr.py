@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -16,11 +15,11 @@ from codexseg.arrays import Pixels
 from codexseg.core.grid import Window
 from codexseg.errors import InputError
 from codexseg.io.slides.base import (
-    READER_ERRORS,
     SlideImage,
     SlideInfo,
     channel_axis,
     hash_samples,
+    reading,
 )
 from codexseg.io.slides.units import square_pixels, to_micrometres
 
@@ -80,7 +79,7 @@ class ZarrImage(SlideImage):
 
 def open_zarr(path: Path, panel_file: Path | None) -> ZarrImage:
     """Open an OME-Zarr folder; see `codexseg.io.slides.open.open_image`."""
-    with _readable(path):
+    with reading(path, "OME-Zarr image (NGFF 0.4 or 0.5)"):
         group, metadata = _image_group(path)
         multiscales = metadata["multiscales"][0]
         axes, units = _axes(multiscales, path)
@@ -108,20 +107,6 @@ def open_zarr(path: Path, panel_file: Path | None) -> ZarrImage:
             mpp=square_pixels(sizes[y], sizes[x], path),
         )
         return ZarrImage(info, panel_file, arrays, axes, dict(metadata))
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Convert errors of zarr and of unexpected metadata to InputError."""
-    try:
-        yield
-    except InputError:
-        raise
-    except READER_ERRORS as error:
-        raise InputError(
-            f"{path} is not a readable OME-Zarr image ({type(error).__name__}: {error}). "
-            f"Expected NGFF 0.4 or 0.5 with multiscales. Copy or export it again."
-        ) from error
 
 
 def _image_group(path: Path) -> tuple[Any, Metadata]:

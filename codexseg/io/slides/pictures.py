@@ -15,7 +15,7 @@ import numpy as np
 from codexseg.arrays import Pixels
 from codexseg.core.grid import Window
 from codexseg.errors import InputError
-from codexseg.io.slides.base import READER_ERRORS, SlideImage, SlideInfo, file_fingerprint
+from codexseg.io.slides.base import SlideImage, SlideInfo, file_fingerprint, reading
 
 COLOURS: Final = ("red", "green", "blue")
 GREY: Final = ("grey",)
@@ -28,14 +28,14 @@ _DEEP: Final = 16  # bits per sample
 _PNG_HEADER: Final = 26  # bytes; the last but one is the bit depth
 
 
-class Picture(SlideImage):
+class PictureImage(SlideImage):
     """A png, jpg or bmp; see `SlideImage`."""
 
     def __init__(self, info: SlideInfo, panel_file: Path | None, pixels: Pixels) -> None:
         super().__init__(info, panel_file)
         self._pixels = pixels
 
-    def __reduce__(self) -> tuple[Callable[..., "Picture"], tuple[Path, Path | None]]:
+    def __reduce__(self) -> tuple[Callable[..., "PictureImage"], tuple[Path, Path | None]]:
         return open_picture, (self.path, self.panel_file)
 
     def _read(self, channel: int, window: Window, level: int) -> Pixels:
@@ -52,7 +52,7 @@ def is_picture(start: bytes) -> bool:
     return any(start.startswith(magic) for magic in MAGIC)
 
 
-def open_picture(path: Path, panel_file: Path | None) -> Picture:
+def open_picture(path: Path, panel_file: Path | None) -> PictureImage:
     """Open a picture; see `codexseg.io.slides.open.open_image`.
 
     Raises
@@ -63,22 +63,15 @@ def open_picture(path: Path, panel_file: Path | None) -> Picture:
     from PIL import Image
 
     try:
-        with warnings.catch_warnings():
+        with reading(path, "picture", SyntaxError), warnings.catch_warnings():
             # Pillow warns about large pictures; the size is checked below
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path, formats=tuple(MAGIC.values())) as image:
                 kind, frames = str(image.format), getattr(image, "n_frames", 1)
                 _check(path, image.width * image.height, frames)
                 names, pixels = _decoded(path, image)
-    except InputError:
-        raise
     except Image.DecompressionBombError as error:
         raise _too_large(path) from error
-    except (*READER_ERRORS, SyntaxError) as error:
-        raise InputError(
-            f"{path} is not a readable picture, or it is truncated "
-            f"({type(error).__name__}: {error}). Copy or export it again."
-        ) from error
     shape = pixels.shape[1], pixels.shape[2]
     info = SlideInfo(
         path=path,
@@ -89,7 +82,7 @@ def open_picture(path: Path, panel_file: Path | None) -> Picture:
         names=names,
         mpp=None,
     )
-    return Picture(info, panel_file, pixels)
+    return PictureImage(info, panel_file, pixels)
 
 
 def _check(path: Path, size: int, frames: int) -> None:

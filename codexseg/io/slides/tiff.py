@@ -6,8 +6,7 @@ while a window is read, so that threads and forked workers share no handle.
 """
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -21,11 +20,11 @@ from codexseg.core.grid import Window
 from codexseg.errors import InputError
 from codexseg.io.slides import tiff_metadata
 from codexseg.io.slides.base import (
-    READER_ERRORS,
     SlideImage,
     SlideInfo,
     channel_axis,
     file_fingerprint,
+    reading,
 )
 
 # A compressed strip is decoded as a whole: a strip per plane prevents lazy reading.
@@ -140,7 +139,7 @@ class TiffImage(SlideImage):
 
 def open_tiff(path: Path, panel_file: Path | None) -> TiffImage:
     """Open a TIFF; see `codexseg.io.slides.open.open_image`."""
-    with _readable(path), tifffile.TiffFile(path) as tif:
+    with reading(path, "TIFF", tifffile.TiffFileError), tifffile.TiffFile(path) as tif:
         _check_chain(tif, path)
         series = _main_series(tif, path)
         page = series.keyframe
@@ -167,20 +166,6 @@ def open_tiff(path: Path, panel_file: Path | None) -> TiffImage:
             mpp=mpp,
         )
         return TiffImage(info, panel_file, planes)
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Convert the errors of tifffile to InputError."""
-    try:
-        yield
-    except InputError:
-        raise
-    except (*READER_ERRORS, tifffile.TiffFileError) as error:
-        raise InputError(
-            f"{path} is not a readable TIFF, or it is truncated ({type(error).__name__}: "
-            f"{error}). Copy or export it again."
-        ) from error
 
 
 def _check_chain(tif: tifffile.TiffFile, path: Path) -> None:
