@@ -30,11 +30,11 @@ def train(
     """
     with clear_errors():
         from codexseg.training.recipe.loader import load_recipe
-        from codexseg.training.train import make
+        from codexseg.training.train import run_training
 
         read = load_recipe(recipe)
 
         logging.getLogger("codexseg").setLevel(logging.INFO)
         folder = out or recipe.parent / f"{recipe.stem}_network"
-        path = make(read, data, folder.absolute())
+        path = run_training(read, data, folder.absolute())
     say(f"The network: {path} (segmentation.backend: {read.preset})")
