@@ -37,10 +37,10 @@ def train_command(
     message = "interrupted. Checkpoints are kept; run the same command to resume."
     with user_errors(), exit_when_stopped(message):
         from codexseg.training.recipe.loader import load_recipe
-        from codexseg.training.train import make
+        from codexseg.training.train import run_training
 
         read = load_recipe(recipe)
         logging.getLogger("codexseg").setLevel(logging.INFO)
         folder = out or recipe.parent / f"{recipe.stem}_network"
-        path = make(read, data, folder.absolute())
+        path = run_training(read, data, folder.absolute())
     echo(f"Network: {path} (segmentation.backend: {read.preset})")

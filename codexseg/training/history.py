@@ -1,4 +1,4 @@
-"""What a training has written of itself: one row of log.csv for each epoch."""
+"""Training history: log.csv, one row per epoch."""
 
 import csv
 import math
@@ -9,22 +9,22 @@ from codexseg.run.files import replacing
 
 Row = dict[str, float]
 
-HELD = "val_"
-"""What the names of figures of held-back images begin with."""
+VALIDATION = "val_"
+"""Prefix of the metrics of the validation images."""
 
 
 class History:
-    """The rows of log.csv, in memory and in the file.
+    """Rows of log.csv, in memory and in the file.
 
-    The file is written whole at each epoch: an epoch that is done again after a kill
-    takes the place of its first row.
+    The whole file is written at each epoch, so an epoch that is repeated after a kill
+    replaces its first row.
 
     Parameters
     ----------
     path : Path
-        The file; where it exists, it is read.
+        The file; it is read if it exists.
     epochs : int
-        So many epochs are done; rows beyond are dropped.
+        Number of completed epochs; later rows are dropped.
     """
 
     def __init__(self, path: Path, epochs: int) -> None:
@@ -38,26 +38,28 @@ class History:
                 ]
             self.rows = [row for row in read if row.get("epoch", epochs) < epochs]
 
-    def add(self, epoch: int, figures: Mapping[str, float]) -> None:
+    def add(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Add the row of an epoch, and write the file."""
-        self.rows.append({"epoch": epoch, **{n: float(v) for n, v in figures.items()}})
+        self.rows.append({"epoch": epoch, **{n: float(v) for n, v in metrics.items()}})
         names = list(dict.fromkeys(name for row in self.rows for name in row))
         with replacing(self._path) as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, names, restval="")
             writer.writeheader()
             for row in self.rows:
-                shown = {n: repr(round(v, 6)) for n, v in row.items()}
-                writer.writerow({**shown, "epoch": int(row["epoch"])})
+                rounded = {n: repr(round(v, 6)) for n, v in row.items()}
+                writer.writerow({**rounded, "epoch": int(row["epoch"])})
 
     def best(self) -> Row | None:
-        """Return the row of the lowest loss of held-back images; of equals the first."""
-        judged = [
-            row for row in self.rows if not math.isnan(row.get(HELD + "loss", math.nan))
+        """Return the row with the lowest validation loss, the first of equal ones."""
+        validated = [
+            row
+            for row in self.rows
+            if not math.isnan(row.get(VALIDATION + "loss", math.nan))
         ]
-        return min(judged, key=lambda row: row[HELD + "loss"], default=None)
+        return min(validated, key=lambda row: row[VALIDATION + "loss"], default=None)
 
     def is_over(self, patience: int | None) -> bool:
-        """Whether that loss has not fallen for `patience` epochs."""
+        """Whether the validation loss has not decreased for `patience` epochs."""
         best = self.best()
         if patience is None or best is None:
             return False

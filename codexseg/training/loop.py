@@ -1,6 +1,6 @@
-"""The training loop: batches made ahead, checkpoints, a log, pictures, an early end.
+"""Training loop: batches, checkpoints, log, figures and early stopping.
 
-keras does the work; what it is told is here, the same for all presets.
+keras runs the epochs; the callbacks here are common to all presets.
 """
 
 import logging
@@ -16,7 +16,7 @@ import numpy as np
 
 from codexseg.errors import InputError, RunStateError
 from codexseg.run.files import replacing
-from codexseg.training.history import HELD, History
+from codexseg.training.history import VALIDATION, History
 from codexseg.training.plots import draw_curves
 
 log = logging.getLogger(__name__)
@@ -27,14 +27,14 @@ _CURVES_EVERY_S = 30
 
 
 class Batches(keras.utils.PyDataset):  # type: ignore[misc]
-    """The batches of one epoch after another.
+    """Batches of consecutive epochs.
 
     Parameters
     ----------
     count : int
         Batches in an epoch.
     make : callable
-        From the number of a batch, counted from the first epoch on, to (input, target).
+        Returns (input, target) of a batch by its number, counted from the first epoch on.
     """
 
     def __init__(self, count: int, make: Callable[[int], tuple[Any, Any]]) -> None:
@@ -49,13 +49,13 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         try:
             return self._make(self.epoch * len(self) + index)
-        except Exception as error:  # TensorFlow would tell of it in its own words
+        except Exception as error:  # TensorFlow replaces it by an error of its own
             self.error = error
             raise
 
 
-class _Follow(keras.callbacks.Callback):  # type: ignore[misc]
-    """Tell the batches which epoch they are for."""
+class _SetEpoch(keras.callbacks.Callback):  # type: ignore[misc]
+    """Pass the number of the epoch to the batches."""
 
     def __init__(self, batches: Batches) -> None:
         super().__init__()
@@ -66,38 +66,40 @@ class _Follow(keras.callbacks.Callback):  # type: ignore[misc]
         self._batches.epoch = epoch
 
 
-class _Judge(keras.callbacks.Callback):  # type: ignore[misc]
-    """Judge on held-back images, log, keep the best weights, end early."""
+class _Validate(keras.callbacks.Callback):  # type: ignore[misc]
+    """Evaluate validation images, log, keep the best weights, stop early."""
 
     def __init__(
-        self, history: History, held: Batches | None, patience: int | None, out: Path
+        self, history: History, validation: Batches | None, patience: int | None, out: Path
     ) -> None:
         super().__init__()
-        self._history, self._held = history, held
+        self._history, self._validation = history, validation
         self._patience, self._out = patience, out
         self._drawn = 0.0
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float]) -> None:
-        figures = {k: v for k, v in logs.items() if not k.startswith(HELD)}
-        if not math.isfinite(figures["loss"]):
+        metrics = {k: v for k, v in logs.items() if not k.startswith(VALIDATION)}
+        if not math.isfinite(metrics["loss"]):
             raise InputError(
-                f"the loss became {figures['loss']} in epoch {epoch + 1}, expected a "
-                f"number: the training has diverged; lower learning_rate, and look at "
+                f"The training diverged: the loss is {metrics['loss']} in epoch "
+                f"{epoch + 1}, expected a finite number. Lower learning_rate, and check "
                 f"the images."
             )
         with _averaged(self.model):
-            if self._held is not None:
-                found = self.model.evaluate(self._held, verbose=0, return_dict=True)
-                figures |= {f"{HELD}{name}": value for name, value in found.items()}
-            self._history.add(epoch, figures)
+            if self._validation is not None:
+                evaluated = self.model.evaluate(
+                    self._validation, verbose=0, return_dict=True
+                )
+                metrics |= {f"{VALIDATION}{name}": v for name, v in evaluated.items()}
+            self._history.add(epoch, metrics)
             best = self._history.best()
             if self._patience and best is not None and best["epoch"] == epoch:
                 with replacing(self._out / _BEST) as part, part.open("wb") as file:
                     np.savez(file, *self.model.get_weights())
-        words = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-        log.info("epoch %d: %s", epoch + 1, words)
+        joined = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        log.info("epoch %d: %s", epoch + 1, joined)
         if self._history.is_over(self._patience):
-            log.info("the loss has not fallen for %s epochs: done", self._patience)
+            log.info("Stopped: no lower validation loss for %s epochs", self._patience)
             self.model.stop_training = True
         if time.monotonic() - self._drawn > _CURVES_EVERY_S:
             draw_curves(self._history.rows, self._out / CURVES)
@@ -105,7 +107,7 @@ class _Judge(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 class _Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keep weights and optimizer; what is there is whole, whenever the process dies."""
+    """Save weights and optimizer; the file is complete whenever the process is killed."""
 
     def __init__(self, out: Path) -> None:
         super().__init__()
@@ -113,13 +115,13 @@ class _Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: object = None) -> None:
         del epoch, logs
-        part = self._path.with_name(f"part.{self._path.name}")  # keras wants the suffix
+        part = self._path.with_name(f"part.{self._path.name}")  # keras needs the suffix
         self.model.save_weights(part, overwrite=True)
         part.replace(self._path)
 
 
 class _Progress(keras.callbacks.Callback):  # type: ignore[misc]
-    """Show on a terminal what is done, how fast, and how long it takes."""
+    """Show a progress bar with speed and remaining time on a terminal."""
 
     def __init__(self, done: int, epochs: int, steps: int) -> None:
         super().__init__()
@@ -130,7 +132,7 @@ class _Progress(keras.callbacks.Callback):  # type: ignore[misc]
             total=epochs * steps,
             initial=done * steps,
             unit="batch",
-            disable=None,  # where there is no terminal
+            disable=None,  # hidden without a terminal
             dynamic_ncols=True,
         )
 
@@ -152,36 +154,36 @@ class _Progress(keras.callbacks.Callback):  # type: ignore[misc]
 def fit(
     network: keras.Model,
     batches: Batches,
-    held: Batches | None,
+    validation: Batches | None,
     out: Path,
     *,
     epochs: int,
     patience: int | None,
 ) -> None:
-    """Train a network; one that was stopped goes on from its last checkpoint.
+    """Train a network, from the last checkpoint if there is one.
 
     Parameters
     ----------
     network : keras.Model
-        Compiled; it has the trained weights afterwards: averaged ones where the optimizer
+        Compiled. Afterwards it has the trained weights: averaged ones where the optimizer
         averages, the best ones with `patience`.
-    batches, held : Batches
-        What is learnt from; what is judged by after every epoch.
+    batches, validation : Batches
+        Training batches, and those evaluated after every epoch.
     out : Path
-        A folder, takes `log.csv`, `curves.png` and a checkpoint.
+        Folder of `log.csv`, `curves.png` and the checkpoint.
     epochs : int
-        At most so many in all, those before a stop included.
+        Maximum number of epochs, including those before an interruption.
     patience : int, optional
-        End where the loss of `held` has not fallen for so many epochs.
+        Stop when the validation loss has not decreased for so many epochs.
 
     Raises
     ------
     InputError
         If the training diverges.
     RunStateError
-        If the checkpoint is of another network.
+        If the checkpoint belongs to another network.
     Exception
-        What `batches` raise.
+        Any error of `batches`.
     """
     done = _restore(network, out / _CHECKPOINT, len(batches))
     history = History(out / LOG, done)
@@ -192,34 +194,34 @@ def fit(
                 epochs=epochs,
                 initial_epoch=done,
                 callbacks=[
-                    _Follow(batches),
+                    _SetEpoch(batches),
                     _Progress(done, epochs, len(batches)),
-                    _Judge(history, held, patience, out),
+                    _Validate(history, validation, patience, out),
                     _Checkpoint(out),
                 ],
-                shuffle=False,  # in another order after a stop
+                shuffle=False,  # the order would differ after an interruption
                 verbose=0,
             )
         except Exception:
             if batches.error is not None:
                 raise batches.error from None
             raise
-    if patience and held is not None:
+    if patience and validation is not None:
         if (out / _BEST).exists():
             with np.load(out / _BEST) as file:
                 network.set_weights([file[name] for name in file.files])
         else:
-            log.warning("the loss of held-back images was never a number: last weights")
+            log.warning("The validation loss was never finite. The last weights are used.")
     draw_curves(history.rows, out / CURVES)
 
 
-def has_begun(out: Path) -> bool:
-    """Whether a training in a folder has a checkpoint to go on from."""
+def has_checkpoint(out: Path) -> bool:
+    """Whether a folder contains a checkpoint of an interrupted training."""
     return (out / _CHECKPOINT).exists()
 
 
-def finish(network: keras.Model, out: Path) -> None:
-    """Keep the trained network, and drop what was there to go on."""
+def save_trained(network: keras.Model, out: Path) -> None:
+    """Save the trained network, and delete its checkpoints."""
     part = out / f"part.{TRAINED}"
     network.save(part)
     part.replace(out / TRAINED)
@@ -228,24 +230,24 @@ def finish(network: keras.Model, out: Path) -> None:
 
 
 def _restore(network: keras.Model, path: Path, steps: int) -> int:
-    """Load a checkpoint where there is one; return how many epochs are done."""
+    """Load a checkpoint if there is one; return the number of completed epochs."""
     if not path.exists():
         return 0
     network.optimizer.build(network.trainable_variables)
     try:
         network.load_weights(path)
-    except ValueError as error:  # a recipe may leave to `start` what the network is like
+    except ValueError as error:  # the file under `start` may determine the architecture
         raise RunStateError(
-            f"{path} is of another network, expected one like that of start: was start "
-            f"replaced, or codexseg, while the training was stopped? Go on with what it "
-            f"began with, or begin again in another folder with --out."
+            f"{path} belongs to another network: the file under start, or codexseg, has "
+            f"changed since the training was interrupted. Restore it, or train in another "
+            f"folder with --out."
         ) from error
     return int(network.optimizer.iterations.numpy()) // steps
 
 
 @contextmanager
 def _averaged(network: keras.Model) -> Iterator[None]:
-    """Give the network its averaged weights for a while, where the optimizer averages."""
+    """Use averaged weights inside the context, if the optimizer averages them."""
     optimizer = network.optimizer
     if not optimizer.use_ema:
         yield

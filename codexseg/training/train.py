@@ -1,4 +1,4 @@
-"""From a recipe to a network that runs: train, export, choose constants, export."""
+"""Training from a recipe: train, export, tune post-processing, export again."""
 
 import logging
 from importlib.util import find_spec
@@ -8,167 +8,172 @@ from codexseg.backends.networks.weights import LICENCE, resolve
 from codexseg.backends.panoptic.parameters import MESMER, constants_of
 from codexseg.errors import BackendUnavailable, InputError, RunStateError
 from codexseg.run.files import write_atomic
+from codexseg.training.data.examples import ScaledImages
 from codexseg.training.recipe.loader import parse_recipe
 from codexseg.training.recipe.schema import AnyRecipe, Recipe
-from codexseg.training.tuning.panoptic import choose, need_objects
+from codexseg.training.tuning.panoptic import require_objects, tune_panoptic
 
 log = logging.getLogger(__name__)
 
 NETWORK, RECIPE = "network.onnx", "recipe.json"
 START = "start"
-"""A folder in that of a training: the network that it begins with, where it makes one."""
+"""Subfolder of the network that provides the initial weights, if a recipe trains one."""
 
 
-def make(recipe: AnyRecipe, data: Path, out: Path) -> Path:
-    """Make a network; a training that was stopped goes on where it was.
+def run_training(recipe: AnyRecipe, data: Path, out: Path) -> Path:
+    """Train and export a network; an interrupted training continues.
 
     Parameters
     ----------
     recipe : Recipe or UnetRecipe
-        What to do.
+        Settings of the training.
     data : Path
-        The folder to which the recipe's paths are relative.
+        Folder that the recipe's paths are relative to.
     out : Path
-        Takes the network, the recipe, checkpoints, a log and pictures.
+        Folder of the network, the recipe, checkpoints, log and figures.
 
     Returns
     -------
     Path
         `network.onnx`, for `segmentation.model_path` of the backend `panoptic` or `unet`,
-        as the recipe's preset is called.
+        the preset of the recipe.
 
     Raises
     ------
     InputError
-        If images and labels cannot be used; nothing was written.
+        If images and labels are invalid; nothing was written.
     ConfigError
-        If `start` names a network that is not like the recipe's; nothing was written.
+        If the network under `start` differs from the recipe's; nothing was written.
     BackendUnavailable
-        If keras or what it needs is not installed.
+        If keras or one of its requirements is not installed.
     RunStateError
-        If `out` holds a training of another recipe.
+        If `out` contains a training with another recipe.
     """
-    _check(recipe, out)
+    _check_folder(recipe, out)
     if isinstance(recipe, Recipe):
-        return _make_panoptic(recipe, data, out)
-    learnt, held = recipe.open(data)
-    _need_keras()
-    _take(recipe, out)
+        return _train_panoptic(recipe, data, out, ScaledImages())
+    train, validation = recipe.open(data)
+    _require_keras()
+    _create_folder(recipe, out)
 
-    from codexseg.training.train_unet import train_and_export
+    from codexseg.training.train_unet import train_unet
 
-    return train_and_export(recipe, learnt, held, out, out / NETWORK)
+    return train_unet(recipe, train, validation, out, out / NETWORK)
 
 
-def _make_panoptic(recipe: Recipe, data: Path, out: Path) -> Path:
-    sources, held = recipe.open_all(data)
-    need_objects(held)
+def _train_panoptic(recipe: Recipe, data: Path, out: Path, images: ScaledImages) -> Path:
+    sources, validation = recipe.open_all(data, images)
+    require_objects(validation)
     first, folder = recipe, out
-    while isinstance(first.start, Recipe):  # what is needed in an hour is looked for now
+    # sources of all stages are checked now, not after an hour of training
+    while isinstance(first.start, Recipe):
         first, folder = first.start, folder / START
-        need_objects(first.open_all(data)[1])
-    _need_keras()
+        require_objects(first.open_all(data, images)[1])
+    _require_keras()
 
     import keras
 
     from codexseg.training.loop import TRAINED
     from codexseg.training.networks.export import export_onnx
-    from codexseg.training.train_panoptic import train
+    from codexseg.training.train_panoptic import fit_panoptic
 
     if first.start is not None and not isinstance(first.start, Recipe):
-        _need_start(first, first.start, data, folder)
-    _take(recipe, out)
-    start = _start(recipe, data, out)
+        _check_init_weights(first, first.start, data, folder)
+    _create_folder(recipe, out)
+    init_weights = _init_weights(recipe, data, out, images)
     constants = MESMER
-    if start is not None:
-        constants = constants_of(resolve(start))
-        recipe = _as_start(recipe, start)
+    if init_weights is not None:
+        constants = constants_of(resolve(init_weights))
+        recipe = _complete(recipe, init_weights)
     if (out / TRAINED).exists():
         network = keras.saving.load_model(out / TRAINED, compile=False)
     else:
-        network = train(sources, held, recipe, out, start)
-    said = {LICENCE: recipe.licence} if recipe.licence else {}
-    if held:
+        network = fit_panoptic(sources, validation, recipe, out, init_weights)
+    metadata = {LICENCE: recipe.licence} if recipe.licence else {}
+    if validation:
         part = out / f"part.{NETWORK}"
-        export_onnx(network, part, constants, said, recipe.views)
-        constants = choose(part, held, constants, out, recipe.scales)
+        export_onnx(network, part, constants, metadata, recipe.test_time)
+        constants = tune_panoptic(part, validation, constants, out, recipe.scales)
         part.unlink()
-    export_onnx(network, out / NETWORK, constants, said, recipe.views)
+    export_onnx(network, out / NETWORK, constants, metadata, recipe.test_time)
     return out / NETWORK
 
 
-def _need_start(recipe: Recipe, named: str | Path, data: Path, out: Path) -> None:
-    """Check that the file that a training begins with is there, and is like its network."""
-    from codexseg.training.networks.panoptic import build
-    from codexseg.training.networks.pretrained import need_fit, start_path
+def _check_init_weights(recipe: Recipe, start: str | Path, data: Path, out: Path) -> None:
+    """Check that the file of the initial weights exists and fits the recipe's network."""
+    from codexseg.training.networks.panoptic import build_panoptic
+    from codexseg.training.networks.pretrained import check_architecture, init_weights_path
 
-    path = start_path(named, data)
-    if not (out / RECIPE).exists():  # it has begun with what was there then
-        added = _as_start(recipe, path).skips == "added"
-        need_fit(build(recipe.channels, added=added), path)
+    path = init_weights_path(start, data)
+    if not (out / RECIPE).exists():  # an interrupted training has loaded them already
+        add = _complete(recipe, path).skips == "add"
+        check_architecture(build_panoptic(recipe.channels, add=add), path)
 
 
-def _start(recipe: Recipe, data: Path, out: Path) -> Path | None:
-    """Return the ONNX file that the training begins with; another recipe makes it first."""
-    from codexseg.training.networks.pretrained import start_path
+def _init_weights(
+    recipe: Recipe, data: Path, out: Path, images: ScaledImages
+) -> Path | None:
+    """Return the ONNX file of the initial weights; train it first if it is a recipe."""
+    from codexseg.training.networks.pretrained import init_weights_path
 
     if not isinstance(recipe.start, Recipe):
-        return None if recipe.start is None else start_path(recipe.start, data)
-    made = out / START / NETWORK
-    if not made.exists():
-        log.info("first the network that this one begins with, in %s", out / START)
-        make(recipe.start, data, out / START)
-    return made
+        return None if recipe.start is None else init_weights_path(recipe.start, data)
+    network = out / START / NETWORK
+    if not network.exists():
+        log.info("Training the network of the initial weights in %s", out / START)
+        _check_folder(recipe.start, out / START)
+        _train_panoptic(recipe.start, data, out / START, images)
+    return network
 
 
-def _as_start(recipe: Recipe, start: Path) -> Recipe:
-    """Take from the network that a training begins with what the recipe does not say."""
-    from codexseg.training.networks.pretrained import skips_of, views_of
+def _complete(recipe: Recipe, init_weights: Path) -> Recipe:
+    """Fill in settings that the recipe leaves to the network of the initial weights."""
+    from codexseg.training.networks.pretrained import read_skips, read_test_time
 
-    taken: dict[str, object] = {}
-    if recipe.enlarged is None:
-        taken["enlarged"] = views_of(start).enlarged
+    update: dict[str, object] = {}
+    if recipe.upsample is None:
+        update["upsample"] = read_test_time(init_weights).upsample
     if recipe.skips is None:
-        taken["skips"] = skips_of(start)
-    return recipe.model_copy(update=taken)
+        update["skips"] = read_skips(init_weights)
+    return recipe.model_copy(update=update)
 
 
-def _need_keras() -> None:
-    """Say what to install, once recipe and images are known to be right."""
+def _require_keras() -> None:
+    """Check that the packages of the extra `train` are installed."""
     needed = ("keras", "tf2onnx", "onnx", "matplotlib")
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
         raise BackendUnavailable(
-            f"recipe and images are in order, and training needs what is not installed "
-            f"({', '.join(missing)}): pip install 'codexseg[train]' (in a clone: pip "
-            f"install -c constraints.txt '.[train]')."
+            f"Recipe and images are valid, but training needs packages that are not "
+            f"installed ({', '.join(missing)}). Run: pip install 'codexseg[train]' (in a "
+            f"clone: pip install -c constraints.txt '.[train]')."
         )
 
 
-def _check(recipe: AnyRecipe, out: Path) -> None:
-    """Check that a folder, and that of what comes first, hold no other training."""
+def _check_folder(recipe: AnyRecipe, out: Path) -> None:
+    """Check that a folder, and its subfolder `start`, contain no other training."""
     if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file, expected a folder: choose another --out.")
-    there = out / RECIPE
-    is_taken = there.exists() or (out / NETWORK).exists()
-    if is_taken and _parsed(there) != recipe.model_dump():
+        raise InputError(f"{out} is a file, expected a folder. Choose another --out.")
+    path = out / RECIPE
+    is_used = path.exists() or (out / NETWORK).exists()
+    if is_used and _read_recipe(path) != recipe.model_dump():
         raise RunStateError(
-            f"{out} holds a training of another recipe ({RECIPE}), expected this one's or "
-            f"an empty folder: choose another one with --out, or delete it."
+            f"{out} holds a training of another recipe ({RECIPE}), expected this recipe or "
+            f"an empty folder. Choose another folder with --out, or delete it."
         )
     if isinstance(recipe, Recipe) and isinstance(recipe.start, Recipe):
-        _check(recipe.start, out / START)
+        _check_folder(recipe.start, out / START)
 
 
-def _parsed(path: Path) -> object:
+def _read_recipe(path: Path) -> object:
     try:
-        said = parse_recipe(path.read_text("utf-8"))
+        recipe = parse_recipe(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError):
         return None
-    return None if said is None else said.model_dump()
+    return None if recipe is None else recipe.model_dump()
 
 
-def _take(recipe: AnyRecipe, out: Path) -> None:
-    """Make the folder, and write down whose it is."""
+def _create_folder(recipe: AnyRecipe, out: Path) -> None:
+    """Create the folder, and write the recipe into it."""
     out.mkdir(parents=True, exist_ok=True)
     write_atomic(out / RECIPE, recipe.model_dump_json(indent=2))

@@ -1,7 +1,8 @@
-"""Training the panoptic network: what it learns from, is judged by, and begins with."""
+"""Training of the panoptic network: batches, optimizer, validation tiles and figures."""
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,51 +10,57 @@ import keras
 import numpy as np
 from keras import ops
 
+from codexseg.arrays import Float32
 from codexseg.backends.networks.contract import TILE_PX
 from codexseg.core.intensity.clahe import preprocess
 from codexseg.core.intensity.histogram import merge_channels
-from codexseg.training.data.batches import TARGETS, Floats, batch, targets_of
-from codexseg.training.data.examples import Example, Source
-from codexseg.training.data.resize import nearest, resized
+from codexseg.training.data.batches import TARGETS, make_batch, make_targets
+from codexseg.training.data.examples import Example, ExampleSource
+from codexseg.training.data.resize import resize_image, resize_labels
 from codexseg.training.data.targets import BACKGROUND
-from codexseg.training.loop import Batches, finish, fit, has_begun
-from codexseg.training.networks.panoptic import build, loss, planes, with_heads
-from codexseg.training.networks.pretrained import load_start
-from codexseg.training.plots import Sample, draw_samples
+from codexseg.training.loop import Batches, fit, has_checkpoint, save_trained
+from codexseg.training.networks.panoptic import (
+    build_panoptic,
+    panoptic_loss,
+    unstack_maps,
+    with_heads,
+)
+from codexseg.training.networks.pretrained import load_init_weights
+from codexseg.training.plots import PredictedImage, draw_predictions, evenly_spaced
 from codexseg.training.recipe.schema import Recipe
-from codexseg.training.recipe.sources import Held
+from codexseg.training.recipe.sources import ValidationSource
 from codexseg.training.scores import Overlap
 
-SAMPLES = "samples.png"
-_MOST_HELD = 24
-_MOST_SAMPLES = 4
-_SEEN_PX = 512
-_LONGEST_AVERAGE = 500
+PREDICTIONS = "samples.png"
+_MAX_TILES = 24
+_MAX_PREDICTIONS = 4
+_CONTEXT_PX = 512
+_MAX_AVERAGED_STEPS = 500
 _POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
-def train(
-    sources: Sequence[Source],
-    held: Sequence[Held],
+def fit_panoptic(
+    sources: Sequence[ExampleSource],
+    validation: Sequence[ValidationSource],
     recipe: Recipe,
     out: Path,
-    start: Path | None = None,
+    init_weights: Path | None = None,
 ) -> keras.Model:
-    """Train a network; one that was stopped goes on from its last checkpoint.
+    """Train a panoptic network, from the last checkpoint if there is one.
 
     Parameters
     ----------
-    sources : sequence of Source
-        Those of the recipe, opened.
-    held : sequence of Crops or Pairs
-        What it is judged by, in part.
+    sources : sequence of ExampleSource
+        The opened sources of the recipe.
+    validation : sequence of Crops or Pairs
+        Validation images; up to 24 of them are evaluated after each epoch.
     recipe : Recipe
-        How long, how fast.
+        Settings of the training.
     out : Path
-        A folder: `log.csv`, `curves.png`, `samples.png`, a checkpoint while it trains,
+        Folder of `log.csv`, `curves.png`, `samples.png`, a checkpoint during training, and
         `network.keras` at the end.
-    start : Path, optional
-        The ONNX file whose weights it begins with.
+    init_weights : Path, optional
+        ONNX file of the initial weights.
 
     Returns
     -------
@@ -61,41 +68,41 @@ def train(
         The trained network, with averaged weights.
     """
 
-    def made(number: int) -> tuple[Floats, Floats]:
+    def make(number: int) -> tuple[Float32, Float32]:
         size, seed = recipe.tiles, recipe.seed
-        return batch(sources, recipe.weights, size, seed, number, recipe.strengths)
+        return make_batch(sources, recipe.weights, size, seed, number, recipe.presets)
 
     keras.utils.set_random_seed(recipe.seed)
     out.mkdir(parents=True, exist_ok=True)
-    added = recipe.skips == "added"
-    exact = build(recipe.channels, added=added)
-    if start is not None and not has_begun(out):
-        load_start(exact, start, made)
-    network = build(recipe.channels, _POLICIES[recipe.precision], added=added)
+    add = recipe.skips == "add"
+    exact = build_panoptic(recipe.channels, add=add)
+    if init_weights is not None and not has_checkpoint(out):
+        load_init_weights(exact, init_weights, make)
+    network = build_panoptic(recipe.channels, _POLICIES[recipe.precision], add=add)
     network.set_weights(exact.get_weights())
     network.compile(
         _optimizer(recipe),
-        loss=loss,
+        loss=panoptic_loss,
         metrics=[Overlap("iou", _foregrounds), Overlap("dice", _foregrounds)],
         jit_compile=False,
     )
-    tiles, targets = held_tiles(held, recipe.views.enlarged)
+    tiles, targets = validation_tiles(validation, recipe.test_time.upsample)
     size = recipe.tiles
-    judged = Batches(
+    held_out = Batches(
         math.ceil(len(tiles) / size),
         lambda i: (tiles[i * size : i * size + size], targets[i * size : i * size + size]),
     )
     fit(
         network,
-        Batches(recipe.steps_per_epoch, made),
-        judged if len(tiles) else None,
+        Batches(recipe.steps_per_epoch, make),
+        held_out if len(tiles) else None,
         out,
         epochs=math.ceil(recipe.steps / recipe.steps_per_epoch),
         patience=recipe.patience,
     )
     exact.set_weights(network.get_weights())
-    draw_samples(list(_samples(exact, tiles, targets)), out / SAMPLES)
-    finish(exact, out)
+    draw_predictions(list(_predictions(exact, tiles, targets)), out / PREDICTIONS)
+    save_trained(exact, out)
     return exact
 
 
@@ -108,36 +115,50 @@ def _optimizer(recipe: Recipe) -> Any:
         warmup_target=recipe.learning_rate,
         warmup_steps=warm,
     )
-    # The average looks back over a fifth of a short training.
-    steps = min(_LONGEST_AVERAGE, max(1, recipe.steps // 5))
+    # short trainings average the weights of their last fifth
+    steps = min(_MAX_AVERAGED_STEPS, max(1, recipe.steps // 5))
     return keras.optimizers.AdamW(
         rate, weight_decay=1e-4, clipnorm=1.0, use_ema=True, ema_momentum=1 - 1 / steps
     )
 
 
 def _foregrounds(truth: Any, maps: Any) -> tuple[Any, Any, Any]:
-    """Tell where objects of both compartments are, and where that is known."""
-    known, seen = planes(truth), planes(maps)
-    found = [seen[c + 3] < ops.maximum(seen[c + 1], seen[c + 2]) for c in (0, 4)]
+    """Return true foreground, predicted foreground and weight of both compartments."""
+    known, predicted = unstack_maps(truth), unstack_maps(maps)
+    foreground = [
+        predicted[c + 3] < ops.maximum(predicted[c + 1], predicted[c + 2]) for c in (0, 4)
+    ]
     return (
         ops.stack([known[1], known[3]]) != BACKGROUND,
-        ops.stack(found),
+        ops.stack(foreground),
         ops.stack(known[4:6]),
     )
 
 
-def held_tiles(held: Sequence[Held], enlarged: float = 1.0) -> tuple[Floats, Floats]:
-    """Return tiles (n, 256, 256, 2) of images that are held back, and their targets.
+def validation_tiles(
+    validation: Sequence[ValidationSource], upsample: float = 1.0
+) -> tuple[Float32, Float32]:
+    """Return one tile from the centre of each validation image, and its targets.
 
-    One from the middle of each image, of at most 24 images, as the network sees them
-    where it is used: so much larger than they are. What an image lacks beside a tile is
-    empty and has no weight.
+    Parameters
+    ----------
+    validation : sequence of Crops or Pairs
+        Validation images; 24 of them, evenly spaced, if there are more.
+    upsample : float
+        Magnification of the images, as in the exported network.
+
+    Returns
+    -------
+    tiles : (n, 256, 256, 2) float32
+        Pixels outside of a small image are 0.
+    targets : (n, 256, 256, 6) float32
+        Pixels outside of a small image have weight 0.
     """
-    tiles = np.zeros((_MOST_HELD, TILE_PX, TILE_PX, 2), np.float32)
-    targets = np.zeros((_MOST_HELD, TILE_PX, TILE_PX, TARGETS), np.float32)
+    tiles = np.zeros((_MAX_TILES, TILE_PX, TILE_PX, 2), np.float32)
+    targets = np.zeros((_MAX_TILES, TILE_PX, TILE_PX, TARGETS), np.float32)
     count = 0
-    for example in _spread(held):
-        pixels, target = _seen(example, enlarged)
+    for example in _examples(validation):
+        pixels, target = _centre_tile(example, upsample)
         height, width = pixels.shape[:2]
         tiles[count, :height, :width] = pixels
         targets[count, :height, :width] = target
@@ -145,39 +166,35 @@ def held_tiles(held: Sequence[Held], enlarged: float = 1.0) -> tuple[Floats, Flo
     return tiles[:count], targets[:count]
 
 
-def _spread(held: Sequence[Held]) -> Iterator[Example]:
-    """Yield some of the images, evenly spread."""
-    total = sum(len(source) for source in held)
-    chosen = set(np.linspace(0, total - 1, min(total, _MOST_HELD)).astype(int).tolist())
-    number = 0
-    for source in held:
-        for example in source.every():
-            if number in chosen:
-                yield example
-            number += 1
+def _examples(validation: Sequence[ValidationSource]) -> Iterator[Example]:
+    """Iterate over at most 24 of the images."""
+    total = sum(len(source) for source in validation)
+    chosen = set(evenly_spaced(total, _MAX_TILES))
+    examples = chain.from_iterable(source.every() for source in validation)
+    return (example for number, example in enumerate(examples) if number in chosen)
 
 
-def _seen(example: Example, enlarged: float) -> tuple[Floats, Floats]:
-    """Return what a tile shows of the middle of an image, and its targets."""
-    shape, side = example.nucleus.shape, round(TILE_PX / enlarged)
-    wide, tile = _middle(shape, _SEEN_PX), _middle(shape, side)
-    markers = [marker[wide] for marker in example.markers]
-    nucleus = np.ascontiguousarray(example.nucleus[wide])
+def _centre_tile(example: Example, upsample: float) -> tuple[Float32, Float32]:
+    """Return pixels and targets of the tile at the centre of an image."""
+    shape, side = example.nucleus.shape, round(TILE_PX / upsample)
+    context, tile = _centre(shape, _CONTEXT_PX), _centre(shape, side)
+    markers = [marker[context] for marker in example.markers]
+    nucleus = np.ascontiguousarray(example.nucleus[context])
     membrane = merge_channels(markers) if markers else np.zeros_like(nucleus)
-    seen = preprocess(np.stack([nucleus, membrane]))
-    inner = _middle(nucleus.shape, side)
-    height, width = (min(TILE_PX, round(min(n, side) * enlarged)) for n in shape)
+    scaled = preprocess(np.stack([nucleus, membrane]))
+    inner = _centre(nucleus.shape, side)
+    height, width = (min(TILE_PX, round(min(n, side) * upsample)) for n in shape)
     size = height, width
     cells, nuclei = (
-        None if labels is None else nearest(np.ascontiguousarray(labels[tile]), size)
+        None if labels is None else resize_labels(np.ascontiguousarray(labels[tile]), size)
         for labels in (example.cells, example.nuclei)
     )
-    channels = [resized(channel, size) for channel in seen[:, *inner]]
+    channels = [resize_image(channel, size) for channel in scaled[:, *inner]]
     pixels = np.stack(channels, axis=-1)
-    return pixels, targets_of(cells, nuclei, pixels.shape[:2])
+    return pixels, make_targets(cells, nuclei, pixels.shape[:2])
 
 
-def _middle(shape: Sequence[int], side: int) -> tuple[slice, slice]:
+def _centre(shape: Sequence[int], side: int) -> tuple[slice, slice]:
     y, x = (
         slice((n - min(n, side)) // 2, (n - min(n, side)) // 2 + min(n, side))
         for n in shape
@@ -185,11 +202,13 @@ def _middle(shape: Sequence[int], side: int) -> tuple[slice, slice]:
     return y, x
 
 
-def _samples(network: keras.Model, tiles: Floats, targets: Floats) -> Iterator[Sample]:
-    """Show the tiles with the most objects: some of a slide are glass."""
+def _predictions(
+    network: keras.Model, tiles: Float32, targets: Float32
+) -> Iterator[PredictedImage]:
+    """Yield predictions on the tiles with the most objects; some tiles are glass."""
     heads = with_heads(network)
     shares = (targets[..., [1, 3]] != BACKGROUND).mean(axis=(1, 2, 3))
-    for number in np.argsort(-shares, kind="stable")[:_MOST_SAMPLES].tolist():
+    for number in np.argsort(-shares, kind="stable")[:_MAX_PREDICTIONS].tolist():
         maps = heads(tiles[number : number + 1], training=False)
         nucleus, membrane = np.moveaxis(tiles[number], -1, 0)
         image = np.stack([membrane, nucleus / 2, nucleus], axis=-1)
@@ -197,5 +216,5 @@ def _samples(network: keras.Model, tiles: Floats, targets: Floats) -> Iterator[S
             if targets[number, ..., 4 + c].any():
                 truth = targets[number, ..., 2 * c + 1] != BACKGROUND
                 known = truth * targets[number, ..., 4 + c]
-                found = 1 - np.asarray(maps[2 * c + 1])[0, ..., BACKGROUND]
-                yield Sample(f"{number + 1}, {name}", image, known, found)
+                probability = 1 - np.asarray(maps[2 * c + 1])[0, ..., BACKGROUND]
+                yield PredictedImage(f"{number + 1}, {name}", image, known, probability)

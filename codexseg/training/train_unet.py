@@ -1,4 +1,4 @@
-"""Training the semantic U-Net: seeds, optimizer, pictures, the constants of its objects."""
+"""Training of the semantic U-Net: optimizer, figures and tuning of its objects."""
 
 import json
 import logging
@@ -10,38 +10,43 @@ from typing import Any
 import keras
 import numpy as np
 
+from codexseg.arrays import Float32
 from codexseg.backends.unet.spec import Objects, UnetSpec
 from codexseg.run.files import write_atomic
 from codexseg.training.data.pairs import Pair
-from codexseg.training.data.unet_images import Floats, Order, UnetImages
-from codexseg.training.loop import TRAINED, Batches, finish, fit
+from codexseg.training.data.unet_images import BatchOrder, UnetImages
+from codexseg.training.loop import TRAINED, Batches, fit, save_trained
 from codexseg.training.networks.unet import build_unet, export_unet, unet_loss, with_sigmoid
-from codexseg.training.plots import Sample, draw_samples
+from codexseg.training.plots import PredictedImage, draw_predictions, evenly_spaced
 from codexseg.training.recipe.schema import UnetRecipe
 from codexseg.training.scores import Overlap
-from codexseg.training.tuning.unet import choose_objects
+from codexseg.training.tuning.unet import search_objects
 
 log = logging.getLogger(__name__)
 
-SAMPLES, SCORES = "samples.png", "scores.json"
-_MOST_SAMPLES = 4
-_MOST_JUDGED = 32
+PREDICTIONS, SCORES = "samples.png", "scores.json"
+_MAX_PREDICTIONS = 4
+_MAX_TUNING_IMAGES = 32
 
 
-def train_and_export(
-    recipe: UnetRecipe, learnt: Sequence[Pair], held: Sequence[Pair], out: Path, path: Path
+def train_unet(
+    recipe: UnetRecipe,
+    train: Sequence[Pair],
+    validation: Sequence[Pair],
+    out: Path,
+    path: Path,
 ) -> Path:
-    """Train a U-Net and write its ONNX file; one that was stopped goes on.
+    """Train a U-Net and write its ONNX file; an interrupted training continues.
 
     Parameters
     ----------
     recipe : UnetRecipe
-        How.
-    learnt, held : sequence of Pair
-        What it learns from, and what it is judged by.
+        Settings of the training.
+    train, validation : sequence of Pair
+        Training and validation images.
     out : Path
-        A folder: `log.csv`, `curves.png`, `samples.png`, a checkpoint while it trains,
-        `network.keras` at the end, `scores.json` where objects were chosen.
+        Folder of `log.csv`, `curves.png`, `samples.png`, a checkpoint during training,
+        `network.keras` at the end, and `scores.json` where objects were tuned.
     path : Path
         The ONNX file.
 
@@ -50,12 +55,12 @@ def train_and_export(
     Path
         The ONNX file.
     """
-    images, judged = UnetImages(learnt, recipe), UnetImages(held, recipe)
+    images, held_out = UnetImages(train, recipe), UnetImages(validation, recipe)
     if (out / TRAINED).exists():
         network = keras.saving.load_model(out / TRAINED, compile=False)
     else:
-        network = train(recipe, images, judged, out)
-    objects = _choose(recipe, network, judged, out)
+        network = _fit(recipe, images, held_out, out)
+    objects = _tune(recipe, network, held_out, out)
     spec = UnetSpec(
         tuple(recipe.inputs), tuple(recipe.labels), recipe.scaling, images.mpp, objects
     )
@@ -63,8 +68,8 @@ def train_and_export(
     return path
 
 
-def train(
-    recipe: UnetRecipe, images: UnetImages, held: UnetImages, out: Path
+def _fit(
+    recipe: UnetRecipe, images: UnetImages, validation: UnetImages, out: Path
 ) -> keras.Model:
     """Train a U-Net; return it with its last weights, the best ones with `patience`."""
     keras.utils.set_random_seed(recipe.seed)
@@ -75,23 +80,24 @@ def train(
         metrics=[Overlap("iou", _foregrounds), Overlap("dice", _foregrounds)],
         jit_compile=False,
     )
-    order = Order(images.shapes, recipe.batch, recipe.seed)
-    kept = Order(held.shapes, recipe.batch, None)
+    order = BatchOrder(images.shapes, recipe.batch, recipe.seed)
+    fixed = BatchOrder(validation.shapes, recipe.batch, None)
 
-    def made(number: int) -> tuple[Floats, Floats]:
+    def make(number: int) -> tuple[Float32, Float32]:
         rng = np.random.default_rng([recipe.seed, number, 1])
         return images.batch(order.batch(number), rng)
 
+    held_out = Batches(len(fixed), lambda i: validation.batch(fixed.batch(i)))
     fit(
         network,
-        Batches(len(order), made),
-        Batches(len(kept), lambda i: held.batch(kept.batch(i))) if len(held) else None,
+        Batches(len(order), make),
+        held_out if len(validation) else None,
         out,
         epochs=recipe.epochs,
         patience=recipe.patience,
     )
-    draw_samples(list(_samples(recipe, network, held)), out / SAMPLES)
-    finish(network, out)
+    draw_predictions(list(_predictions(recipe, network, validation)), out / PREDICTIONS)
+    save_trained(network, out)
     return network
 
 
@@ -99,48 +105,43 @@ def _foregrounds(truth: Any, logits: Any) -> tuple[Any, Any, Any]:
     return truth > 0.5, logits > 0, keras.ops.ones_like(truth)
 
 
-def _probabilities(network: keras.Model, images: UnetImages, number: int) -> Floats:
+def _probabilities(network: keras.Model, images: UnetImages, number: int) -> Float32:
     """Return the maps (y, x, outputs) of an image."""
     maps = with_sigmoid(network)(images.batch([number])[0], training=False)
-    found: Floats = np.asarray(maps)[0]
-    return found
+    probabilities: Float32 = np.asarray(maps)[0]
+    return probabilities
 
 
-def _spread(count: int, most: int) -> list[int]:
-    chosen: list[int] = np.linspace(0, count - 1, min(count, most)).astype(int).tolist()
-    return chosen
-
-
-def _samples(
-    recipe: UnetRecipe, network: keras.Model, held: UnetImages
-) -> Iterator[Sample]:
-    for number in _spread(len(held), _MOST_SAMPLES):
-        found = _probabilities(network, held, number)
-        image, mask = (part[0] for part in held.batch([number]))
-        shown = image if image.shape[-1] == 3 else image.max(axis=-1)
+def _predictions(
+    recipe: UnetRecipe, network: keras.Model, validation: UnetImages
+) -> Iterator[PredictedImage]:
+    for number in evenly_spaced(len(validation), _MAX_PREDICTIONS):
+        probabilities = _probabilities(network, validation, number)
+        image, mask = (batch[0] for batch in validation.batch([number]))
+        picture = image if image.shape[-1] == 3 else image.max(axis=-1)
         for c, name in enumerate(recipe.labels):
-            title = f"{held.pairs[number].name}, {name}"
-            yield Sample(title, shown, mask[..., c], found[..., c])
+            title = f"{validation.pairs[number].name}, {name}"
+            yield PredictedImage(title, picture, mask[..., c], probabilities[..., c])
 
 
-def _choose(
-    recipe: UnetRecipe, network: keras.Model, held: UnetImages, out: Path
+def _tune(
+    recipe: UnetRecipe, network: keras.Model, validation: UnetImages, out: Path
 ) -> dict[str, Objects]:
-    """Choose how foreground becomes objects by held-back labels that number objects.
+    """Tune the conversion of foreground to objects on labels that number objects.
 
-    Masks that only tell foreground say nothing of it: there the defaults stay.
+    Binary masks carry no information about objects; the defaults are kept for them.
     """
-    numbers = _spread(len(held), _MOST_JUDGED)
-    maps = [_probabilities(network, held, number) for number in numbers]
-    chosen, scores = {}, {}
+    numbers = evenly_spaced(len(validation), _MAX_TUNING_IMAGES)
+    maps = [_probabilities(network, validation, number) for number in numbers]
+    tuned, scores = {}, {}
     for c, name in enumerate(recipe.labels):
-        truths = [np.ascontiguousarray(held.labels(n)[..., c]) for n in numbers]
+        truths = [np.ascontiguousarray(validation.labels(n)[..., c]) for n in numbers]
         if not any(len(np.unique(truth)) > 2 for truth in truths):
             continue
-        found = [np.ascontiguousarray(image[..., c]) for image in maps]
-        chosen[name], f1 = choose_objects(found, truths)
-        scores[name] = {"f1": round(f1, 4), **asdict(chosen[name])}
-        log.info("%s: F1 %.3f with %s", name, f1, chosen[name])
+        foregrounds = [np.ascontiguousarray(image[..., c]) for image in maps]
+        tuned[name], f1 = search_objects(foregrounds, truths)
+        scores[name] = {"f1": round(f1, 4), **asdict(tuned[name])}
+        log.info("%s: F1 %.3f with %s", name, f1, tuned[name])
     if scores:
         write_atomic(out / SCORES, json.dumps(scores, indent=2))
-    return chosen
+    return tuned

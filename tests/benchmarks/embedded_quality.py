@@ -1,14 +1,14 @@
-"""F1 of a network on images that it has not learnt from; one JSON line.
+"""F1 of a network on validation images; prints one JSON line.
 
 ``python -m tests.benchmarks.embedded_quality [--model NET.onnx] [--overlays DIR]``
 
-Of the network that ships, or of another one.
+Evaluates the network in the package, or another one.
 
-expert1 and expert2: F1 at IoU 0.5 on data/codex_tile (nucleus + membrane), beside those of
-Mesmer 0.9.0 (its published masks) and of InstanSeg 0.1.1 (run here, as
-`segmentation.backend: instanseg` runs it; see instanseg_side.py).
-nsclc_cells, nsclc_nuclei: against the teacher on the half that was held back, mean over
-its crops with more than 30 nuclei. dsb_nuclei: the last fifth of the DSB images, mean.
+expert1 and expert2: F1 at IoU 0.5 on data/codex_tile (nucleus + membrane), with those of
+Mesmer 0.9.0 (its published masks) and of InstanSeg 0.1.1 (run here with
+`segmentation.backend: instanseg`; see instanseg_side.py).
+nsclc_cells, nsclc_nuclei: against the teacher on the validation half, mean over its crops
+with more than 30 nuclei. dsb_nuclei: mean over the last fifth of the DSB images.
 """
 
 import argparse
@@ -36,7 +36,7 @@ import sys
 import numpy as np
 from codexseg.backends.base import SlideContext
 from codexseg.backends.registry import create
-from codexseg.config import SegmentationConfig
+from codexseg.config.schema import SegmentationConfig
 from codexseg.core.grid import Window
 _, weights, image, mpp, labels = sys.argv
 image = np.load(image)
@@ -45,9 +45,9 @@ backend = create(config, SlideContext(image.shape[1:], float(mpp)))
 np.save(labels, backend.predict(image[None], [Window(0, 0, *image.shape[1:])])[0])
 """
 TILE_MPP = 0.377
-HELD_BACK = 2688
-"""Column of the NSCLC image from which on it is held back."""
-LEAST_NUCLEI = 30
+VALIDATION_COLUMN = 2688
+"""First column of the validation half of the NSCLC image."""
+MIN_NUCLEI = 30
 
 
 def network(model: Path, shape: tuple[int, int], mpp: float) -> Panoptic:
@@ -57,18 +57,18 @@ def network(model: Path, shape: tuple[int, int], mpp: float) -> Panoptic:
 
 def segment(model: Path, image: Image, mpp: float) -> Image:
     shape = (image.shape[1], image.shape[2])
-    made = network(model, shape, mpp)
-    labels: Image = made.predict(image[None], [Window(0, 0, *shape)])[0]
+    backend = network(model, shape, mpp)
+    labels: Image = backend.predict(image[None], [Window(0, 0, *shape)])[0]
     return labels
 
 
 def instanseg(image: Image, mpp: float) -> Image:
-    """Segment an image as `segmentation.backend: instanseg` does."""
+    """Segment an image with `segmentation.backend: instanseg`."""
     with tempfile.TemporaryDirectory() as folder:
-        given, made = Path(folder) / "image.npy", Path(folder) / "labels.npy"
-        np.save(given, image)
-        with_instanseg(INSTANSEG, given, mpp, made)
-        labels: Image = np.load(made)
+        source, output = Path(folder) / "image.npy", Path(folder) / "labels.npy"
+        np.save(source, image)
+        with_instanseg(INSTANSEG, source, mpp, output)
+        labels: Image = np.load(output)
         return labels
 
 
@@ -80,19 +80,19 @@ def codex_tile() -> tuple[Image, dict[str, Image]]:
 
 
 def nsclc() -> tuple[Image, list[tuple[int, int, Image, Image]]]:
-    """Return the half that was held back, and (y, x, cells, nuclei) of its crops."""
+    """Return the validation half, and (y, x, cells, nuclei) of its crops."""
     folder = shared() / "data" / "nsclc"
     slide = tifffile.imread(folder / "nsclc4301.ome.tif")
     merged, _ = scaled(slide[1:])
-    both = np.stack([slide[0].astype(np.float32), merged])[:, :, HELD_BACK:]
+    pixels = np.stack([slide[0].astype(np.float32), merged])[:, :, VALIDATION_COLUMN:]
     with np.load(folder / "teacher_labels.npz") as teacher:
-        parts = zip(teacher["yx"], teacher["cells"], teacher["nuclei"], strict=True)
+        labelled = zip(teacher["yx"], teacher["cells"], teacher["nuclei"], strict=True)
         crops = [
-            (int(y), int(x) - HELD_BACK, cells, nuclei)
-            for (y, x), cells, nuclei in parts
-            if x >= HELD_BACK and len(np.unique(nuclei)) > LEAST_NUCLEI
+            (int(y), int(x) - VALIDATION_COLUMN, cells, nuclei)
+            for (y, x), cells, nuclei in labelled
+            if x >= VALIDATION_COLUMN and len(np.unique(nuclei)) > MIN_NUCLEI
         ]
-    return both, crops
+    return pixels, crops
 
 
 def dsb() -> tuple[Image, Image]:
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=EMBEDDED)
     parser.add_argument("--overlays", type=Path)
     options = parser.parse_args()
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
 
     image, masks = codex_tile()
     labels = segment(options.model, image, TILE_MPP)
@@ -114,9 +114,9 @@ def main() -> None:
     sides["instanseg_"] = instanseg(image, TILE_MPP)[0]
     for side, cells in sides.items():
         for expert in ("expert1", "expert2"):
-            figures[f"{side}{expert}"] = f1(masks[expert], cells)
-    figures["cells"] = float(labels[0].max())
-    shown = {"codex_tile": (image, labels)}
+            metrics[f"{side}{expert}"] = f1(masks[expert], cells)
+    metrics["cells"] = float(labels[0].max())
+    overlays = {"codex_tile": (image, labels)}
 
     image, crops = nsclc()
     labels = segment(options.model, image, 0.5)
@@ -124,22 +124,22 @@ def main() -> None:
         scores = []
         for y, x, *truth in crops:
             scores.append(f1(truth[c], labels[c, y : y + 512, x : x + 512]))
-        figures[f"nsclc_{name}"] = float(np.mean(scores))
-    shown["nsclc"] = image[:, 900:1400, 900:1500], labels[:, 900:1400, 900:1500]
+        metrics[f"nsclc_{name}"] = float(np.mean(scores))
+    overlays["nsclc"] = image[:, 900:1400, 900:1500], labels[:, 900:1400, 900:1500]
 
     scores = []
     for nucleus, truth in zip(*dsb(), strict=True):
         pair = np.stack([nucleus, np.zeros_like(nucleus)])
-        found = segment(options.model, pair, 0.5)[1]
+        nuclei = segment(options.model, pair, 0.5)[1]
         if truth.any():
-            scores.append(f1(truth, found))
-    figures["dsb_nuclei"] = float(np.mean(scores))
+            scores.append(f1(truth, nuclei))
+    metrics["dsb_nuclei"] = float(np.mean(scores))
 
     if options.overlays:
         options.overlays.mkdir(parents=True, exist_ok=True)
-        for name, (picture, found) in shown.items():
-            overlay(picture, found, options.overlays / f"{name}.png")
-    print(json.dumps({name: round(float(value), 3) for name, value in figures.items()}))
+        for name, (pixels, labels) in overlays.items():
+            overlay(pixels, labels, options.overlays / f"{name}.png")
+    print(json.dumps({name: round(float(value), 3) for name, value in metrics.items()}))
 
 
 if __name__ == "__main__":

@@ -2,15 +2,15 @@
 
 ``python -m tests.benchmarks.embedded_speed [--model NET.onnx] [--side 1024] [--repeats 5]``
 
-Both turn the same part of data/nsclc (DAPI and pan-cytokeratin, 0.5 um per px, full of
-tissue) into labels of cells and nuclei, one after the other on the same machine. Seconds
-are those of the process, threads included; the first run of each is not counted. Ours is
-the median of the repeats, the whole backend from grey levels to labels (its `predict`).
-InstanSeg is the median of two: the TorchScript file alone, on the scaled image at once,
-without the tiles that overlap, with which it costs half as much again. ``--model`` times
-another network of the same contract than the one that ships.
+Both segment cells and nuclei in the same window of data/nsclc (DAPI and pan-cytokeratin,
+0.5 um per px, without glass), in sequence on the same machine. Times are CPU seconds of the
+process with its threads; the first run of each is not counted. For the embedded network it
+is the median of the repeats of `predict`, from intensities to labels. For InstanSeg it is
+the median of two runs of the TorchScript file alone, on the whole scaled image; with
+overlapping tiles it takes 50 % longer. ``--model`` measures another network with the same
+contract.
 
-See instanseg_side.py for where InstanSeg runs.
+See instanseg_side.py for the environment of InstanSeg.
 """
 
 import argparse
@@ -29,14 +29,14 @@ from tests.benchmarks.common import shared
 from tests.benchmarks.instanseg_side import with_instanseg
 
 CORNER = (800, 1200)
-"""Where the part begins, (y, x) px: tissue without glass."""
+"""Upper left corner of the window, (y, x) px: tissue without glass."""
 CHANNELS = [0, 3]
 INSTANSEG_REPEATS = 2
 THEIRS = """
 import json, statistics, sys, time
 from pathlib import Path
 import numpy as np
-from codexseg.backends.instanseg import Network
+from codexseg.backends.tiled.instanseg import Network
 network = Network(Path(sys.argv[1]), "cpu")
 image = np.load(sys.argv[2])
 network.segment(image[:, :256, :256])
@@ -55,10 +55,10 @@ print(json.dumps({"s": statistics.median(seconds), "cells": cells, "nuclei": nuc
 def tissue(side: int) -> NDArray[Any]:
     slide = tifffile.imread(shared() / "data" / "nsclc" / "nsclc4301.ome.tif")
     y, x = CORNER
-    part: NDArray[Any] = slide[CHANNELS, y : y + side, x : x + side]
-    if part.shape[1:] != (side, side):
-        raise SystemExit(f"--side {side}: the image ends after {part.shape[1:]} px.")
-    return np.ascontiguousarray(part)
+    window: NDArray[Any] = slide[CHANNELS, y : y + side, x : x + side]
+    if window.shape[1:] != (side, side):
+        raise SystemExit(f"--side {side}: the image ends after {window.shape[1:]} px.")
+    return np.ascontiguousarray(window)
 
 
 def ours(image: NDArray[Any], model: Path | None, repeats: int) -> dict[str, float]:
@@ -85,8 +85,8 @@ def theirs(image: NDArray[Any]) -> dict[str, float]:
         path = Path(folder) / "image.npy"
         np.save(path, image.astype(np.float32))
         printed = with_instanseg(THEIRS, path, INSTANSEG_REPEATS)
-    found: dict[str, float] = json.loads(printed.splitlines()[-1])
-    return found
+    result: dict[str, float] = json.loads(printed.splitlines()[-1])
+    return result
 
 
 def main() -> None:
@@ -98,15 +98,15 @@ def main() -> None:
     image = tissue(options.side)
     mpx = options.side**2 / 1e6
     mine = ours(image, options.model, options.repeats)
-    other = theirs(image)
-    figures = {
+    instanseg = theirs(image)
+    metrics = {
         "cpu_s_per_mpx": round(mine["s"] / mpx, 2),
-        "instanseg_cpu_s_per_mpx": round(other["s"] / mpx, 2),
-        "ratio": round(other["s"] / mine["s"], 1),
+        "instanseg_cpu_s_per_mpx": round(instanseg["s"] / mpx, 2),
+        "ratio": round(instanseg["s"] / mine["s"], 1),
     }
-    for who, found in (("", mine), ("instanseg_", other)):
-        figures |= {f"{who}{name}": found[name] for name in ("cells", "nuclei")}
-    print(json.dumps(figures))
+    for prefix, result in (("", mine), ("instanseg_", instanseg)):
+        metrics |= {f"{prefix}{name}": result[name] for name in ("cells", "nuclei")}
+    print(json.dumps(metrics))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""The semantic U-Net of seed 004 on nuclei it has not learnt from; one JSON line.
+"""Pixel scores of the semantic U-Net of seed 004 on test images; prints one JSON line.
 
 ``python -m tests.benchmarks.unet_seed004 [--width-divisor N] [--epochs N] [--out DIR]``
 
-Trains by the recipe (BCE, Adam 1e-4, batch 2, height 256) on the first 80 % of
-data/dsb2018_nuclei, with levels that are narrower by a divisor so that it takes about ten
-minutes on two cores, and judges the other 20 %: precision, recall, F1, AuROC and mIoU of
-the foreground, pooled over all pixels. ``seed_bbbc039`` is the seed's row for another
-set, BBBC039, with the full width and 100 epochs: for orientation. Needs the extra train.
+Trains with the recipe (BCE, Adam 1e-4, batch 2, height 256) on the first 80 % of
+data/dsb2018_nuclei. A divisor narrows the levels, so that training takes about ten minutes
+on two cores. The other 20 % are evaluated: precision, recall, F1, AuROC and mIoU of the
+foreground, pooled over all pixels. For comparison, ``seed_bbbc039`` is the seed's result on
+another set, BBBC039, with full width and 100 epochs. Needs the extra train.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from codexseg.core.metrics.pixels import (
 )
 from codexseg.training.data.unet_images import UnetImages
 from codexseg.training.recipe.schema import UnetRecipe
-from codexseg.training.train import make
+from codexseg.training.train import run_training
 from tests.benchmarks.common import shared
 
 WIDTHS = (64, 128, 256, 512, 1024)
@@ -43,7 +43,7 @@ TRAINED_SHARE = 0.8
 
 
 def write_split(folder: Path, limit: int | None) -> tuple[Path, Path]:
-    """Write the images that are learnt from, and those that are judged."""
+    """Write training and test images."""
     with np.load(shared() / "data" / "dsb2018_nuclei" / "fluorescence_256.npz") as file:
         images, labels = file["images"], file["labels"]
     first = int(len(images) * TRAINED_SHARE)
@@ -53,8 +53,8 @@ def write_split(folder: Path, limit: int | None) -> tuple[Path, Path]:
     return paths
 
 
-def judge(network: Path, recipe: UnetRecipe, folder: Path) -> dict[str, float]:
-    """Score the probabilities of the exported network, all pixels of all images."""
+def evaluate(network: Path, recipe: UnetRecipe, folder: Path) -> dict[str, float]:
+    """Score the probabilities of the exported network over all pixels."""
     images = UnetImages(recipe.find(folder), recipe)
     weights, _ = read_spec(network)
     opened = open_unet(weights, "cpu")
@@ -62,11 +62,12 @@ def judge(network: Path, recipe: UnetRecipe, folder: Path) -> dict[str, float]:
     for number in range(len(images)):
         image, mask = images.batch([number])
         truth = mask[0, ..., 0] > 0
-        found = opened.predict(image)[0, 0]
-        table = overlaps(truth.astype(np.uint32), (found > THRESHOLD).astype(np.uint32))
+        probability = opened.predict(image)[0, 0]
+        foreground = (probability > THRESHOLD).astype(np.uint32)
+        table = overlaps(truth.astype(np.uint32), foreground)
         counts = counts + count_pixels(table)
-        here = probability_levels(truth, found)
-        levels = here if levels is None else levels + here
+        counted = probability_levels(truth, probability)
+        levels = counted if levels is None else levels + counted
     return {
         "precision": counts.precision,
         "recall": counts.recall,
@@ -81,8 +82,8 @@ def main() -> None:
     parser.add_argument("--width-divisor", type=int, default=8)
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
-    parser.add_argument("--images", type=int, help="only so many of each part: a trial")
-    parser.add_argument("--out", type=Path, help="keep network, log and pictures there")
+    parser.add_argument("--images", type=int, help="limit of training and of test images")
+    parser.add_argument("--out", type=Path, help="folder to keep network, log and figures")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -97,20 +98,20 @@ def main() -> None:
             split=0,
         )
         began = time.monotonic()
-        network = make(recipe, folder, options.out or folder / "out")
+        network = run_training(recipe, folder, options.out or folder / "out")
         trained_s = time.monotonic() - began
         test = recipe.model_copy(
             update=dict.fromkeys(("images", "nuclei"), Path("test.npz"))
         )
-        figures = {k: round(v, 4) for k, v in judge(network, test, folder).items()}
-    said = {
-        **figures,
+        metrics = {k: round(v, 4) for k, v in evaluate(network, test, folder).items()}
+    result = {
+        **metrics,
         "seed_bbbc039": SEED,
         "width_divisor": options.width_divisor,
         "epochs": options.epochs,
         "train_s": round(trained_s),
     }
-    print(json.dumps(said))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Files of images and labels for tests of training."""
+"""Image and label files for tests of training."""
 
 import numpy as np
 import tifffile
 from PIL import Image
 
 
-def cells(seed=0, shape=(96, 128), count=14):
-    """Draw (y, x) uint16 labels: discs of 5 to 9 px."""
+def disc_labels(seed=0, shape=(96, 128), count=14):
+    """Draw `count` discs of radius 5 to 9 px: labels (y, x) uint16."""
     rng = np.random.default_rng(seed)
     labels = np.zeros(shape, np.uint16)
     yy, xx = np.mgrid[: shape[0], : shape[1]]
@@ -16,13 +16,14 @@ def cells(seed=0, shape=(96, 128), count=14):
     return labels
 
 
-def light(labels, seed=0):
-    """Draw (y, x) uint8: bright where labels are."""
+def fluorescence(labels, seed=0):
+    """Draw an image (y, x) uint8 that is bright where labels are, with noise."""
     noise = np.random.default_rng(seed).normal(20, 4, labels.shape)
     return (noise + 150 * (labels > 0)).clip(0, 255).astype(np.uint8)
 
 
-def write(path, array):
+def write_image(path, array):
+    """Write an array as PNG or TIFF, by the suffix of the path; return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".png":
         Image.fromarray(array).save(path)
@@ -32,8 +33,8 @@ def write(path, array):
 
 
 def write_pairs(folder, count=5, shape=(96, 128)):
-    """Write images/a0.png and masks/a0_masks.png."""
+    """Write images/a0.png, masks/a0_masks.png and so on into a folder."""
     for number in range(count):
-        labels = cells(number, shape)
-        write(folder / "images" / f"a{number}.png", light(labels, number))
-        write(folder / "masks" / f"a{number}_masks.png", labels)
+        labels = disc_labels(number, shape)
+        write_image(folder / "images" / f"a{number}.png", fluorescence(labels, number))
+        write_image(folder / "masks" / f"a{number}_masks.png", labels)

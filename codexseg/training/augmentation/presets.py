@@ -1,44 +1,44 @@
-"""How far images are changed before a network is shown them."""
+"""Augmentation presets: how strongly training images are changed."""
 
 from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
-class Strength:
-    """How far images are changed.
+class AugmentationPreset:
+    """Ranges and probabilities of all random changes of an image.
 
     Attributes
     ----------
     scales : (float, float)
-        Their least and greatest enlargement.
-    largest_px : int
-        Side of an image that is shown whole to the contrast (CLAHE), then cut into tiles.
+        Smallest and largest magnification.
+    max_px : int
+        Largest side of an augmented image. CLAHE runs on it before tiles are cut.
     tiles : int
-        Cut from an image that has room for several.
+        Number of tiles cut from an image that has room for several.
     gammas, blurs_px : (float, float)
-        Least and greatest exponent of grey levels, sigma of blur.
+        Range of the exponent of intensities, and of the sigma of blur.
     uneven, blurred : float
-        Share of channels under uneven light, out of focus.
+        Probability that a channel gets uneven illumination, or is out of focus.
     shot, noise : float
-        Greatest noise that grows with the signal, that does not.
+        Maximum of the noise that grows with the signal, and of constant noise.
     turn_deg, bend_px : float
-        Greatest turn beside quarter turns, degrees; greatest standard deviation of the
-        displacements that bend tissue.
+        Maximum rotation in addition to quarter turns, degrees; maximum standard deviation
+        of the elastic displacements.
     saturated : float
-        Share of channels whose bright parts are cut.
-    dimmest : float
-        The least of the light that a channel keeps before noise comes on top.
+        Probability that bright parts of a channel are clipped.
+    min_gain : float
+        Smallest factor by which a channel is dimmed before noise is added.
     textured : float
-        Share of channels whose fine structure is made stronger, weaker or mottled.
-    painted : float
-        Share of images in which some cells get a membrane, or a stain, that follows their
+        Probability that the fine structure of a channel is amplified, weakened or mottled.
+    stained : float
+        Probability that some cells get a membrane or cytoplasm stain that follows their
         labels.
     flicker : float
-        Greatest standard deviation of the logarithm of one nucleus's light among others.
+        Maximum standard deviation of the logarithm of the brightness of single nuclei.
     """
 
     scales: tuple[float, float]
-    largest_px: int
+    max_px: int
     tiles: int
     gammas: tuple[float, float]
     uneven: float
@@ -49,21 +49,21 @@ class Strength:
     turn_deg: float = 0.0
     bend_px: float = 0.0
     saturated: float = 0.0
-    dimmest: float = 1.0
+    min_gain: float = 1.0
     textured: float = 0.0
-    painted: float = 0.0
+    stained: float = 0.0
     flicker: float = 0.0
 
-    def enlarged(self, factor: float) -> "Strength":
-        """Return the same for a network that sees everything so much larger."""
+    def upsample(self, factor: float) -> "AugmentationPreset":
+        """Return this preset with all scales multiplied by a factor."""
         low, high = self.scales
         return replace(self, scales=(low * factor, high * factor))
 
 
-STRENGTHS = {
-    "strong": Strength(
+AUGMENTATIONS = {
+    "strong": AugmentationPreset(
         scales=(0.5, 1.45),
-        largest_px=384,
+        max_px=384,
         tiles=2,
         gammas=(0.65, 1.5),
         uneven=0.35,
@@ -72,9 +72,9 @@ STRENGTHS = {
         shot=0.06,
         noise=0.03,
     ),
-    "mild": Strength(
+    "mild": AugmentationPreset(
         scales=(0.62, 1.3),
-        largest_px=512,
+        max_px=512,
         tiles=2,
         gammas=(0.75, 1.35),
         uneven=0.25,
@@ -83,9 +83,9 @@ STRENGTHS = {
         shot=0.04,
         noise=0.02,
     ),
-    "wide": Strength(
+    "wide": AugmentationPreset(
         scales=(0.62, 1.6),
-        largest_px=512,
+        max_px=512,
         tiles=2,
         gammas=(0.65, 1.5),
         uneven=0.3,
@@ -96,9 +96,10 @@ STRENGTHS = {
         turn_deg=45,
         bend_px=4,
         saturated=0.25,
-        dimmest=0.35,
+        min_gain=0.35,
         textured=0.4,
-        painted=0.3,
+        stained=0.3,
         flicker=0.3,
     ),
 }
+"""Presets by the names that recipes use."""

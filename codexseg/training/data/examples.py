@@ -1,28 +1,27 @@
-"""Where training images come from: each source draws examples of one kind.
+"""Sources of training examples.
 
-An example is an image with labels: one nuclear channel, any number of membrane markers.
+An example is an image with labels: one nuclear channel and any number of membrane markers.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from codexseg.arrays import Float32, Labels, Pixels
 from codexseg.core.grid import Window
 from codexseg.errors import InputError
 from codexseg.samples.tissue import MARKERS, Tissue
 
 Rng = np.random.Generator
-Labels = NDArray[np.uint32]
 
 _MEMBRANE = [MARKERS.index(name) + 1 for name in ("PANCK", "CD45", "CD3", "VIM")]
 BRIGHT_PERCENT = 99.5
-"""The percentile of what is lit at which a channel is bright: it becomes 1."""
-_SYNTHETIC_MPP = (0.32, 0.9)  # of images shown at 0.5: cells from 0.55 to 1.5 of their size
+"""Percentile of the pixels above 0 that is scaled to 1."""
+_SYNTHETIC_MPP = (0.32, 0.9)  # shown at 0.5: cells of 0.55 to 1.5 times their size
 _SYNTHETIC_PX = 400
 
 
@@ -33,31 +32,54 @@ class Example:
     Attributes
     ----------
     nucleus : (y, x) float32
-        Grey levels from 0; 1 is bright.
+        Nuclear channel, at least 0; 1 is bright.
     markers : (m, y, x) float32
-        Membrane markers, scaled alike; none for images of nuclei.
+        Membrane markers, scaled alike; m is 0 for images of nuclei alone.
     cells : (y, x) uint32 or None
-        None where nobody has drawn the cells.
+        None where cells are not annotated.
     nuclei : (y, x) uint32 or None
-        None where nobody has drawn the nuclei; cells are there then.
+        None where nuclei are not annotated; cells are present then.
     together : bool
-        The labels were drawn with all markers in view, and hold for all of them together:
-        what one of them shows is not in another.
+        Whether the labels require all markers: they were drawn with all markers in view,
+        and a cell may be visible in only one of them.
     """
 
-    nucleus: NDArray[np.float32]
-    markers: NDArray[np.float32]
+    nucleus: Float32
+    markers: Float32
     cells: Labels | None
     nuclei: Labels | None
     together: bool = False
 
 
-class Source(Protocol):
-    """Draws examples."""
+class ExampleSource(Protocol):
+    """Source of random examples."""
 
     def draw(self, rng: Rng) -> Example:
-        """Return one, as the random numbers will have it."""
+        """Return a random example."""
         ...
+
+
+class ScaledImages:
+    """Scaled images by path, shared by sources that read the same file."""
+
+    def __init__(self) -> None:
+        self._images: dict[Path, Float32] = {}
+
+    def read(self, path: Path) -> Float32:
+        """Return a TIFF (c, y, x) with each channel scaled; it is read once.
+
+        Raises
+        ------
+        InputError
+            If the image contains negative or non-finite values.
+        """
+        if path not in self._images:
+            import tifffile
+
+            image = tifffile.imread(path)
+            _check_values(path, image)
+            self._images[path] = np.stack([scale_to_bright(channel) for channel in image])
+        return self._images[path]
 
 
 class Crops:
@@ -66,14 +88,21 @@ class Crops:
     Parameters
     ----------
     image : Path
-        A TIFF (c, y, x); channel 0 shows nuclei, the others membranes.
+        TIFF (c, y, x). Channel 0 shows nuclei, the others membranes.
     labels : Path
-        npz with `yx` (n, 2) upper left corners, `cells` and `nuclei` (n, y, x).
+        npz file with `yx` (n, 2) upper left corners, `cells` and `nuclei` (n, y, x).
     columns : (int, int)
-        Only crops whose columns lie between these are drawn.
+        Only crops inside this range of columns are drawn.
     channels : sequence of int, optional
-        Those of the image that the labels were drawn by, nuclei first: its markers are
-        shown together. By default all channels, of which any markers may be shown.
+        Channels that the labels were drawn from, nuclei first. Their markers are always
+        shown together. By default any markers of the image are shown.
+    images : ScaledImages, optional
+        Images that are already loaded.
+
+    Raises
+    ------
+    InputError
+        If image, labels and channels do not match, or no crop is inside the columns.
     """
 
     def __init__(
@@ -82,9 +111,10 @@ class Crops:
         labels: Path,
         columns: tuple[int, int],
         channels: Sequence[int] | None = None,
+        images: ScaledImages | None = None,
     ) -> None:
-        self._slide = _scaled_slide(image)
-        self._channels = list(range(len(self._slide)) if channels is None else channels)
+        self._image = (images or ScaledImages()).read(image)
+        self._channels = list(range(len(self._image)) if channels is None else channels)
         self._together = channels is not None
         with np.load(labels) as file:
             corners, cells, nuclei = file["yx"], file["cells"], file["nuclei"]
@@ -92,10 +122,13 @@ class Crops:
         width = cells.shape[2]
         inside = (corners[:, 1] >= columns[0]) & (corners[:, 1] + width <= columns[1])
         if not inside.any():
-            raise InputError(f"{labels} has no crop between the columns {columns}.")
+            raise InputError(
+                f"{labels} has no crop inside the columns {columns}. Widen columns in the "
+                f"recipe."
+            )
         self._corners = corners[inside]
         self._cells, self._nuclei = cells[inside], nuclei[inside]
-        # Crops of empty glass teach little.
+        # crops with few cells contribute little, so they are drawn less often
         counts = np.array([len(np.unique(labels)) for labels in self._cells])
         self._shares = np.sqrt(counts) / np.sqrt(counts).sum()
 
@@ -107,33 +140,33 @@ class Crops:
         cells: NDArray[Any],
         nuclei: NDArray[Any],
     ) -> None:
-        """Check that channels, labels and image fit."""
-        if self._slide.ndim != 3:
-            shape = self._slide.shape
-            raise InputError(f"{image} has the shape {shape}, expected (c, y, x).")
-        count, chosen = len(self._slide), self._channels
+        """Check that channels, labels and image match."""
+        shape = self._image.shape
+        if self._image.ndim != 3:
+            raise InputError(f"{image} has shape {shape}, expected (c, y, x).")
+        count, chosen = len(self._image), self._channels
         if max(chosen) >= count or len({*chosen}) < len(chosen):
             raise InputError(
-                f"channels are {chosen}, expected different numbers below {count}, as "
-                f"{image} has so many channels: correct them in the recipe."
+                f"channels are {chosen}, expected different numbers below {count}, the "
+                f"number of channels of {image}. Correct them in the recipe."
             )
         are_whole = all(a.dtype.kind in "iu" for a in (corners, cells, nuclei))
         fits = cells.ndim == 3 and corners.shape == (len(cells), 2)
         if not (are_whole and fits and cells.shape == nuclei.shape):
             raise InputError(
-                f"{labels} holds yx {corners.shape} {corners.dtype}, cells {cells.shape} "
-                f"{cells.dtype}, nuclei {nuclei.shape} {nuclei.dtype}, expected integers "
-                f"(n, 2), (n, y, x) and the same: make it again."
+                f"{labels} contains yx {corners.shape} {corners.dtype}, cells "
+                f"{cells.shape} {cells.dtype}, nuclei {nuclei.shape} {nuclei.dtype}, "
+                f"expected integers (n, 2), (n, y, x) and (n, y, x). Create it again."
             )
         ends = corners + cells.shape[1:]
-        if (corners < 0).any() or (ends > self._slide.shape[1:]).any():
+        if (corners < 0).any() or (ends > shape[1:]).any():
             raise InputError(
-                f"{labels} has crops outside of {image}, {self._slide.shape[1:]} px: they "
-                f"are of another image; name theirs."
+                f"{labels} has crops outside of {image}, {shape[1:]} px. Name the image "
+                f"that the labels belong to."
             )
 
     def draw(self, rng: Rng) -> Example:
-        """Return one crop."""
+        """Return a random crop; crops with many cells are more likely."""
         number = int(rng.choice(len(self._corners), p=self._shares))
         return self._example(number)
 
@@ -141,7 +174,7 @@ class Crops:
         return len(self._corners)
 
     def every(self) -> Iterator[Example]:
-        """Yield all crops, in their order."""
+        """Yield all crops in order."""
         for number in range(len(self)):
             yield self._example(number)
 
@@ -153,15 +186,13 @@ class Crops:
         rows, columns = (
             slice(n, n + side) for n, side in zip((y, x), cells.shape, strict=True)
         )
-        part = self._slide[self._channels, rows, columns]
-        return Example(part[0], part[1:], cells, nuclei, self._together)
+        crop = self._image[self._channels, rows, columns]
+        return Example(crop[0], crop[1:], cells, nuclei, self._together)
 
     def region(
         self,
-    ) -> tuple[
-        NDArray[np.float32], list[tuple[tuple[slice, slice], tuple[Labels, Labels]]]
-    ]:
-        """Return the part of the image that holds the crops, and their labels in it.
+    ) -> tuple[Float32, list[tuple[tuple[slice, slice], tuple[Labels, Labels]]]]:
+        """Return the part of the image that contains the crops, and their labels.
 
         Returns
         -------
@@ -176,21 +207,26 @@ class Crops:
             self._corners - low, self._cells, self._nuclei, strict=True
         ):
             (y, x), (height, width) = corner, size
-            place = slice(y, y + height), slice(x, x + width)
-            truth.append((place, (cells.astype(np.uint32), nuclei.astype(np.uint32))))
-        image = self._slide[self._channels, low[0] : high[0], low[1] : high[1]]
+            window = slice(y, y + height), slice(x, x + width)
+            truth.append((window, (cells.astype(np.uint32), nuclei.astype(np.uint32))))
+        image = self._image[self._channels, low[0] : high[0], low[1] : high[1]]
         return image, truth
 
 
 class Nuclei:
-    """Images of nuclei: npz with `images` and `labels`, (n, y, x).
+    """Images of nuclei: npz file with `images` and `labels`, (n, y, x).
 
     Parameters
     ----------
     path : Path
         The npz file.
     share : float
-        How many of them, from the first, may be drawn; the others are held back.
+        Share of the images, from the first, that may be drawn.
+
+    Raises
+    ------
+    InputError
+        If shapes or values of images and labels are invalid.
     """
 
     def __init__(self, path: Path, share: float) -> None:
@@ -198,30 +234,35 @@ class Nuclei:
             images, labels = file["images"], file["labels"]
         if not (images.ndim == 3 and len(images) and images.shape == labels.shape):
             raise InputError(
-                f"{path} holds images {images.shape} and labels {labels.shape}, expected "
-                f"(n, y, x) and the same."
+                f"{path} contains images {images.shape} and labels {labels.shape}, "
+                f"expected (n, y, x) for both."
             )
         _check_values(path, images, labels)
         count = max(1, int(len(images) * share))
         self._images, self._labels = images[:count], labels[:count]
 
     def draw(self, rng: Rng) -> Example:
-        """Return one image."""
+        """Return a random image."""
         number = int(rng.integers(len(self._images)))
-        image = scaled(self._images[number])
-        none = np.zeros((0, *image.shape), np.float32)
-        return Example(image, none, None, self._labels[number].astype(np.uint32))
+        image = scale_to_bright(self._images[number])
+        markers = np.zeros((0, *image.shape), np.float32)
+        return Example(image, markers, None, self._labels[number].astype(np.uint32))
 
 
-class Pair:
-    """One image: npz with `image` (2, y, x), `cells` and `nuclei` (y, x).
+class LabelledImage:
+    """One image: npz file with `image` (c, y, x), `cells` and `nuclei` (y, x).
 
     Parameters
     ----------
     path : Path
         The npz file.
     nucleus : int
-        Which channel of the image shows nuclei.
+        The nuclear channel.
+
+    Raises
+    ------
+    InputError
+        If shapes or values of image and labels are invalid.
     """
 
     def __init__(self, path: Path, nucleus: int) -> None:
@@ -230,15 +271,15 @@ class Pair:
         shapes = {image.shape[1:], cells.shape, nuclei.shape}
         if image.ndim != 3 or len(shapes) > 1 or nucleus >= len(image):
             raise InputError(
-                f"{path} holds an image {image.shape}, cells {cells.shape} and nuclei "
-                f"{nuclei.shape}, expected (c, y, x) with a channel {nucleus}, and twice "
-                f"(y, x)."
+                f"{path} contains an image {image.shape}, cells {cells.shape} and nuclei "
+                f"{nuclei.shape}, expected (c, y, x) with a channel {nucleus}, and labels "
+                f"(y, x) of the same size."
             )
         _check_values(path, image, cells, nuclei)
-        image = np.stack([scaled(channel) for channel in image])
-        others = np.delete(image, nucleus, axis=0)
-        both = cells.astype(np.uint32), nuclei.astype(np.uint32)
-        self._example = Example(image[nucleus], others, *both)
+        image = np.stack([scale_to_bright(channel) for channel in image])
+        markers = np.delete(image, nucleus, axis=0)
+        labels = cells.astype(np.uint32), nuclei.astype(np.uint32)
+        self._example = Example(image[nucleus], markers, *labels)
 
     def draw(self, rng: Rng) -> Example:
         """Return the image."""
@@ -247,52 +288,43 @@ class Pair:
 
 
 class Synthetic:
-    """Tissue that is drawn anew each time, at pixel sizes all about."""
+    """Rendered tissue at random pixel sizes, a different slide for each example."""
 
     def draw(self, rng: Rng) -> Example:
-        """Return a window of a slide of its own."""
+        """Return a random window of a random slide."""
         mpp = float(np.exp(rng.uniform(*np.log(_SYNTHETIC_MPP))))
         side = 4 * _SYNTHETIC_PX
         tissue = Tissue((side, side), int(rng.integers(2**31)), mpp)
         y, x = (int(v) for v in rng.integers(0, side - _SYNTHETIC_PX, 2))
-        scene = tissue.render(Window(y, x, y + _SYNTHETIC_PX, x + _SYNTHETIC_PX))
-        pixels = np.stack([scaled(channel) for channel in scene.pixels])
-        nuclei = scene.nuclei
-        return Example(pixels[0], pixels[_MEMBRANE], scene.cells, nuclei)
+        rendered = tissue.render(Window(y, x, y + _SYNTHETIC_PX, x + _SYNTHETIC_PX))
+        pixels = np.stack([scale_to_bright(channel) for channel in rendered.pixels])
+        return Example(pixels[0], pixels[_MEMBRANE], rendered.cells, rendered.nuclei)
 
 
-@lru_cache(maxsize=1)
-def _scaled_slide(path: Path) -> NDArray[np.float32]:
-    """Read a TIFF (c, y, x) and scale each channel; sources of one image share it."""
-    import tifffile
-
-    slide = tifffile.imread(path)
-    _check_values(path, slide)
-    return np.stack([scaled(channel) for channel in slide])
-
-
-def _check_values(path: Path, image: NDArray[Any], *labels: NDArray[Any]) -> None:
-    """Check that grey levels are numbers from 0 on, and labels integers."""
+def _check_values(path: Path, image: Pixels, *labels: NDArray[Any]) -> None:
+    """Check that intensities are finite and at least 0, and that labels are integers."""
     lowest, highest = float(image.min(initial=0)), float(image.max(initial=0))
     if not (lowest >= 0 and np.isfinite(highest)):
         raise InputError(
-            f"{path} has grey levels from {lowest:g} to {highest:g}, expected numbers from "
-            f"0 on: correct the image."
+            f"{path} has intensities from {lowest:g} to {highest:g}, expected finite "
+            f"numbers of at least 0. Correct the image."
         )
     wrong = [str(plane.dtype) for plane in labels if plane.dtype.kind not in "iu"]
     if wrong:
         raise InputError(f"{path} has labels of {wrong[0]}, expected integers.")
 
 
-def scaled(channel: NDArray[Any]) -> NDArray[np.float32]:
-    """Scale grey levels so that the 99.5th percentile of what is not 0 becomes 1."""
+def scale_to_bright(channel: Pixels) -> Float32:
+    """Scale intensities so that the 99.5th percentile of the pixels above 0 becomes 1."""
     values = np.asarray(channel, np.float32)
     lit = values[values > 0]
     top = float(np.percentile(lit, BRIGHT_PERCENT)) if lit.size else 1.0
     return values / np.float32(max(top, 1e-6))
 
 
-def choose(sources: Sequence[Source], weights: Sequence[float], rng: Rng) -> Example:
-    """Draw from one of the sources, the likelier the greater its weight."""
+def draw_example(
+    sources: Sequence[ExampleSource], weights: Sequence[float], rng: Rng
+) -> Example:
+    """Draw from a random source; probabilities are proportional to the weights."""
     share = np.asarray(weights, np.float64)
     return sources[int(rng.choice(len(sources), p=share / share.sum()))].draw(rng)

@@ -1,16 +1,14 @@
-"""Pairs of images and labels: which belong together, and whether they fit."""
+"""Pairs of images and labels, matched by name and checked."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from codexseg.core.labels.operations import Labels
+from codexseg.arrays import Labels, Pixels
 from codexseg.errors import InputError
-from codexseg.training.data.image_files import Picture, list_pictures, listed
+from codexseg.training.data.image_files import ImageFile, abbreviate, list_images
 
 COMPARTMENTS = ("cells", "nuclei")
 _IMAGE_KEYS = ("images", "image", "X")
@@ -19,79 +17,109 @@ _LABEL_KEYS = {name: (name, "labels", "masks", "y") for name in COMPARTMENTS}
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its labels, not read yet.
+    """An image and its labels, read on demand.
 
     Attributes
     ----------
-    image : Picture
-    labels : dict of Picture
+    image : ImageFile
+    labels : dict of ImageFile
         By compartment: cells, nuclei, or both.
     """
 
-    image: Picture
-    labels: Mapping[str, Picture]
+    image: ImageFile
+    labels: Mapping[str, ImageFile]
 
     @property
     def name(self) -> str:
-        """What image and labels are both called."""
+        """The common name of image and labels."""
         return self.image.name
 
-    def read(self) -> tuple[NDArray[Any], dict[str, Labels]]:
+    def read(self) -> tuple[Pixels, dict[str, Labels]]:
         """Read the image, (c, y, x), and the labels, (y, x) uint32 each.
 
         Raises
         ------
         InputError
-            If a file cannot be read or holds something else.
+            If a file is unreadable, or has the wrong content.
         """
-        labels = {name: picture.labels() for name, picture in self.labels.items()}
+        labels = {name: file.labels() for name, file in self.labels.items()}
         return self.image.pixels(), labels
 
 
 def find_pairs(images: Path, labels: Mapping[str, Path]) -> list[Pair]:
-    """Find images and their labels, and check that they fit.
+    """Match images and labels by name, and check that they fit.
 
     Parameters
     ----------
     images : Path
-        A folder or zip of PNG, TIFF and OME-TIFF files, or an npz.
+        See :func:`codexseg.training.data.image_files.list_images`.
     labels : mapping of str to Path
-        The same for cells, nuclei or both. Files are paired by name: without suffixes,
-        and of labels without _masks, _mask, _labels or _label at the end.
+        The same for cells, nuclei or both. Names are compared without suffixes, and those
+        of labels without _masks, _mask, _labels or _label at the end.
 
     Returns
     -------
     list of Pair
-        In the order of the names.
+        Sorted by name.
 
     Raises
     ------
     InputError
-        If there are none, files have no partner, or an image and its labels differ in
-        shape or the labels are no integers: all such files are named.
+        If there are no images or labels, files have no partner, an image and its labels
+        differ in shape, or labels are not integers. The message lists the files.
     """
     if not labels:
         raise InputError(
-            f"there are no labels for the images in {images}, expected those of cells, "
-            f"nuclei or both: name them in the recipe."
+            f"There are no labels for the images in {images}, expected cells, nuclei or "
+            f"both. Name them in the recipe."
         )
-    found = list_pictures(images, _IMAGE_KEYS, labels=False)
+    files = list_images(images, _IMAGE_KEYS, labels=False)
     partners = {
-        name: {p.name: p for p in list_pictures(path, _LABEL_KEYS[name], labels=True)}
+        name: {f.name: f for f in list_images(path, _LABEL_KEYS[name], labels=True)}
         for name, path in labels.items()
     }
     for name, path in labels.items():
-        _check_partners(images, found, path, partners[name])
+        _check_partners(images, files, path, partners[name])
     pairs = [
         Pair(image, {name: partners[name][image.name] for name in labels})
-        for image in found
+        for image in files
     ]
     _check_headers(pairs)
     return pairs
 
 
-def split(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Hold back a share of the pairs, drawn by a seed; at least one stays on each side.
+def require_channels(pairs: Sequence[Pair], highest: int, keys: str) -> None:
+    """Check that all images have the channels that a recipe names.
+
+    Parameters
+    ----------
+    pairs : sequence of Pair
+        Images and labels.
+    highest : int
+        The highest of the channels.
+    keys : str
+        The keys of the recipe, for the message.
+
+    Raises
+    ------
+    InputError
+        If an image has fewer channels.
+    """
+    for pair in pairs:
+        count = pair.image.header().shape[0]
+        if count <= highest:
+            raise InputError(
+                f"{pair.image} has {count} channels, but the recipe names channel "
+                f"{highest} (the first is 0). Correct {keys}."
+            )
+
+
+def split_pairs(
+    pairs: Sequence[Pair], share: float, seed: int
+) -> tuple[list[Pair], list[Pair]]:
+    """Split pairs randomly into training and validation pairs, at least one each.
+
+    A share of 0 gives no validation pairs.
 
     Raises
     ------
@@ -102,50 +130,51 @@ def split(pairs: Sequence[Pair], share: float, seed: int) -> tuple[list[Pair], l
         return list(pairs), []
     if len(pairs) < 2:
         raise InputError(
-            f"there is 1 pair of image and labels ({pairs[0].name}), of which none can be "
-            f"held back: add images, or set split to 0."
+            f"There is only 1 pair of image and labels ({pairs[0].name}), expected at "
+            f"least 2 for a split. Add images, or set split to 0."
         )
     count = min(len(pairs) - 1, max(1, round(share * len(pairs))))
     order = np.random.default_rng([seed, len(pairs)]).permutation(len(pairs))
-    held = set(order[:count].tolist())
+    validation = set(order[:count].tolist())
     return (
-        [pair for i, pair in enumerate(pairs) if i not in held],
-        [pair for i, pair in enumerate(pairs) if i in held],
+        [pair for i, pair in enumerate(pairs) if i not in validation],
+        [pair for i, pair in enumerate(pairs) if i in validation],
     )
 
 
 def _check_partners(
-    images: Path, found: Sequence[Picture], path: Path, partners: Mapping[str, Picture]
+    images: Path, files: Sequence[ImageFile], path: Path, partners: Mapping[str, ImageFile]
 ) -> None:
-    names = {picture.name for picture in found}
-    alone = [picture.short for picture in found if picture.name not in partners]
-    strangers = [p.short for name, p in partners.items() if name not in names]
-    if alone or strangers:
+    names = {file.name for file in files}
+    alone = [file.short for file in files if file.name not in partners]
+    unknown = [f.short for name, f in partners.items() if name not in names]
+    if alone or unknown:
         raise InputError(
-            f"every image needs labels of the same name (which may end in _masks, _mask, "
-            f"_labels or _label), and every label image its image. Without a partner are, "
-            f"in {images}: {listed(alone)}; in {path}: {listed(strangers)}."
+            f"Files without a partner in {images}: {abbreviate(alone)}; in {path}: "
+            f"{abbreviate(unknown)}. Give each image labels of the same name, which may "
+            f"end in _masks, _mask, _labels or _label."
         )
 
 
 def _check_headers(pairs: Sequence[Pair]) -> None:
-    """Check shapes and types of all files before training starts, from their headers."""
-    wrong_shape, no_integers = [], []
+    """Check shapes and dtypes of all files before training, from their headers."""
+    wrong_shape, wrong_dtype = [], []
     for pair in pairs:
         shape = pair.image.header().shape
-        for picture in pair.labels.values():
-            header = picture.header()
+        for file in pair.labels.values():
+            header = file.header()
             if header.shape != (1, *shape[1:]):
-                wrong_shape.append(f"{picture.short} {header.shape} for image {shape}")
+                wrong_shape.append(f"{file.short} {header.shape} for image {shape}")
             elif header.dtype.kind not in "iub":
-                no_integers.append(f"{picture.short} ({header.dtype})")
+                wrong_dtype.append(f"{file.short} ({header.dtype})")
     if wrong_shape:
         raise InputError(
-            f"labels must be one plane (1, y, x) over the pixels of their image (c, y, x). "
-            f"{len(wrong_shape)} are not: {listed(wrong_shape)}. Export them again."
+            f"Labels must be one plane (1, y, x) of the size of their image (c, y, x). "
+            f"{len(wrong_shape)} are not: {abbreviate(wrong_shape)}. Export them again."
         )
-    if no_integers:
+    if wrong_dtype:
         raise InputError(
-            f"labels must be integers, one number per object, 0 for the background. "
-            f"{len(no_integers)} are not: {listed(no_integers)}. Export them as integers."
+            f"Labels must be integers, one number per object, 0 for the background. "
+            f"{len(wrong_dtype)} are not: {abbreviate(wrong_dtype)}. Export them as "
+            f"integers."
         )

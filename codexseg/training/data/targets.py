@@ -1,22 +1,22 @@
-"""What the network is to give: how near the middle, and boundary, interior or background.
+"""Training targets: inner distance, and boundary, interior or background.
 
-The two transforms of Greenwald et al. 2022 (Mesmer).
+Greenwald et al., Whole-cell segmentation of tissue images with human-level performance,
+Nature Biotechnology 40, 2022 (Mesmer).
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
+from codexseg.arrays import Float32, Labels
 from codexseg.core.kernel import kernel
 from codexseg.core.labels.operations import inner_boundary
 from codexseg.core.labels.stitching import dense
 
-Labels = NDArray[np.uint32]
-
 BOUNDARY, INTERIOR, BACKGROUND = range(3)
 
 
-def inner_distance(labels: Labels) -> NDArray[np.float32]:
-    """Say how near a pixel lies to the middle of its object.
+def inner_distance(labels: Labels) -> Float32:
+    """Return how close each pixel is to the centre of its object.
 
     Parameters
     ----------
@@ -26,22 +26,23 @@ def inner_distance(labels: Labels) -> NDArray[np.float32]:
     Returns
     -------
     distance : (y, x) float32
-        1 / (1 + d / sqrt(area)), d the distance to the object's centroid, px; 0 outside.
+        1 / (1 + d / sqrt(area)), where d is the distance to the centroid of the object,
+        px; 0 in the background.
     """
     numbered, _ = dense(labels)
     return _inner_distance(numbered, int(numbered.max(initial=0)))
 
 
-def classes(labels: Labels) -> NDArray[np.uint8]:
-    """Tell boundary (0), interior (1) and background (2) apart: (y, x) uint8."""
-    found = np.full(labels.shape, BACKGROUND, np.uint8)
-    found[labels > 0] = INTERIOR
-    found[inner_boundary(labels)] = BOUNDARY
-    return found
+def pixel_classes(labels: Labels) -> NDArray[np.uint8]:
+    """Return classes (y, x) uint8: boundary 0, interior 1, background 2."""
+    classes = np.full(labels.shape, BACKGROUND, np.uint8)
+    classes[labels > 0] = INTERIOR
+    classes[inner_boundary(labels)] = BOUNDARY
+    return classes
 
 
 @kernel
-def _inner_distance(labels: Labels, highest: int) -> NDArray[np.float32]:
+def _inner_distance(labels: Labels, highest: int) -> Float32:
     sums = np.zeros((highest + 1, 3))
     height, width = labels.shape
     for y in range(height):

@@ -1,57 +1,50 @@
-"""What a U-Net is shown: images of one height, grey levels from 0 to 1, binary masks."""
+"""Images of U-Net training: one height, intensities from 0 to 1, binary masks."""
 
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from codexseg.arrays import Float32, Labels
 from codexseg.backends.base import ChannelStatistics
 from codexseg.backends.unet.spec import limits, to_unit
 from codexseg.core.intensity.background import channel_statistics
-from codexseg.errors import InputError
-from codexseg.training.data.pair_examples import Keep
-from codexseg.training.data.pairs import Pair
-from codexseg.training.data.resize import nearest, resized
+from codexseg.training.data.pair_examples import RecentlyUsed
+from codexseg.training.data.pairs import Pair, require_channels
+from codexseg.training.data.resize import resize_image, resize_labels
 from codexseg.training.recipe.schema import UnetRecipe
 
 log = logging.getLogger(__name__)
 
-Floats = NDArray[np.float32]
-Shown = tuple[Floats, NDArray[np.uint32]]
+ResizedPair = tuple[Float32, Labels]
+"""Image (y, x, inputs) and labels (y, x, outputs) at the size of training."""
 
 _SAME_MPP = 1.05
 
 
 class UnetImages:
-    """Images with labels as a recipe shows them to the network, read when asked for.
+    """Images with labels, scaled and resized as a recipe requires, read on demand.
 
     Parameters
     ----------
     pairs : sequence of Pair
-        Which.
+        Images and labels.
     recipe : UnetRecipe
         Channels, scaling and height.
 
     Raises
     ------
     InputError
-        If an image lacks a channel that the recipe names.
+        If an image lacks a channel of the recipe.
     """
 
     def __init__(self, pairs: Sequence[Pair], recipe: UnetRecipe) -> None:
         self.pairs, self._recipe = list(pairs), recipe
-        self._keep: Keep[Shown] = Keep()
-        headers = [pair.image.header() for pair in self.pairs]
+        self._recent: RecentlyUsed[ResizedPair] = RecentlyUsed()
         highest = max(c for group in recipe.channels for c in group)
-        for pair, header in zip(self.pairs, headers, strict=True):
-            if header.shape[0] <= highest:
-                raise InputError(
-                    f"{pair.image} has {header.shape[0]} channels, and the recipe names "
-                    f"channel {highest} (they are counted from 0): correct inputs."
-                )
-        self._sizes = [header.shape[1:] for header in headers]
+        require_channels(pairs, highest, "inputs")
+        self._sizes = [pair.image.header().shape[1:] for pair in pairs]
         self.shapes = [_target(size, recipe) for size in self._sizes]
 
     def __len__(self) -> int:
@@ -59,7 +52,7 @@ class UnetImages:
 
     @property
     def mpp(self) -> float | None:
-        """Micrometres per pixel of the images as they are shown: the median."""
+        """Micrometres per pixel of the resized images: the median."""
         if self._recipe.mpp is None:
             return None
         factors = [
@@ -67,36 +60,40 @@ class UnetImages:
         ]
         if max(factors) > _SAME_MPP * min(factors):
             log.warning(
-                "images are of different heights, and shown at %.3g to %.3g um per px: "
-                "slides will be shown at the median; if that is wrong set height to null",
+                "Images have different heights, so their pixel size after resizing ranges "
+                "from %.3g to %.3g um. Slides are segmented at the median. Set height to "
+                "null to keep the pixel size.",
                 min(factors) * self._recipe.mpp,
                 max(factors) * self._recipe.mpp,
             )
         return float(np.median(factors) * self._recipe.mpp)
 
-    def labels(self, number: int) -> NDArray[np.uint32]:
-        """Return the labels (y, x, outputs) of an image as it is shown."""
-        return self._shown(number)[1]
+    def labels(self, number: int) -> Labels:
+        """Return the labels (y, x, outputs) of a resized image."""
+        return self._at(number)[1]
 
     def batch(
         self, numbers: Sequence[int], rng: np.random.Generator | None = None
-    ) -> tuple[Floats, Floats]:
-        """Return images (n, y, x, inputs) of one shape, and masks (n, y, x, outputs)."""
+    ) -> tuple[Float32, Float32]:
+        """Return images (n, y, x, inputs) of one shape, and masks (n, y, x, outputs).
+
+        With `rng`, images are flipped at random where the recipe sets `flips`.
+        """
         images, masks = [], []
         for number in numbers:
-            image, labels = self._shown(number)
+            image, labels = self._at(number)
             mask = (labels > 0).astype(np.float32)
             if rng is not None and self._recipe.flips:
-                turn = tuple(slice(None, None, int(s)) for s in rng.choice([1, -1], 2))
-                image, mask = image[turn], mask[turn]
+                flip = tuple(slice(None, None, int(s)) for s in rng.choice([1, -1], 2))
+                image, mask = image[flip], mask[flip]
             images.append(image)
             masks.append(mask)
         return np.stack(images), np.stack(masks)
 
-    def _shown(self, number: int) -> Shown:
-        return self._keep.get(number, lambda: self._read(number))
+    def _at(self, number: int) -> ResizedPair:
+        return self._recent.get(number, lambda: self._read(number))
 
-    def _read(self, number: int) -> tuple[Shown, int]:
+    def _read(self, number: int) -> tuple[ResizedPair, int]:
         pixels, labels = self.pairs[number].read()
         shape = self.shapes[number]
         image = np.empty((*shape, len(self._recipe.channels)), np.float32)
@@ -104,24 +101,24 @@ class UnetImages:
             channel = pixels[list(group)].max(axis=0)
             statistics = ChannelStatistics(*channel_statistics(channel))
             unit = to_unit(channel, *limits(statistics, self._recipe.scaling))
-            image[..., c] = resized(unit, shape)
+            image[..., c] = resize_image(unit, shape)
         truth = np.stack(
-            [nearest(labels[name], shape) for name in self._recipe.labels], axis=-1
+            [resize_labels(labels[name], shape) for name in self._recipe.labels], axis=-1
         )
         return (image, truth), image.nbytes + truth.nbytes
 
 
-class Order:
-    """Which images make which batch: of one shape, shuffled anew for each epoch.
+class BatchOrder:
+    """Assignment of images to batches of one shape, shuffled for each epoch.
 
     Parameters
     ----------
     shapes : sequence of (int, int)
         Height and width of the images.
     size : int
-        Images in a batch, the last of a shape may have fewer.
+        Images in a batch; the last batch of a shape may be smaller.
     seed : int or None
-        None: the order of the images, every time.
+        None keeps the order of the images in every epoch.
     """
 
     def __init__(
@@ -137,7 +134,7 @@ class Order:
         return sum(-(-len(group) // self._size) for group in self._groups)
 
     def batch(self, number: int) -> list[int]:
-        """Return the images of a batch, counted from the first epoch on."""
+        """Return the images of a batch; batches are counted from the first epoch on."""
         epoch, index = divmod(number, len(self))
         if self._drawn[0] != epoch:
             self._drawn = epoch, self._draw(epoch)
@@ -159,7 +156,7 @@ class Order:
 
 
 def _target(size: Sequence[int], recipe: UnetRecipe) -> tuple[int, int]:
-    """Return height and width as they are shown: multiples of the pooling grid."""
+    """Return height and width after resizing: multiples of the pooling grid."""
     grid = recipe.grid
     height = recipe.height or max(grid, round(size[0] / grid) * grid)
     scale = height / size[0] if recipe.height else 1.0

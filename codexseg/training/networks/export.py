@@ -1,5 +1,6 @@
-"""From a trained network to the ONNX file that the backend `panoptic` runs."""
+"""Export of trained networks to ONNX."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,10 +11,10 @@ from codexseg.backends.networks.contract import TILE_PX
 from codexseg.backends.panoptic.parameters import CONSTANTS, Constants, to_json
 from codexseg.run.files import replacing
 from codexseg.training.networks.panoptic import OUTPUTS, with_heads
-from codexseg.training.networks.test_time import AS_IT_IS, VIEWS, Views
+from codexseg.training.networks.test_time import SINGLE_PASS, TEST_TIME, TestTime
 
 _OPSET = 17
-"""Of onnxruntime 1.18 and later."""
+"""Supported by onnxruntime 1.18 and later."""
 
 
 def export_onnx(
@@ -21,49 +22,83 @@ def export_onnx(
     path: Path,
     constants: tuple[Constants, Constants],
     metadata: dict[str, str],
-    views: Views = AS_IT_IS,
+    test_time: TestTime = SINGLE_PASS,
 ) -> None:
-    """Write a network with Mesmer's contract, and what belongs to its weights.
+    """Write a network with Mesmer's contract and its post-processing parameters.
 
     Parameters
     ----------
     network : keras.Model
-        As :func:`codexseg.training.loop.train` returns it.
+        As :func:`codexseg.training.train_panoptic.fit_panoptic` returns it.
     path : Path
-        The ONNX file to write or to replace.
+        ONNX file to write or to replace.
     constants : (Constants, Constants)
-        Of the flood that makes cells, and nuclei, of its maps.
+        Post-processing parameters of cells and nuclei.
     metadata : dict of str
-        More of what the file says of itself.
-    views : Views
-        How the file's network looks at a tile.
+        Further entries of the file's metadata.
+    test_time : TestTime
+        Test-time augmentation that becomes part of the file's network.
+    """
+    exported = with_heads(network, test_time)
+    sides = TILE_PX, TILE_PX, 2
+    properties = {
+        **metadata,
+        CONSTANTS: to_json(*constants),
+        TEST_TIME: test_time.to_json(),
+    }
+    write_onnx(exported, path, sides, "input_0", properties, OUTPUTS)
+
+
+def write_onnx(
+    network: keras.Model,
+    path: Path,
+    sides: tuple[int, int, int],
+    input_name: str,
+    metadata: dict[str, str],
+    outputs: Sequence[str] = (),
+) -> None:
+    """Write a network as an ONNX file.
+
+    Parameters
+    ----------
+    network : keras.Model
+        Network with one input (n, *sides).
+    path : Path
+        File to write or to replace.
+    sides : (int, int, int)
+        Height, width and channels of the input.
+    input_name : str
+        Name of the input.
+    metadata : dict of str
+        The file's metadata_props.
+    outputs : sequence of str
+        Names of the outputs; as keras names them by default.
     """
     import onnx
 
     with TemporaryDirectory() as folder:
         exported = Path(folder) / "network.onnx"
-        tiles = keras.InputSpec(
-            shape=(None, TILE_PX, TILE_PX, 2), dtype="float32", name="input_0"
-        )
-        with_heads(network, views).export(
+        network.export(
             exported,
             format="onnx",
             verbose=False,
-            input_signature=[tiles],
+            input_signature=[
+                keras.InputSpec(shape=(None, *sides), dtype="float32", name=input_name)
+            ],
             opset_version=_OPSET,
         )
         model = onnx.load(exported)
-    _name_outputs(model.graph)
-    said = {**metadata, CONSTANTS: to_json(*constants), VIEWS: views.to_json()}
-    onnx.helper.set_model_props(model, said)
+    if outputs:
+        _name_outputs(model.graph, outputs)
+    onnx.helper.set_model_props(model, metadata)
     onnx.checker.check_model(model)
     with replacing(path) as part:
         onnx.save(model, part)
 
 
-def _name_outputs(graph: Any) -> None:
-    """Give the heads their names back, which the conversion numbers."""
-    for output, name in zip(graph.output, OUTPUTS, strict=True):
+def _name_outputs(graph: Any, names: Sequence[str]) -> None:
+    """Restore the names of the outputs, which the conversion replaces by numbers."""
+    for output, name in zip(graph.output, names, strict=True):
         for node in graph.node:
             node.output[:] = [name if n == output.name else n for n in node.output]
             node.input[:] = [name if n == output.name else n for n in node.input]

@@ -1,15 +1,15 @@
-"""Beginning with the weights of an ONNX file that ``codexseg train`` made.
+"""Initial weights from an ONNX file that ``codexseg train`` exported.
 
-The export folds each BatchNormalization into the convolution before it, so the file has a
-kernel and a bias where the network has a kernel and four vectors. Any choice of these that
-multiplies out to the same is the same network where it is used; but while it trains the
-layer scales by the statistics of the batch, not by those that it has stored, and a choice
-such as mean 0 and variance 1 would be another network at the first step. Freezing the
-layer would avoid that, and train a network without normalisation, with other rates than
-the recipe's. So the statistics are measured: with `mean` and `variance` of what the
-convolution gives on the images that are to be learnt from, gamma = sqrt(variance + eps)
-and beta = bias + mean undo them exactly, and a batch of these images is hardly scaled
-otherwise. The maps stay those of the file, and the layer can be trained on.
+The export folds each BatchNormalization into the preceding convolution, so the file has a
+kernel and a bias where the network has a kernel and four vectors. Any choice of these with
+the same product gives the same network at inference. In training, however, the layer scales
+by the statistics of the batch instead of the stored ones, so a choice such as mean 0 and
+variance 1 changes the network at the first step. Freezing the layer would avoid that, but
+trains a network without normalisation, at other rates than the recipe's. Therefore the
+statistics are measured. With mean and variance of the convolution's output on training
+images, gamma = sqrt(variance + eps) and beta = bias + mean cancel them exactly, and a batch
+of these images is hardly scaled otherwise. The maps stay those of the file, and the layer
+remains trainable.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,37 +18,37 @@ from typing import Any, Literal
 
 import keras
 import numpy as np
-from numpy.typing import NDArray
 
+from codexseg.arrays import Float32
 from codexseg.backends.networks.contract import TILE_PX, check_contract, read_signature
 from codexseg.backends.networks.weights import EMBEDDED
 from codexseg.errors import BackendUnavailable, ConfigError, InputError
 from codexseg.training.networks.panoptic import with_heads
-from codexseg.training.networks.test_time import VIEWS, Views
+from codexseg.training.networks.test_time import TEST_TIME, TestTime
 
-Floats = NDArray[np.float32]
-Folded = tuple[Floats, Floats]
+Folded = tuple[Float32, Float32]
+"""Kernel (y, x, in, out) and bias (out,) of a convolution."""
 
 CALIBRATION_BATCHES = 8
 _TOLERANCE = 1e-4
-"""Rounding is a hundredth of that."""
+"""A hundred times the rounding errors."""
 
 
-def start_path(start: str | Path, data: Path) -> Path:
+def init_weights_path(start: str | Path, data: Path) -> Path:
     """Return the ONNX file that a recipe names under `start`.
 
     Raises
     ------
     BackendUnavailable
-        If the package holds no network.
+        If the package contains no network.
     InputError
-        If there is no such file.
+        If the file does not exist.
     """
     if start == "embedded":
         if not EMBEDDED.exists():
             raise BackendUnavailable(
-                "start is 'embedded', and this package ships no network: name an ONNX file "
-                "that 'codexseg train' made, or set start to null."
+                "start is 'embedded', but this package contains no network. Name an ONNX "
+                "file that 'codexseg train' exported, or set start to null."
             )
         return EMBEDDED
     path = data / start
@@ -56,41 +56,42 @@ def start_path(start: str | Path, data: Path) -> Path:
     return path
 
 
-def views_of(path: Path) -> Views:
-    """Say how an ONNX file that ``codexseg train`` made looks at a tile.
+def read_test_time(path: Path) -> TestTime:
+    """Read the test-time augmentation of an ONNX file that ``codexseg train`` exported.
 
     Raises
     ------
     InputError
-        If it says nonsense.
+        If its metadata are invalid.
     """
     try:
-        return Views.of(read_signature(path).metadata)
+        return TestTime.of(read_signature(path).metadata)
     except (ValueError, TypeError, RecursionError) as error:
-        raise _no_export(path, f"{VIEWS!r} in it cannot be read: {error}") from error
+        reason = f"its entry {TEST_TIME!r} cannot be read: {error}"
+        raise _not_exported(path, reason) from error
 
 
-def skips_of(path: Path) -> Literal["joined", "added"]:
-    """Say how the network of an ONNX file that ``codexseg train`` made takes its skips.
+def read_skips(path: Path) -> Literal["concat", "add"]:
+    """Return the kind of skip connections of an ONNX file that was exported.
 
     Raises
     ------
     InputError
-        If it is none.
+        If the file is not an export of ``codexseg train``.
     """
     is_added = any(kernel.shape[:2] == (1, 1) for kernel, _ in read_convolutions(path))
-    return "added" if is_added else "joined"
+    return "add" if is_added else "concat"
 
 
-def need_fit(network: keras.Model, path: Path) -> None:
+def check_architecture(network: keras.Model, path: Path) -> None:
     """Check that a network has the convolutions of an ONNX file.
 
     Raises
     ------
     ConfigError
-        If the file's network has other channels or skips.
+        If channels or skip connections differ.
     InputError
-        If it is no export of ``codexseg train``.
+        If the file is not an export of ``codexseg train``.
     """
     theirs = [kernel.shape for kernel, _ in read_convolutions(path)]
     shapes = [tuple(layer.kernel.shape) for layer, _ in _convolutions(network)]
@@ -100,38 +101,38 @@ def need_fit(network: keras.Model, path: Path) -> None:
     level = level[: (len(level) + 3) // 2][1::2]
     raise ConfigError(
         f"{path} has the weights of another network ({len(theirs)} convolutions, "
-        f"expected {len(shapes)}; {_difference(shapes, theirs)}): its channels seem to "
-        f"be {level}, set channels and skips in the recipe to what it was trained with."
+        f"expected {len(shapes)}; {_difference(shapes, theirs)}). Its channels seem to "
+        f"be {level}; set channels and skips in the recipe to those of that network."
     )
 
 
-def load_start(
-    network: keras.Model, path: Path, batch: Callable[[int], tuple[Floats, Any]]
+def load_init_weights(
+    network: keras.Model, path: Path, batch: Callable[[int], tuple[Float32, Any]]
 ) -> None:
-    """Give a network the weights of an ONNX file, and check that it has its maps.
+    """Load the weights of an ONNX file, and check that the maps are equal.
 
     Parameters
     ----------
     network : keras.Model
-        From :func:`codexseg.training.networks.panoptic.build`, with the channels of the
-        file's.
+        From :func:`codexseg.training.networks.panoptic.build_panoptic`, with the channels
+        and skip connections of the file.
     path : Path
-        The file.
+        The ONNX file.
     batch : callable
-        Returns a batch of what is to be learnt from, by its number.
+        Returns a training batch by its number.
 
     Raises
     ------
     ConfigError
-        If the file's network has other channels.
+        If the network of the file has other channels.
     InputError
-        If it is no export of ``codexseg train``.
+        If the file is not an export of ``codexseg train``.
     """
     tiles = np.concatenate([batch(i)[0] for i in range(CALIBRATION_BATCHES)])
-    need_fit(network, path)
-    _give(network, read_convolutions(path))
+    check_architecture(network, path)
+    _set_weights(network, read_convolutions(path))
     calibrate(network, tiles)
-    _check(network, path, tiles[:2])
+    _check_maps(network, path, tiles[:2])
 
 
 def read_convolutions(path: Path) -> list[Folded]:
@@ -140,7 +141,7 @@ def read_convolutions(path: Path) -> list[Folded]:
     Raises
     ------
     InputError
-        If the file is no ONNX file, or its convolutions have no fixed weights.
+        If the file is not ONNX, or its convolutions have no fixed weights.
     """
     import onnx
 
@@ -149,55 +150,55 @@ def read_convolutions(path: Path) -> list[Folded]:
     except Exception as error:
         raise InputError(f"{path} cannot be read as an ONNX file: {error}") from error
     weights = {w.name: w for w in graph.initializer}
-    found = []
+    convolutions = []
     for node in graph.node:
         if node.op_type != "Conv":
             continue
         if len(node.input) != 3 or not all(name in weights for name in node.input[1:]):
-            raise _no_export(path, f"the convolution {node.name} has no weights and bias")
+            raise _not_exported(path, f"the convolution {node.name} has no fixed weights")
         kernel, bias = (onnx.numpy_helper.to_array(weights[n]) for n in node.input[1:])
-        found.append((np.transpose(kernel, (2, 3, 1, 0)).copy(), bias.copy()))
-    return found
+        convolutions.append((np.transpose(kernel, (2, 3, 1, 0)).copy(), bias.copy()))
+    return convolutions
 
 
 def _convolutions(network: keras.Model) -> list[tuple[Any, Any]]:
-    """List the convolutions in their order, each with the normalisation behind it."""
+    """List the convolutions in order, each with the normalisation that follows it."""
     layers = network.layers
-    found = []
+    convolutions = []
     for layer, following in zip(layers, [*layers[1:], None], strict=True):
         if isinstance(layer, keras.layers.Conv2D):
             is_norm = isinstance(following, keras.layers.BatchNormalization)
-            found.append((layer, following if is_norm else None))
-    return found
+            convolutions.append((layer, following if is_norm else None))
+    return convolutions
 
 
-def _give(network: keras.Model, folded: Sequence[Folded]) -> None:
-    """Give kernels and biases to the network; normalisations add the bias alone."""
+def _set_weights(network: keras.Model, folded: Sequence[Folded]) -> None:
+    """Set kernels and biases; normalisations only add the bias."""
     for (layer, norm), (kernel, bias) in zip(_convolutions(network), folded, strict=True):
         if norm is None:
             layer.set_weights([kernel, bias])
             continue
         layer.set_weights([kernel])
-        one = np.ones_like(bias)
-        norm.set_weights([one, bias, 0 * one, (1 - norm.epsilon) * one])
+        ones = np.ones_like(bias)
+        norm.set_weights([ones, bias, 0 * ones, (1 - norm.epsilon) * ones])
 
 
-def _difference(own: Sequence[Any], theirs: Sequence[Any]) -> str:
-    for number, (one, other) in enumerate(zip(own, theirs, strict=False)):
-        if one != other:
-            return f"number {number} has a kernel of {other}, expected {one}"
+def _difference(expected: Sequence[Any], theirs: Sequence[Any]) -> str:
+    for number, (mine, shape) in enumerate(zip(expected, theirs, strict=False)):
+        if mine != shape:
+            return f"number {number} has a kernel of {shape}, expected {mine}"
     return "the first ones agree"
 
 
-def calibrate(network: keras.Model, tiles: Floats) -> None:
-    """Store in all normalisations what the convolutions give; the maps stay as they are.
+def calibrate(network: keras.Model, tiles: Float32) -> None:
+    """Store the statistics of the convolutions in all normalisations; maps stay equal.
 
     Parameters
     ----------
     network : keras.Model
         Its normalisations only add a bias: gamma is 1, mean 0, variance 1 - epsilon.
     tiles : (n, 256, 256, 2) float32
-        What the statistics are measured on.
+        Images on which the statistics are measured.
     """
     pairs = [(layer, norm) for layer, norm in _convolutions(network) if norm is not None]
     probe = keras.Model(network.input, [layer.output for layer, _ in pairs])
@@ -213,7 +214,7 @@ def calibrate(network: keras.Model, tiles: Floats) -> None:
         norm.set_weights([np.sqrt(variance + norm.epsilon), bias + mean, mean, variance])
 
 
-def _check(network: keras.Model, path: Path, tiles: Floats) -> None:
+def _check_maps(network: keras.Model, path: Path, tiles: Float32) -> None:
     """Compare the maps of the network with those of the file."""
     import onnxruntime
 
@@ -221,19 +222,20 @@ def _check(network: keras.Model, path: Path, tiles: Floats) -> None:
     signature = read_signature(path)
     contract = check_contract(signature, path)
     theirs = session.run(list(contract.output_names), {contract.input_name: tiles})
-    views = views_of(path)
-    own = with_heads(network, views)(tiles, training=False)
-    # The classes of a tile seen twice were averaged in another order before VIEWS was said.
-    is_old = views.turned and VIEWS not in signature.metadata
+    test_time = read_test_time(path)
+    maps = with_heads(network, test_time)(tiles, training=False)
+    # Files without TEST_TIME average probabilities over the two passes, not logits.
+    is_old = test_time.flip and TEST_TIME not in signature.metadata
     compared = slice(None, None, 2 if is_old else 1)
-    for one, other in zip(own[compared], theirs[compared], strict=True):
-        difference = float(np.abs(np.asarray(one) - other).max())
+    for mine, expected in zip(maps[compared], theirs[compared], strict=True):
+        difference = float(np.abs(np.asarray(mine) - expected).max())
         if not difference < _TOLERANCE:
-            raise _no_export(path, f"its maps are others, by up to {difference:.3g}")
+            raise _not_exported(path, f"its maps differ by up to {difference:.3g}")
 
 
-def _no_export(path: Path, reason: str) -> InputError:
+def _not_exported(path: Path, reason: str) -> InputError:
     return InputError(
-        f"{path} is no network that 'codexseg train' exported with preset panoptic "
-        f"({reason}), expected one, of tiles of {TILE_PX} px: name another one under start."
+        f"{path} is not a network that 'codexseg train' exported with preset panoptic "
+        f"({reason}), expected one for tiles of {TILE_PX} px. Name another file under "
+        f"start."
     )

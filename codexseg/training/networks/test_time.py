@@ -1,63 +1,66 @@
-"""How the file of a network looks at a tile: once or twice, and how large."""
+"""Test-time augmentation: how the exported network evaluates a tile."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from codexseg.backends.networks.contract import TILE_PX
 
-VIEWS = "codexseg_views"
-"""Name in the metadata_props of an ONNX file."""
-MOST_ENLARGED = 2
-_TURNED = "codexseg_turned"
-"""What stood there before: whether a tile is seen upside down, too."""
+TEST_TIME = "codexseg_views"
+"""Name in the metadata_props of an ONNX file; JSON with the keys turned and enlarged."""
+MAX_UPSAMPLE = 2
+_FLIP = "codexseg_turned"
+"""Name in the files of earlier versions, for `flip` alone."""
 
 
 @dataclass(frozen=True)
-class Views:
-    """How a network is shown a tile. The maps are brought back, and their mean is taken.
+class TestTime:
+    """Test-time augmentation; the maps of all passes are averaged.
 
     Attributes
     ----------
-    turned : bool
-        The tile is shown a second time, upside down.
-    enlarged : float
-        How much larger than it is the tile is shown, each time.
+    flip : bool
+        Evaluate each tile a second time, rotated by 180 degrees.
+    upsample : float
+        Magnification of the tile before it is evaluated.
     """
 
-    turned: bool = False
-    enlarged: float = 1.0
+    flip: bool = False
+    upsample: float = 1.0
 
     @property
     def side_px(self) -> int:
-        """The side of what the network sees."""
-        return round(TILE_PX * self.enlarged)
+        """Side of the network's input."""
+        return round(TILE_PX * self.upsample)
 
     def fits(self, levels: int) -> bool:
-        """Say whether a network can halve what it sees so often."""
-        return TILE_PX * self.enlarged % (1 << levels) == 0
+        """Whether a network of so many levels can halve its input on each level."""
+        return TILE_PX * self.upsample % (1 << levels) == 0
 
     def to_json(self) -> str:
-        """Write them for the metadata of a file."""
-        return json.dumps(asdict(self))
+        """Return the text for the metadata of a file."""
+        return json.dumps({"turned": self.flip, "enlarged": self.upsample})
 
     @classmethod
-    def of(cls, metadata: Mapping[str, str]) -> "Views":
-        """Read them from the metadata of a file.
+    def of(cls, metadata: Mapping[str, str]) -> "TestTime":
+        """Parse the metadata of a file.
 
         Raises
         ------
         ValueError, TypeError
-            If it says what no network that was exported says.
+            If the text is invalid.
         """
-        if said := metadata.get(VIEWS):
-            views = cls(**json.loads(said))
-            is_sane = views.turned in (False, True) and 1 <= views.enlarged <= MOST_ENLARGED
-            if not is_sane:
-                raise ValueError(f"out of range: {views}")
-            return views
-        return cls(turned=metadata.get(_TURNED) == "true")
+        if text := metadata.get(TEST_TIME):
+            values = {"turned": False, "enlarged": 1.0} | json.loads(text)
+            if len(values) > 2:
+                raise ValueError(f"got {', '.join(values)}, expected turned, enlarged")
+            test_time = cls(values["turned"], values["enlarged"])
+            is_bool = test_time.flip in (False, True)
+            if not (is_bool and 1 <= test_time.upsample <= MAX_UPSAMPLE):
+                raise ValueError(f"out of range: {values}")
+            return test_time
+        return cls(flip=metadata.get(_FLIP) == "true")
 
 
-AS_IT_IS = Views()
-"""Once, at its size."""
+SINGLE_PASS = TestTime()
+"""No test-time augmentation."""

@@ -1,4 +1,4 @@
-"""The YAML file of a training, read and checked before anything is loaded."""
+"""Loading of recipes: YAML files, checked before any image is read."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,8 +13,8 @@ from codexseg.training.recipe.schema import AnyRecipe, Recipe, UnetRecipe
 PRESETS = ("panoptic", "unet")
 
 
-def _preset(said: Any) -> str:
-    return str(said.get("preset", "panoptic")) if isinstance(said, dict) else "panoptic"
+def _preset(recipe: Any) -> str:
+    return str(recipe.get("preset", "panoptic")) if isinstance(recipe, dict) else "panoptic"
 
 
 _RECIPE: TypeAdapter[AnyRecipe] = TypeAdapter(
@@ -25,80 +25,71 @@ _RECIPE: TypeAdapter[AnyRecipe] = TypeAdapter(
 )
 
 
-def load_recipe(path: Path, after: tuple[Path, ...] = ()) -> AnyRecipe:
-    """Read and check the YAML file of a training.
+def load_recipe(path: Path, parents: tuple[Path, ...] = ()) -> AnyRecipe:
+    """Read and check a recipe.
 
-    Where `start` names another YAML file, beside this one, its recipe takes that place.
+    If `start` names another YAML file, relative to this one, its recipe is inserted there.
 
     Parameters
     ----------
     path : Path
-        The file.
-    after : tuple of Path
-        The files whose `start` led here.
+        The YAML file.
+    parents : tuple of Path
+        Files that lead to this one through `start`.
 
     Raises
     ------
     ConfigError
-        If it cannot be read or is wrong; the message holds all its errors.
+        If the file is unreadable or invalid; the message contains all its errors.
     """
     try:
-        said = yaml.safe_load(path.read_text("utf-8"))
+        recipe = yaml.safe_load(path.read_text("utf-8"))
     except FileNotFoundError as error:
-        raise ConfigError(f"there is no {path}: name the YAML file of a recipe.") from error
+        raise ConfigError(f"{path} not found. Name the YAML file of a recipe.") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
-    if not isinstance(said, dict):
+    if not isinstance(recipe, dict):
         raise ConfigError(
-            f"{path} holds no recipe, expected lines of 'key: value': see "
+            f"{path} contains no recipe, expected lines of 'key: value'. See "
             f"config/train_embedded.yaml and config/train_unet.yaml."
         )
-    if _preset(said) not in PRESETS:
+    if _preset(recipe) not in PRESETS:
         raise ConfigError(
-            f"{path}: preset is {said['preset']!r}, expected one of {', '.join(PRESETS)}."
+            f"{path}: preset is {recipe['preset']!r}, expected one of {', '.join(PRESETS)}."
         )
+    complete = _insert_start(recipe, path, (*parents, path.resolve()))
     try:
-        return _RECIPE.validate_python(_with_start(said, path, (*after, path.resolve())))
+        return _RECIPE.validate_python(complete)
     except ValidationError as error:
-        found = error.errors()
-        inner = [e["loc"] for e in found]
-        lines = [
-            _line(e)
-            for e in found
-            # what holds a wrong item is not wrong itself
-            if not any(
-                len(loc) > len(e["loc"]) and loc[: len(e["loc"])] == e["loc"]
-                for loc in inner
-            )
-            or e["type"] == "value_error"
-        ]
-        raise ConfigError("\n".join([f"{path} is no recipe:", *lines])) from error
-
-
-def _with_start(said: dict[str, Any], path: Path, after: tuple[Path, ...]) -> Any:
-    """Put the recipes in the place of the files that `start` names, at whatever depth."""
-    start = said.get("start")
-    if isinstance(start, dict):
-        return said | {"start": _with_start(start, path, after)}
-    if isinstance(start, str) and start.lower().endswith((".yaml", ".yml")):
-        return said | {"start": _before(path, start, after)}
-    return said
-
-
-def _before(path: Path, start: str, after: tuple[Path, ...]) -> Recipe:
-    """Load the recipe of the network that another one begins with."""
-    named = path.parent / start
-    if named.resolve() in after:
         raise ConfigError(
-            f"{path}: start is {start}, expected a recipe that does not begin with this "
-            f"one: name another file."
+            "\n".join([f"{path} is not a valid recipe:", *_lines(error.errors())])
+        ) from error
+
+
+def _insert_start(recipe: dict[str, Any], path: Path, parents: tuple[Path, ...]) -> Any:
+    """Replace the YAML files that `start` names by their recipes, recursively."""
+    start = recipe.get("start")
+    if isinstance(start, dict):
+        return recipe | {"start": _insert_start(start, path, parents)}
+    if isinstance(start, str) and start.lower().endswith((".yaml", ".yml")):
+        return recipe | {"start": _load_start(path, start, parents)}
+    return recipe
+
+
+def _load_start(path: Path, start: str, parents: tuple[Path, ...]) -> Recipe:
+    """Load the recipe of the network that provides the initial weights."""
+    named = path.parent / start
+    if named.resolve() in parents:
+        raise ConfigError(
+            f"{path}: start is {start}, which starts from this recipe itself. Name another "
+            f"file."
         )
     if not named.is_file():
         raise ConfigError(
-            f"{path}: start is {start}, and there is no {named}: name the YAML file of a "
-            f"recipe, beside this one."
+            f"{path}: start is {start}, but {named} does not exist. Name a YAML file "
+            f"relative to this one."
         )
-    recipe = load_recipe(named, after)
+    recipe = load_recipe(named, parents)
     if not isinstance(recipe, Recipe):
         raise ConfigError(
             f"{path}: start is {start}, a recipe of preset {recipe.preset}, expected one "
@@ -107,17 +98,30 @@ def _before(path: Path, start: str, after: tuple[Path, ...]) -> Recipe:
     return recipe
 
 
+def _lines(errors: list[ErrorDetails]) -> list[str]:
+    """Return one line per error; errors of enclosing keys are left out."""
+    inner = [error["loc"] for error in errors]
+    return [
+        _line(error)
+        for error in errors
+        if error["type"] == "value_error"
+        or not any(
+            len(loc) > len(error["loc"]) and loc[: len(error["loc"])] == error["loc"]
+            for loc in inner
+        )
+    ]
+
+
 def _line(error: ErrorDetails) -> str:
-    """Say what is wrong with a key, in a line."""
-    place = [str(part) for part in error["loc"][1:]]
-    words = error["msg"].removeprefix("Value error, ")
-    if not place or isinstance(error["input"], dict):
-        return f"  {'.'.join(place)}{': ' if place else ''}{words}"
-    return f"  {'.'.join(place)}: {words}, got {error['input']!r}"
+    key = [str(part) for part in error["loc"][1:]]
+    message = error["msg"].removeprefix("Value error, ")
+    if not key or isinstance(error["input"], dict):
+        return f"  {'.'.join(key)}{': ' if key else ''}{message}"
+    return f"  {'.'.join(key)}: {message}, got {error['input']!r}"
 
 
 def parse_recipe(text: str) -> AnyRecipe | None:
-    """Read a recipe that a training wrote down, JSON; None if it is not one."""
+    """Parse the recipe.json of a training; None if it is invalid."""
     try:
         return _RECIPE.validate_json(text)
     except ValidationError:

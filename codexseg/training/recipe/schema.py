@@ -1,10 +1,11 @@
-"""The configuration of a training: a YAML file, checked before anything is loaded."""
+"""Recipe schema: settings of a training, checked before any image is read."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
+    AliasChoices,
     BeforeValidator,
     Discriminator,
     Field,
@@ -15,89 +16,94 @@ from pydantic import (
 )
 
 from codexseg.backends.networks.contract import TILE_PX
-from codexseg.training.augmentation.presets import STRENGTHS, Strength
+from codexseg.training.augmentation.presets import AUGMENTATIONS, AugmentationPreset
 from codexseg.training.data import pairs
-from codexseg.training.data.examples import Source
+from codexseg.training.data.examples import ExampleSource, ScaledImages
 from codexseg.training.data.pair_examples import Pairs
-from codexseg.training.networks.test_time import MOST_ENLARGED, Views
+from codexseg.training.networks.test_time import MAX_UPSAMPLE, TestTime
 from codexseg.training.recipe.sources import (
     AnySource,
     CropsConfig,
-    Held,
     PairFiles,
     PairsConfig,
     Positive,
     Strict,
+    ValidationSource,
     open_source,
 )
 
 _SPLIT = 0.2
+_SKIPS = {"joined": "concat", "added": "add"}
 EMBEDDED = "embedded"
-MOST_LEVELS = 8
-"""Of a network that sees tiles of 256 px: the last one is 1 px wide."""
+MAX_LEVELS = 8
+"""Tiles of 256 px are 1 px wide on the last level."""
 
 Augmentation = Literal["strong", "mild", "wide"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Skips = Annotated[
+    Literal["concat", "add"],
+    BeforeValidator(lambda v: _SKIPS.get(v, v) if isinstance(v, str) else v),
+]
+"""Skip connections; joined and added are accepted as well."""
 
 
-def _listed(said: object) -> object:
-    return (said,) if isinstance(said, str) else said
+def _as_tuple(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
 
 
 class Recipe(Strict):
-    """How a network for cells and nuclei is trained: preset ``panoptic``.
+    """Training of a network for cells and nuclei: preset ``panoptic``.
 
     Attributes
     ----------
     steps : int
-        Batches in all; whole epochs are trained.
+        Total number of batches, rounded up to whole epochs.
     steps_per_epoch : int
-        After so many, a checkpoint and a line in the log.
+        Batches between two checkpoints and lines of the log.
     tiles : int
-        Of 256 px, in a batch.
+        Tiles of 256 px in a batch.
     learning_rate : float
-        Its greatest; it warms up and then falls along a cosine to 1 %.
+        Maximum; it warms up and then decreases along a cosine to 1 %.
     precision : "float32" or "bfloat16"
-        Of the arithmetic while it trains; the network itself is float32. bfloat16 takes
-        half the time on processors that have it (AMX), more on others.
+        Precision of the arithmetic during training; the network itself is float32. bfloat16
+        halves the time on processors that support it (AMX), and is slower on others.
     seed : int
-        Of the weights and of all that is drawn.
+        Seed of the weights and of all random numbers.
     channels : tuple of int
-        Of the network's levels, from half the resolution on.
+        Channels of the network's levels, from half resolution on.
     augmentation : "strong", "mild" or "wide", or several of them
-        How far images are changed before they are shown, see `strength.STRENGTHS`; of
-        several, one is drawn for each image.
+        Strength of augmentation, see `augmentation.presets.AUGMENTATIONS`. If several are
+        given, one is drawn for each image.
     start : "embedded", Path, Recipe or None
-        The weights to begin with: those of the network that ships in the package, of an
-        ONNX file that ``codexseg train`` made, or of a network that another recipe makes
-        first; None: none.
+        Initial weights: of the network in the package, of an ONNX file that ``codexseg
+        train`` exported, or of a network that another recipe trains first. None: random.
     patience : int, optional
-        Training ends when the loss of the images that are held back has not fallen for so
-        many epochs; the weights of the best epoch are taken. None: all steps are done,
-        and the last weights taken.
+        Stop when the validation loss has not decreased for so many epochs, and use the
+        weights of the best epoch. None: train all steps, and use the last weights.
     sources : tuple
-        Where the images come from, and how often from each.
+        Image sources and their weights.
     split : float, optional
-        The share of the images of `pairs` that is held back, drawn by the seed.
+        Share of the images of `pairs` for validation, drawn with the seed.
     validation : CropsConfig or PairsConfig, optional
-        Images that are held back instead. On them the constants of post-processing are
-        chosen.
+        Validation images, instead of a split. Post-processing is tuned on them.
     scales : tuple of float
-        The sizes at which these images are shown for that: 0.5 shows cells of half the
-        diameter, so that constants suit small cells too.
-    skips : "joined" or "added", optional
-        How the network's way up takes what its way down has seen at the same size. Added
-        is quicker by a quarter. None: as the network of `start` does, or joined.
-    turned : bool
-        The network's file sees each tile twice, as it is and upside down, and gives the
-        mean: better maps for twice the time.
-    enlarged : float, optional
-        The network's file sees each tile so much larger than it is: finer maps, for the
-        square of that in time. None: as that of `start` does, or 1.
-    learns_enlarged : float, optional
-        So much larger are the images from which it learns. None: `enlarged`.
+        Magnifications of the validation images for tuning: 0.5 halves the diameter of
+        cells, so that the parameters suit small cells too.
+    skips : "concat" or "add", optional
+        Skip connections of the network; "add" is 25 % faster. The words joined and added
+        are accepted as well. None: as in the network of `start`, or concat.
+    flip : bool
+        Key ``turned`` or ``flip``. The exported network evaluates each tile twice, the
+        second time rotated by 180 degrees, and returns the mean: better maps for twice the
+        time.
+    upsample : float, optional
+        Key ``enlarged`` or ``upsample``. The exported network magnifies each tile by this
+        factor: finer maps for its square in time. None: as in the network of `start`, or 1.
+    train_upsample : float, optional
+        Key ``learns_enlarged`` or ``train_upsample``. Magnification of training images.
+        None: `upsample`.
     licence : str
-        What the network's file says of its licence.
+        Licence in the metadata of the exported network.
     """
 
     preset: Literal["panoptic"] = "panoptic"
@@ -108,9 +114,9 @@ class Recipe(Strict):
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: Seed = 0
     channels: tuple[PositiveInt, ...] = Field(
-        default=(32, 64, 96, 128), min_length=2, max_length=MOST_LEVELS
+        default=(32, 64, 96, 128), min_length=2, max_length=MAX_LEVELS
     )
-    augmentation: Annotated[tuple[Augmentation, ...], BeforeValidator(_listed)] = Field(
+    augmentation: Annotated[tuple[Augmentation, ...], BeforeValidator(_as_tuple)] = Field(
         default=("strong",), min_length=1
     )
     start: "Start | None" = None
@@ -121,109 +127,119 @@ class Recipe(Strict):
     scales: tuple[Annotated[float, Field(ge=0.25, le=4)], ...] = Field(
         default=(1.0,), min_length=1
     )
-    skips: Literal["joined", "added"] | None = None
-    turned: bool = False
-    enlarged: float | None = Field(default=None, ge=1, le=MOST_ENLARGED)
-    learns_enlarged: float | None = Field(default=None, ge=1, le=MOST_ENLARGED)
+    skips: Skips | None = None
+    flip: bool = Field(default=False, validation_alias=AliasChoices("turned", "flip"))
+    upsample: float | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_UPSAMPLE,
+        validation_alias=AliasChoices("enlarged", "upsample"),
+    )
+    train_upsample: float | None = Field(
+        default=None,
+        ge=1,
+        le=MAX_UPSAMPLE,
+        validation_alias=AliasChoices("learns_enlarged", "train_upsample"),
+    )
     licence: str = ""
 
     @model_validator(mode="after")
-    def _holds_back(self) -> "Recipe":
+    def _check_validation(self) -> "Recipe":
         if self.split is not None and self.validation is not None:
-            raise ValueError("give split or validation, not both")
+            raise ValueError("split and validation exclude each other; remove one")
         has_pairs = any(isinstance(source, PairsConfig) for source in self.sources)
         if self.split is not None and not has_pairs:
-            raise ValueError("split holds back images of a source of kind pairs: add one")
+            raise ValueError("split needs a source of kind pairs; add one")
         if self.patience and self.split is None and self.validation is None:
-            raise ValueError("patience needs images that are held back: add split")
+            raise ValueError("patience needs validation images; add split or validation")
         return self
 
     @model_validator(mode="after")
-    def _goes_on(self) -> "Recipe":
+    def _check_start(self) -> "Recipe":
         if not isinstance(self.start, Recipe):
             return self
         if self.start.channels != self.channels:
             raise ValueError(
-                f"start makes a network of the channels {list(self.start.channels)}, "
-                f"expected the same as here"
+                f"start trains a network with channels {list(self.start.channels)}, "
+                f"expected the same channels as here"
             )
-        theirs = self.start.made_skips
+        theirs = self.start.network_skips
         if self.skips and theirs and self.skips != theirs:
             raise ValueError(
-                f"start makes a network whose skips are {theirs}, got {self.skips}: set "
-                f"skips to {theirs} here, or leave it out"
+                f"start trains a network with skips {theirs}, got {self.skips}; set skips "
+                f"to {theirs}, or remove it"
             )
         return self
 
     @model_validator(mode="after")
-    def _can_be_enlarged(self) -> "Recipe":
-        levels, factor = len(self.channels), self.views.enlarged
-        if not self.views.fits(levels):
+    def _check_upsample(self) -> "Recipe":
+        levels, factor = len(self.channels), self.test_time.upsample
+        if not self.test_time.fits(levels):
             raise ValueError(
-                f"enlarged {factor:g} shows a network of {levels} levels tiles of "
-                f"{TILE_PX * factor:g} px, expected a multiple of {2**levels} px: set it "
-                f"to 1 or more by a multiple of {2**levels / TILE_PX:g}"
+                f"enlarged {factor:g} gives a network of {levels} levels tiles of "
+                f"{TILE_PX * factor:g} px, expected a multiple of {2**levels} px; set it "
+                f"to 1 plus a multiple of {2**levels / TILE_PX:g}"
             )
         return self
 
     @property
-    def made_skips(self) -> Literal["joined", "added"] | None:
-        """The skips of the network that this makes; None: those of a file under `start`."""
+    def network_skips(self) -> Literal["concat", "add"] | None:
+        """Skips of the trained network; None: those of an ONNX file under `start`."""
         if self.skips is not None or self.start is None:
-            return self.skips or "joined"
-        return self.start.made_skips if isinstance(self.start, Recipe) else None
+            return self.skips or "concat"
+        return self.start.network_skips if isinstance(self.start, Recipe) else None
 
     @property
-    def views(self) -> Views:
-        """How the network's file looks at a tile."""
-        return Views(self.turned, self.enlarged or 1.0)
+    def test_time(self) -> TestTime:
+        """Test-time augmentation of the exported network."""
+        return TestTime(self.flip, self.upsample or 1.0)
 
     @property
-    def strengths(self) -> list[Strength]:
-        """How far images are changed; one is drawn for each image."""
-        factor = self.learns_enlarged or self.views.enlarged
-        return [STRENGTHS[name].enlarged(factor) for name in self.augmentation]
+    def presets(self) -> list[AugmentationPreset]:
+        """Augmentation presets at the magnification of training."""
+        factor = self.train_upsample or self.test_time.upsample
+        return [AUGMENTATIONS[name].upsample(factor) for name in self.augmentation]
 
     @property
     def weights(self) -> list[float]:
-        """How often each source is drawn from."""
+        """Relative frequency of each source."""
         return [source.weight for source in self.sources]
 
-    def open(self, data: Path) -> list[Source]:
-        """Open all sources; what is held back is not in them.
+    def open_all(
+        self, data: Path, images: ScaledImages | None = None
+    ) -> tuple[list[ExampleSource], list[ValidationSource]]:
+        """Open training sources and validation sources.
+
+        Parameters
+        ----------
+        data : Path
+            Folder that the recipe's paths are relative to.
+        images : ScaledImages, optional
+            Images that are already loaded.
 
         Raises
         ------
         InputError
-            If a file is not there or cannot be read.
+            If a file is missing or unreadable.
         """
-        return self.open_all(data)[0]
-
-    def open_all(self, data: Path) -> tuple[list[Source], list[Held]]:
-        """Open all sources, and what is held back of them.
-
-        Raises
-        ------
-        InputError
-            If a file is not there or cannot be read.
-        """
-        opened: list[Source] = []
-        held: list[Held] = []
-        for source in self.sources:
-            found = open_source(source, data)
-            if self.split is not None and isinstance(found, Pairs):
-                found, back = found.split(self.split, self.seed)
-                held.append(back)
-            opened.append(found)
+        images = images or ScaledImages()
+        train: list[ExampleSource] = []
+        validation: list[ValidationSource] = []
+        for config in self.sources:
+            source = open_source(config, data, images)
+            if self.split is not None and isinstance(source, Pairs):
+                source, held_out = source.split(self.split, self.seed)
+                validation.append(held_out)
+            train.append(source)
         if self.validation is not None:
-            held.append(open_source(self.validation, data))
-        return opened, held
+            validation.append(open_source(self.validation, data, images))
+        return train, validation
 
 
-def _kind_of_start(said: object) -> str:
-    if said == EMBEDDED:
+def _kind_of_start(start: object) -> str:
+    if start == EMBEDDED:
         return "name"
-    return "recipe" if isinstance(said, dict | Recipe) else "file"
+    return "recipe" if isinstance(start, dict | Recipe) else "file"
 
 
 Start = Annotated[
@@ -236,41 +252,41 @@ Recipe.model_rebuild()
 
 
 class UnetRecipe(PairFiles):
-    """How a semantic U-Net is trained: preset ``unet``.
+    """Training of a semantic U-Net: preset ``unet``.
 
     Attributes
     ----------
     images, cells, nuclei : Path
-        See :class:`PairFiles`; a map of the foreground is learnt for each kind of labels.
+        See :class:`PairFiles`. The network has one foreground map per kind of labels.
     inputs : dict of str to int or tuple of int
-        What the network reads: a name and the channel of the images, or several of which
-        the maximum is taken. On slides it runs with the names nucleus and wholecell.
+        Inputs of the network: a name, and a channel of the images, or several channels that
+        are merged by their maximum. Slides provide nucleus and wholecell.
     scaling : "levels" or "range"
-        Grey levels that become 0 and 1, see `codexseg.backends.unet.spec.UnetSpec`.
+        Intensities that become 0 and 1, see `codexseg.backends.unet.spec.UnetSpec`.
     mpp : float, optional
-        Micrometres per pixel of the images; slides are then shown at the same scale.
+        Micrometres per pixel of the images; slides are then segmented at the same scale.
     height : int, optional
-        Images are brought to this height, the width follows to the nearest multiple of
-        the pooling grid; None: each side to the nearest multiple.
+        Height of resized images; the width follows, to the nearest multiple of the pooling
+        grid. None: each side to the nearest multiple.
     widths : tuple of int
         Channels of the levels.
     loss : "bce" or "bce_dice"
-        Binary cross-entropy, or that and half of 1 - Dice.
+        Binary cross-entropy, or the sum of it and half of 1 - Dice.
     learning_rate : float
-        Of Adam.
+        Learning rate of Adam.
     batch : int
         Images in a batch.
     epochs : int
-        At most so many passes over the images.
+        Maximum number of epochs.
     seed : int
-        Of the weights, of the order of the images, and of the split.
+        Seed of the weights, of the order of the images, and of the split.
     flips : bool
-        Show images also mirrored.
+        Flip training images at random.
     split : float, optional
-        The share of the images that is held back, drawn by the seed; 0: none. A fifth
-        where nothing is said of split and validation.
+        Share of the images for validation, drawn with the seed; 0: none. 0.2 if neither
+        split nor validation is given.
     validation : PairFiles, optional
-        Images that are held back instead.
+        Validation images, instead of a split.
     patience : int, optional
         See :class:`Recipe`.
     """
@@ -296,41 +312,41 @@ class UnetRecipe(PairFiles):
     patience: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
-    def _fits(self) -> "UnetRecipe":
+    def _check(self) -> "UnetRecipe":
         if self.height is not None and self.height % self.grid:
             raise ValueError(f"height must be a multiple of {self.grid}")
-        given = self.validation
-        if given is not None and self.split is not None:
-            raise ValueError("give split or validation, not both")
-        if given is not None and set(given.labels) != set(self.labels):
+        validation = self.validation
+        if validation is not None and self.split is not None:
+            raise ValueError("split and validation exclude each other; remove one")
+        if validation is not None and set(validation.labels) != set(self.labels):
             raise ValueError("validation needs labels of the same kinds as the images")
-        if self.patience and given is None and self.split == 0:
-            raise ValueError("patience needs images that are held back: set split above 0")
+        if self.patience and validation is None and self.split == 0:
+            raise ValueError("patience needs validation images; set split above 0")
         return self
 
     @property
     def grid(self) -> int:
-        """Sides of images are multiples of this: 2 for each time that pixels are pooled."""
+        """Sides of images are multiples of this: 2 per pooling step."""
         return int(2 ** (len(self.widths) - 1))
 
     @property
     def channels(self) -> list[Sequence[int]]:
-        """The channels of the images that each input is made of."""
+        """Image channels of each input."""
         return [(c,) if isinstance(c, int) else c for c in self.inputs.values()]
 
     def open(self, data: Path) -> tuple[list[pairs.Pair], list[pairs.Pair]]:
-        """Find the images that are learnt from, and those that are held back.
+        """Find training and validation images.
 
         Raises
         ------
         InputError
-            If images and labels do not fit.
+            If images and labels do not match.
         """
-        found = self.find(data)
+        train = self.find(data)
         if self.validation is not None:
-            return found, self.validation.find(data)
+            return train, self.validation.find(data)
         share = _SPLIT if self.split is None else self.split
-        return pairs.split(found, share, self.seed)
+        return pairs.split_pairs(train, share, self.seed)
 
 
 AnyRecipe = Recipe | UnetRecipe

@@ -1,4 +1,4 @@
-"""Where a recipe takes its images from: files, columns, channels, and how often."""
+"""Image sources of a recipe: files, columns, channels and weights."""
 
 import struct
 import zlib
@@ -10,7 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validat
 
 from codexseg.errors import CodexsegError, InputError
 from codexseg.training.data import pairs
-from codexseg.training.data.examples import Crops, Nuclei, Pair, Source, Synthetic
+from codexseg.training.data.examples import (
+    Crops,
+    ExampleSource,
+    LabelledImage,
+    Nuclei,
+    ScaledImages,
+    Synthetic,
+)
 from codexseg.training.data.pair_examples import Pairs
 
 EVERY_COLUMN = (0, 2**31)
@@ -30,7 +37,7 @@ _UNREADABLE = (
 
 
 class Strict(BaseModel):
-    """Keys that are not known are errors."""
+    """Model that rejects unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -56,9 +63,9 @@ class PairFiles(Strict):
 
     @property
     def labels(self) -> dict[str, Path]:
-        """The paths of labels, by compartment."""
-        every = {"cells": self.cells, "nuclei": self.nuclei}
-        return {name: path for name, path in every.items() if path is not None}
+        """Paths of labels by compartment."""
+        paths = {"cells": self.cells, "nuclei": self.nuclei}
+        return {name: path for name, path in paths.items() if path is not None}
 
     def find(self, data: Path) -> list[pairs.Pair]:
         """Find the pairs; paths are relative to `data`."""
@@ -67,7 +74,7 @@ class PairFiles(Strict):
 
 
 class PairsConfig(PairFiles):
-    """Images and labels of a user."""
+    """Images and labels of the user, see :class:`Pairs`."""
 
     kind: Literal["pairs"]
     nucleus_channel: int = Field(default=0, ge=0)
@@ -77,8 +84,8 @@ class PairsConfig(PairFiles):
 
     def open(self, data: Path) -> Pairs:
         """Open the source; paths are relative to `data`."""
-        found = self.find(data)
-        return Pairs(found, self.nucleus_channel, self.membrane_channels, self.mpp)
+        files = self.find(data)
+        return Pairs(files, self.nucleus_channel, self.membrane_channels, self.mpp)
 
 
 class CropsConfig(Strict):
@@ -87,8 +94,8 @@ class CropsConfig(Strict):
     Attributes
     ----------
     turns : int
-        Quarter turns by which a teacher saw the crops when it labelled them. The labels
-        lie as the image does; this is for who has to make them again.
+        Quarter turns of the crops when the teacher labelled them. The labels have the
+        orientation of the image; the value is needed only to create them again.
     """
 
     kind: Literal["crops"]
@@ -99,12 +106,12 @@ class CropsConfig(Strict):
     turns: int = Field(default=0, ge=0, le=3)
     weight: Positive = 1.0
 
-    def open(self, data: Path) -> Source:
+    def open(self, data: Path, images: ScaledImages) -> Crops:
         """Open the source; paths are relative to `data`."""
         image, labels = data / self.image, data / self.labels
         if not labels.exists():
-            raise InputError(_no_labels(image, labels, self))
-        return Crops(image, labels, self.columns, self.channels)
+            raise InputError(_missing_labels(image, labels, self))
+        return Crops(image, labels, self.columns, self.channels, images)
 
 
 class NucleiConfig(Strict):
@@ -115,31 +122,31 @@ class NucleiConfig(Strict):
     share: float = Field(default=1.0, gt=0, le=1)
     weight: Positive = 1.0
 
-    def open(self, data: Path) -> Source:
+    def open(self, data: Path) -> ExampleSource:
         """Open the source; paths are relative to `data`."""
         return Nuclei(data / self.images, self.share)
 
 
 class PairConfig(Strict):
-    """One image with its labels, see :class:`Pair`."""
+    """One image with its labels, see :class:`LabelledImage`."""
 
     kind: Literal["pair"]
     file: Path
     nucleus: int = Field(default=0, ge=0)
     weight: Positive = 1.0
 
-    def open(self, data: Path) -> Source:
+    def open(self, data: Path) -> ExampleSource:
         """Open the source; paths are relative to `data`."""
-        return Pair(data / self.file, self.nucleus)
+        return LabelledImage(data / self.file, self.nucleus)
 
 
 class SyntheticConfig(Strict):
-    """Tissue that is drawn, see :class:`Synthetic`."""
+    """Rendered tissue, see :class:`Synthetic`."""
 
     kind: Literal["synthetic"]
     weight: Positive = 1.0
 
-    def open(self, data: Path) -> Source:
+    def open(self, data: Path) -> ExampleSource:
         """Open the source."""
         del data
         return Synthetic()
@@ -149,41 +156,53 @@ AnySource = Annotated[
     CropsConfig | NucleiConfig | PairConfig | PairsConfig | SyntheticConfig,
     Field(discriminator="kind"),
 ]
-Held = Crops | Pairs
+ValidationSource = Crops | Pairs
 
 
-def open_source(source: Any, data: Path) -> Any:
+def open_source(source: Any, data: Path, images: ScaledImages) -> Any:
     """Open a source; paths are relative to `data`.
+
+    Parameters
+    ----------
+    source : CropsConfig, NucleiConfig, PairConfig, PairsConfig or SyntheticConfig
+        Configuration of the source.
+    data : Path
+        Folder of the data.
+    images : ScaledImages
+        Images shared by several sources.
 
     Raises
     ------
     InputError
-        If a file is not there or cannot be read.
+        If a file is missing or unreadable.
     """
     try:
+        if isinstance(source, CropsConfig):
+            return source.open(data, images)
         return source.open(data)
     except CodexsegError:
         raise
     except _UNREADABLE as error:
         raise InputError(
-            f"the source {source.model_dump(mode='json')} cannot be read in "
-            f"{data} ({type(error).__name__}: {error}); correct the path, or name "
+            f"The source {source.model_dump(mode='json')} cannot be read in "
+            f"{data} ({type(error).__name__}: {error}). Correct the path, or name "
             f"the folder of the data with --data."
         ) from error
 
 
-def _no_labels(image: Path, labels: Path, source: CropsConfig) -> str:
-    """Say how a teacher's labels are made."""
-    seen = ""
+def _missing_labels(image: Path, labels: Path, source: CropsConfig) -> str:
+    """Return a message with the command that creates the labels of a teacher."""
+    options = ""
     if source.channels:
-        seen = f" --channels {' '.join(map(str, source.channels))}"
+        options = f" --channels {' '.join(map(str, source.channels))}"
     if source.columns != EVERY_COLUMN:
-        seen += f" --columns {source.columns[0]} {source.columns[1]}"
+        options += f" --columns {source.columns[0]} {source.columns[1]}"
     if source.turns:
-        seen += f" --turns {source.turns}"
+        options += f" --turns {source.turns}"
     return (
-        f"there is no {labels}, expected labels of crops of {image}: name the folder of "
-        f"the data with --data, correct the path, or have a teacher make them: 'codexseg "
-        f"models fetch instanseg', then 'python -m codexseg.training.data.teacher {image} "
-        f"INSTANSEG.pt --out {labels}{seen}' (needs torch)."
+        f"{labels} not found, expected labels of crops of {image}. Name the folder of the "
+        f"data with --data, correct the path, or create the labels with a teacher: "
+        f"'codexseg models fetch instanseg', then 'python -m "
+        f"codexseg.training.data.teacher {image} INSTANSEG.pt --out {labels}{options}' "
+        f"(needs torch)."
     )

@@ -1,4 +1,4 @@
-"""Choosing the constants of a trained panoptic network on images that were held back."""
+"""Tuning of the post-processing of a panoptic network on validation images."""
 
 import json
 import logging
@@ -9,8 +9,8 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from codexseg.arrays import Float32, Labels
 from codexseg.backends.base import SlideContext
 from codexseg.backends.networks.contract import NETWORK_MPP
 from codexseg.backends.panoptic.backend import InMemory, Panoptic
@@ -20,115 +20,130 @@ from codexseg.config.schema import SegmentationConfig
 from codexseg.core.grid import Window
 from codexseg.core.intensity.background import channel_statistics
 from codexseg.core.intensity.histogram import merge_channels
-from codexseg.core.labels.operations import Labels
 from codexseg.errors import RunStateError
 from codexseg.run.files import write_atomic
 from codexseg.training.data.examples import Crops
 from codexseg.training.data.pair_examples import Pairs
-from codexseg.training.data.resize import nearest
-from codexseg.training.recipe.sources import Held as Source
-from codexseg.training.tuning.search import LEAST_OBJECTS, Held, choose_constants, too_few
+from codexseg.training.data.resize import resize_labels
+from codexseg.training.recipe.sources import ValidationSource
+from codexseg.training.tuning.search import (
+    MIN_OBJECTS,
+    ValidationImage,
+    search_parameters,
+    too_few_objects,
+)
 
 log = logging.getLogger(__name__)
 
 SCORES = "scores.json"
-MOST_PX = 4096**2
-"""So many pixels of the images that are held back are looked at."""
+MAX_PX = 4096**2
+"""Limit of the total size of the validation images that are used."""
 
-Pixels = NDArray[np.float32]
-Part = tuple[tuple[slice, slice], tuple[Labels | None, Labels | None]]
+LabelledWindow = tuple[tuple[slice, slice], tuple[Labels | None, Labels | None]]
+"""Slices in y and x, and the labels of cells and nuclei there."""
 
 
-def choose(
+def tune_panoptic(
     path: Path,
-    held: Sequence[Source],
-    otherwise: tuple[Constants, Constants],
+    validation: Sequence[ValidationSource],
+    default: tuple[Constants, Constants],
     out: Path,
     scales: Sequence[float] = (1.0,),
 ) -> tuple[Constants, Constants]:
-    """Choose the constants of cells and nuclei; write them, and their scores, to a file.
+    """Tune the parameters of cells and nuclei; write them and their scores to a file.
 
     Parameters
     ----------
     path : Path
-        The ONNX file of the network.
-    held : sequence of Crops or Pairs
+        ONNX file of the network.
+    validation : sequence of Crops or Pairs
         Images at 0.5 um per px, with labels.
-    otherwise : (Constants, Constants)
-        Those of a compartment that no labels are there for.
+    default : (Constants, Constants)
+        Parameters of a compartment without labels.
     out : Path
-        The folder of that file, scores.json.
+        Folder of the file, scores.json.
     scales : sequence of float
-        The sizes at which the images are shown: constants that suit large cells alone
-        would merge or lose small ones.
+        Magnifications of the images: parameters tuned on large cells alone merge or lose
+        small ones.
+
+    Returns
+    -------
+    (Constants, Constants)
+        Of cells and nuclei.
 
     Raises
     ------
     InputError
-        If no constants find anything.
+        If no parameters detect any true object.
     """
-    found: tuple[list[Held], list[Held]] = ([], [])
-    for (image, parts), scale in product(_images(held), scales):
+    images: tuple[list[ValidationImage], list[ValidationImage]] = ([], [])
+    for (image, windows), scale in product(_images(validation), scales):
         maps = _maps(path, image, NETWORK_MPP * scale)
-        for c, listed in enumerate(found):
-            truth = [(place, both[c]) for place, both in parts]
-            known = [(place, labels) for place, labels in truth if labels is not None]
-            if known:
-                sized = [_sized(*part, image.shape[1:], maps.shape[1:]) for part in known]
-                listed.append(Held(maps[2 * c], maps[2 * c + 1], sized))
-    least = _least(held)
-    chosen, scores = list(otherwise), {}
-    with ThreadPoolExecutor() as pool:  # the kernels run without the GIL
-        best = pool.map(lambda held: choose_constants(held, least) if held else None, found)
-    for c, (name, result) in enumerate(zip(("cell", "nucleus"), best, strict=True)):
+        sizes = image.shape[1:], maps.shape[1:]
+        for c, compartment in enumerate(images):
+            labels = [(window, planes[c]) for window, planes in windows]
+            truth = [_rescale(w, plane, *sizes) for w, plane in labels if plane is not None]
+            if truth:
+                compartment.append(ValidationImage(maps[2 * c], maps[2 * c + 1], truth))
+    min_objects = _min_objects(validation)
+    tuned, scores = list(default), {}
+    with ThreadPoolExecutor() as pool:  # the kernels release the GIL
+        results = pool.map(
+            lambda images: search_parameters(images, min_objects) if images else None,
+            images,
+        )
+    for c, (name, result) in enumerate(zip(("cell", "nucleus"), results, strict=True)):
         if result is not None:
-            chosen[c], score = result
+            tuned[c], score = result
             rounded = {key: round(value, 4) for key, value in asdict(score).items()}
-            scores[name] = {**rounded, **asdict(chosen[c])}
-            log.info("%s: %s with %s", name, score, chosen[c])
+            scores[name] = {**rounded, **asdict(tuned[c])}
+            log.info("%s: %s with %s", name, score, tuned[c])
     write_atomic(out / SCORES, json.dumps(scores, indent=2))
-    return chosen[0], chosen[1]
+    return tuned[0], tuned[1]
 
 
-def need_objects(held: Sequence[Source]) -> None:
-    """Check, before a network is trained, that constants can be chosen afterwards.
+def require_objects(validation: Sequence[ValidationSource]) -> None:
+    """Check, before training, that parameters can be tuned afterwards.
 
     Raises
     ------
     InputError
-        If the labels that are held back have too few objects.
+        If a compartment has labels, but no validation image with enough objects.
     """
-    least = _least(held)
+    min_objects = _min_objects(validation)
     known: set[str] = set()
     enough: set[str] = set()
-    for source in held:
+    for source in validation:
         for example in source.every():
-            drawn = {"cells": example.cells, "nuclei": example.nuclei}
-            here = {name: plane for name, plane in drawn.items() if plane is not None}
+            labels = {"cells": example.cells, "nuclei": example.nuclei}
+            here = {name: plane for name, plane in labels.items() if plane is not None}
             known |= set(here)
-            enough |= {name for name in here if len(np.unique(here[name])) > least}
-            if set(here) <= enough:  # the other images need not be read
+            enough |= {name for name in here if len(np.unique(here[name])) > min_objects}
+            if set(here) <= enough:  # no need to read the remaining images
                 break
     if known - enough:
-        raise too_few(least)
+        raise too_few_objects(min_objects)
 
 
-def _least(held: Sequence[Source]) -> int:
-    """Say how many objects an image needs to count."""
-    # crops of a teacher's labels are many; of a user's images every one counts
-    return 1 if any(isinstance(source, Pairs) for source in held) else LEAST_OBJECTS
+def _min_objects(validation: Sequence[ValidationSource]) -> int:
+    """Return the minimum number of objects of an image that is used."""
+    # a teacher labels many crops, a user few images, so all of the latter are used
+    is_user = any(isinstance(source, Pairs) for source in validation)
+    return 1 if is_user else MIN_OBJECTS
 
 
-def _images(held: Sequence[Source]) -> Iterator[tuple[Pixels, list[Part]]]:
-    """Yield images (c, y, x), nuclei first, with parts that have labels."""
+def _images(
+    validation: Sequence[ValidationSource],
+) -> Iterator[tuple[Float32, list[LabelledWindow]]]:
+    """Yield images (c, y, x), nuclei first, with their labelled windows."""
     pixels = 0
-    for source in held:
+    for source in validation:
         if isinstance(source, Crops):
             image, truth = source.region()
-            yield image, [(place, (both[0], both[1])) for place, both in truth]
+            yield image, [(window, (cells, nuclei)) for window, (cells, nuclei) in truth]
             continue
         for example in source.every():
-            if pixels and pixels + example.nucleus.size > MOST_PX:
+            if pixels and pixels + example.nucleus.size > MAX_PX:
                 return
             pixels += example.nucleus.size
             height, width = example.nucleus.shape
@@ -137,32 +152,32 @@ def _images(held: Sequence[Source]) -> Iterator[tuple[Pixels, list[Part]]]:
             yield image, [(whole, (example.cells, example.nuclei))]
 
 
-def _sized(
-    place: tuple[slice, slice],
+def _rescale(
+    window: tuple[slice, slice],
     labels: Labels,
-    seen: Sequence[int],
-    shown: Sequence[int],
+    size: Sequence[int],
+    scaled: Sequence[int],
 ) -> tuple[tuple[slice, slice], Labels]:
-    """Bring labels of a part of an image to the size at which the image was shown."""
+    """Resize a labelled window from the size of the image to that of the maps."""
     y, x = (
-        slice(round(part.start * new / old), round(part.stop * new / old))
-        for part, new, old in zip(place, shown, seen, strict=True)
+        slice(round(side.start * new / old), round(side.stop * new / old))
+        for side, new, old in zip(window, scaled, size, strict=True)
     )
-    return (y, x), nearest(labels, (y.stop - y.start, x.stop - x.start))
+    return (y, x), resize_labels(labels, (y.stop - y.start, x.stop - x.start))
 
 
-def _maps(path: Path, image: Pixels, mpp: float) -> Pixels:
-    """Have the backend make the four maps of an image, at its own scale."""
+def _maps(path: Path, image: Float32, mpp: float) -> Float32:
+    """Return the four maps of an image, at the scale of the backend."""
     merged = np.zeros_like(image[0])
-    if len(image) > 1:  # as a run merges them
+    if len(image) > 1:  # merged as in a run
         brightest = [channel_statistics(marker)[-1] for marker in image[1:]]
         merged = merge_channels(list(image[1:]), brightest)
-    both = np.stack([image[0], merged])
+    pixels = np.stack([image[0], merged])
     config = SegmentationConfig(backend="panoptic", model_path=path)
-    network = Panoptic(config, SlideContext((both.shape[1], both.shape[2]), mpp))
-    view = InMemory(both, network.slide_passes)
-    shown = Image.of(view.shape, mpp)
-    maps = shown.maps(Window(0, 0, *shown.shape), MAPS, view)
+    network = Panoptic(config, SlideContext((pixels.shape[1], pixels.shape[2]), mpp))
+    view = InMemory(pixels, network.slide_passes)
+    resized = Image.of(view.shape, mpp)
+    maps = resized.maps(Window(0, 0, *resized.shape), MAPS, view)
     if maps is None:
-        raise RunStateError("the network gives no maps of the images that were held back.")
+        raise RunStateError("The network returns no maps for a validation image.")
     return maps

@@ -1,4 +1,4 @@
-"""Choosing the constants of post-processing on images that were held back."""
+"""Search for the post-processing parameters that fit validation images best."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,12 +6,11 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from codexseg.arrays import Float32, Labels
 from codexseg.backends.panoptic.parameters import Constants
 from codexseg.backends.panoptic.postprocessing import finished
 from codexseg.core.algorithms.deep_watershed import deep_watershed
-from codexseg.core.labels.operations import Labels
 from codexseg.core.labels.overlaps import overlaps
 from codexseg.core.metrics.objects import Matches, count_matches, object_pairs
 from codexseg.errors import InputError
@@ -19,51 +18,51 @@ from codexseg.errors import InputError
 HEIGHTS = (0.0125, 0.025, 0.05, 0.075, 0.1, 0.15)
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 SMOOTHINGS_PX = (0.5, 1.0, 1.5, 2.0)
-GROWTHS_PX = (0.0, 1.0, 1.5, 2.0, 2.5, 3.0)
-LEAST_MEANS = (0.0, 0.5, 0.55, 0.6, 0.625, 0.65, 0.675, 0.7, 0.725, 0.75, 0.8)
-LEAST_PEAKS = (0.0, 0.6, 0.7, 0.75, 0.8)
-LEAST_OBJECTS = 30
+EXPANSIONS_PX = (0.0, 1.0, 1.5, 2.0, 2.5, 3.0)
+MIN_MEANS = (0.0, 0.5, 0.55, 0.6, 0.625, 0.65, 0.675, 0.7, 0.725, 0.75, 0.8)
+MIN_PEAKS = (0.0, 0.6, 0.7, 0.75, 0.8)
+MIN_OBJECTS = 30
 _FIRST = Constants(h=0.075, interior_threshold=0.4, smoothing_px=1.0, growth_px=1.5)
 _COARSE: dict[str, Sequence[float]] = {
-    "growth_px": GROWTHS_PX,
+    "growth_px": EXPANSIONS_PX,
     "least_mean_interior": (0.0, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8),
 }
 _FINE: Sequence[dict[str, Sequence[float]]] = (
     {"smoothing_px": SMOOTHINGS_PX, "h": HEIGHTS},
-    {"growth_px": GROWTHS_PX, "least_mean_interior": LEAST_MEANS},
-    {"least_peak": LEAST_PEAKS},
+    {"growth_px": EXPANSIONS_PX, "least_mean_interior": MIN_MEANS},
+    {"least_peak": MIN_PEAKS},
 )
-"""What depends on one another is tried together."""
-_PROMISING = 3
-_MOST_ROUNDS = 4
+"""Grids of parameters that depend on each other."""
+_CANDIDATES = 3
+_MAX_ROUNDS = 4
 
 
 @dataclass(frozen=True)
-class Held:
-    """What a network says of an image, and the truth, of one compartment.
+class ValidationImage:
+    """Maps of a network on an image, and the truth, of one compartment.
 
     Attributes
     ----------
     distance, interior : (y, x) float32
-        The two maps.
-    truth : sequence of (Window slices, labels)
-        Parts of the image with their true labels.
+        Inner distance, and probability of the interior.
+    truth : sequence of (slices in y and x, labels)
+        Windows of the image with their true labels.
     """
 
-    distance: NDArray[np.float32]
-    interior: NDArray[np.float32]
+    distance: Float32
+    interior: Float32
     truth: Sequence[tuple[tuple[slice, slice], Labels]]
 
 
 @dataclass(frozen=True)
 class Score:
-    """How well objects fit the truth at IoU 0.5, means over the parts of the images.
+    """Agreement with the truth at IoU 0.5, averaged over the windows of the images.
 
     Attributes
     ----------
     quality : float
-        Panoptic quality (Kirillov et al. 2019): F1 times the mean IoU of what matches.
-        F1 alone does not tell outlines that fit from such that barely match.
+        Panoptic quality (Kirillov et al. 2019): F1 times the mean IoU of matched objects.
+        Unlike F1, it distinguishes accurate outlines from barely matching ones.
     f1 : float
     """
 
@@ -71,136 +70,139 @@ class Score:
     f1: float
 
     @property
-    def both(self) -> float:
-        """What constants are chosen by; quality alone gives objects for fine outlines."""
+    def mean(self) -> float:
+        """The criterion of the search; quality alone trades objects for outlines."""
         return (self.quality + self.f1) / 2
 
 
-def choose_constants(
-    held: Sequence[Held], least: int = LEAST_OBJECTS
+def search_parameters(
+    images: Sequence[ValidationImage], min_objects: int = MIN_OBJECTS
 ) -> tuple[Constants, Score]:
-    """Search the constants of the highest mean of panoptic quality and F1.
+    """Find the parameters with the highest mean of panoptic quality and F1.
 
-    The others depend on the threshold of the interior: with a higher one objects are
-    smaller, and the network is surer of what is left of them. So they are sought for the
-    three thresholds that promise most: a few at a time, in all combinations, in rounds
-    until a round changes nothing.
+    All other parameters depend on the threshold of the interior: a higher one gives smaller
+    objects with a higher mean interior. They are searched for the three most promising
+    thresholds, in grids of a few parameters, in rounds until a round changes nothing.
 
     Parameters
     ----------
-    held : sequence of Held
+    images : sequence of ValidationImage
         Images of one compartment.
-    least : int
-        Parts with fewer objects do not count.
+    min_objects : int
+        Windows with fewer objects are ignored.
 
     Returns
     -------
-    constants : Constants
-        Those of the highest mean over the parts with enough objects.
+    parameters : Constants
+        Those with the highest score.
     score : Score
-        Theirs.
+        Their score.
 
     Raises
     ------
     InputError
-        If no constants find anything, or no part has enough objects.
+        If no parameters detect any true object, or no window has enough objects.
     """
-    search = _Search(held, least)
+    search = _Search(images, min_objects)
     coarse = [
         search.best(replace(_FIRST, interior_threshold=level), _COARSE)
         for level in THRESHOLDS
     ]
-    promising = sorted(coarse, key=search.merit, reverse=True)[:_PROMISING]
-    best = max(map(search.refined, promising), key=search.merit)
+    candidates = sorted(coarse, key=search.merit, reverse=True)[:_CANDIDATES]
+    best = max(map(search.refine, candidates), key=search.merit)
     score = search.score(best)
     if score.quality <= 0:
         raise InputError(
-            "the network finds none of the objects that were held back, with whatever "
-            "constants: expected a trained network and images like those it has learnt "
-            "from; look at log.csv, and train longer."
+            "The network finds none of the objects in the validation images, with any "
+            "parameters. Check log.csv and that these images resemble the training images, "
+            "or train longer."
         )
     return best, score
 
 
-def too_few(least: int) -> InputError:
-    """Say that no image that is held back has enough objects."""
+def too_few_objects(min_objects: int) -> InputError:
+    """Return the error for validation images without enough objects."""
     return InputError(
-        f"none of the images that are held back has {least} objects or more, expected some "
-        f"to choose the constants of post-processing by: hold back more images."
+        f"No validation image has {min_objects} objects or more, expected some for tuning "
+        f"the post-processing. Add validation images."
     )
 
 
 class _Search:
-    """Judges constants; what only differs in what follows the flood is flooded once."""
+    """Scores of parameters. The flood is repeated only where its parameters change."""
 
-    def __init__(self, held: Sequence[Held], least: int) -> None:
-        self._held = [_with_enough(image, least) for image in held]
-        self._least = least
-        self._known: dict[Constants, Score] = {}
+    def __init__(self, images: Sequence[ValidationImage], min_objects: int) -> None:
+        self._images = [_with_enough(image, min_objects) for image in images]
+        self._min_objects = min_objects
+        self._scores: dict[Constants, Score] = {}
         self._flooded: tuple[Constants, list[Labels]] | None = None
 
-    def refined(self, constants: Constants) -> Constants:
-        """Return better constants of the same threshold, as far as there are any."""
-        for _ in range(_MOST_ROUNDS):
-            before = constants
+    def refine(self, parameters: Constants) -> Constants:
+        """Improve parameters at a fixed threshold."""
+        for _ in range(_MAX_ROUNDS):
+            before = parameters
             for grid in _FINE:
-                constants = self.best(constants, grid)
-            if constants == before:
+                parameters = self.best(parameters, grid)
+            if parameters == before:
                 break
-        return constants
+        return parameters
 
-    def best(self, constants: Constants, grid: dict[str, Sequence[float]]) -> Constants:
-        """Return the best of all combinations, or what is given where none is better."""
-        tried = [constants]
+    def best(self, parameters: Constants, grid: dict[str, Sequence[float]]) -> Constants:
+        """Return the best combination of a grid, or the given one if none is better."""
+        tried = [parameters]
         for values in product(*grid.values()):
             changed: dict[str, Any] = dict(zip(grid, values, strict=True))
-            tried.append(replace(constants, **changed))
+            tried.append(replace(parameters, **changed))
         return max(tried, key=self.merit)
 
-    def merit(self, constants: Constants) -> float:
-        """Say how good they are, in one number."""
-        return self.score(constants).both
+    def merit(self, parameters: Constants) -> float:
+        """Return the criterion of the search."""
+        return self.score(parameters).mean
 
-    def score(self, constants: Constants) -> Score:
-        """Return the means over the parts with enough objects."""
-        if constants not in self._known:
-            self._known[constants] = self._judge(constants)
-        return self._known[constants]
+    def score(self, parameters: Constants) -> Score:
+        """Return the mean over the windows with enough objects."""
+        if parameters not in self._scores:
+            self._scores[parameters] = self._evaluate(parameters)
+        return self._scores[parameters]
 
-    def _judge(self, constants: Constants) -> Score:
+    def _evaluate(self, parameters: Constants) -> Score:
         matches: list[Matches] = []
-        for image, flooded in zip(self._held, self._floods(constants), strict=True):
-            labels = finished(flooded, (image.distance, image.interior), constants)
+        for image, flooded in zip(self._images, self._flood(parameters), strict=True):
+            labels = finished(flooded, (image.distance, image.interior), parameters)
             matches += _matches(image, labels)
         if not matches:
-            raise too_few(self._least)
+            raise too_few_objects(self._min_objects)
         return Score(
-            float(np.mean([one.panoptic_quality for one in matches])),
-            float(np.mean([one.f1 for one in matches])),
+            float(np.mean([match.panoptic_quality for match in matches])),
+            float(np.mean([match.f1 for match in matches])),
         )
 
-    def _floods(self, constants: Constants) -> list[Labels]:
-        alone = Constants(**constants.watershed_kwargs)
-        if self._flooded is None or self._flooded[0] != alone:
+    def _flood(self, parameters: Constants) -> list[Labels]:
+        flood = Constants(**parameters.watershed_kwargs)
+        if self._flooded is None or self._flooded[0] != flood:
             self._flooded = (
-                alone,
+                flood,
                 [
-                    deep_watershed(image.distance, image.interior, **alone.watershed_kwargs)
-                    for image in self._held
+                    deep_watershed(image.distance, image.interior, **flood.watershed_kwargs)
+                    for image in self._images
                 ],
             )
         return self._flooded[1]
 
 
-def _with_enough(image: Held, least: int) -> Held:
-    """Leave out parts with too few objects."""
-    kept = [part for part in image.truth if len(np.unique(part[1])) > least]
+def _with_enough(image: ValidationImage, min_objects: int) -> ValidationImage:
+    """Drop windows with too few objects."""
+    kept = [
+        (window, labels)
+        for window, labels in image.truth
+        if len(np.unique(labels)) > min_objects
+    ]
     return replace(image, truth=kept)
 
 
-def _matches(image: Held, labels: Labels) -> list[Matches]:
+def _matches(image: ValidationImage, labels: Labels) -> list[Matches]:
     matches = []
-    for place, truth in image.truth:
-        pairs = object_pairs(overlaps(truth, np.ascontiguousarray(labels[place])))
+    for window, truth in image.truth:
+        pairs = object_pairs(overlaps(truth, np.ascontiguousarray(labels[window])))
         matches.append(count_matches(pairs, 0.5))
     return matches

@@ -1,3 +1,5 @@
+"""Search for post-processing parameters."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -10,14 +12,14 @@ from codexseg.training.tuning.search import (
     HEIGHTS,
     SMOOTHINGS_PX,
     THRESHOLDS,
-    Held,
+    ValidationImage,
     _Search,
-    choose_constants,
+    search_parameters,
 )
 
 
-def test_the_constants_are_those_of_the_best_quality():
-    """Squares whose interiors the network sees too faintly for Mesmer's threshold."""
+def test_search_lowers_the_threshold_for_faint_interiors():
+    """The interiors of the squares are too faint for Mesmer's threshold."""
     labels = np.zeros((200, 200), np.uint32)
     for i in range(64):
         y, x = 24 * (i // 8) + 4, 24 * (i % 8) + 4
@@ -25,32 +27,32 @@ def test_the_constants_are_those_of_the_best_quality():
     interior = 0.45 * (labels > 0) + 0.35 * (labels == 0)
     maps = inner_distance(labels), ndi.gaussian_filter(interior, 0.5).astype(np.float32)
     whole = (slice(0, 200), slice(0, 200))
-    constants, score = choose_constants([Held(*maps, [(whole, labels)])])
+    parameters, score = search_parameters([ValidationImage(*maps, [(whole, labels)])])
     assert score.f1 == 1
     assert 0.8 < score.quality <= 1
-    assert constants.interior_threshold == 0.4
-    assert constants.h in HEIGHTS
-    assert constants.smoothing_px in SMOOTHINGS_PX
-    assert constants.interior_threshold in THRESHOLDS
+    assert parameters.interior_threshold == 0.4
+    assert parameters.h in HEIGHTS
+    assert parameters.smoothing_px in SMOOTHINGS_PX
+    assert parameters.interior_threshold in THRESHOLDS
 
 
-def test_growth_gives_back_what_the_interior_leaves_out():
+def test_search_expands_objects_with_narrow_interiors():
     labels = np.zeros((160, 160), np.uint32)
     for i in range(64):
         y, x = 20 * (i // 8) + 4, 20 * (i % 8) + 4
         labels[y : y + 12, x : x + 12] = i + 1
     interior = ndi.binary_erosion(labels > 0, np.ones((5, 5))).astype(np.float32)
     whole = (slice(0, 160), slice(0, 160))
-    held = [Held(inner_distance(labels), interior, [(whole, labels)])]
-    constants, score = choose_constants(held)
+    images = [ValidationImage(inner_distance(labels), interior, [(whole, labels)])]
+    parameters, score = search_parameters(images)
     assert score.f1 == 1
     assert 0.8 < score.quality <= 1
-    assert constants.growth_px + constants.smoothing_px > 1
+    assert parameters.growth_px + parameters.smoothing_px > 1
 
 
 @pytest.mark.parametrize(("name", "map_"), [("least_peak", 0), ("least_mean_interior", 1)])
-def test_objects_that_the_network_doubts_are_dropped(name, map_):
-    """Half of the squares that it sees are none, and their middles are faint."""
+def test_search_drops_objects_of_low_confidence(name, map_):
+    """Half of the squares are false, and faint in the middle."""
     labels = np.zeros((200, 200), np.uint32)
     for i in range(64):
         y, x = 24 * (i // 8) + 4, 24 * (i % 8) + 4
@@ -59,32 +61,36 @@ def test_objects_that_the_network_doubts_are_dropped(name, map_):
     maps = [inner_distance(labels), (labels > 0).astype(np.float32)]
     maps[map_] *= np.where(labels % 2, 1, 0.75).astype(np.float32)
     whole = (slice(0, 200), slice(0, 200))
-    constants, score = choose_constants([Held(*maps, [(whole, real)])])
+    parameters, score = search_parameters([ValidationImage(*maps, [(whole, real)])])
     assert score.f1 == 1
     assert 0.8 < score.quality <= 1
-    assert 0.7 < getattr(constants, name) < 1
+    assert 0.7 < getattr(parameters, name) < 1
 
 
-def test_a_network_that_finds_nothing_is_an_error():
+def test_search_without_any_true_object_raises():
     labels = np.kron(np.arange(49).reshape(7, 7), np.ones((12, 12), int)).astype(np.uint32)
     maps = np.zeros((2, 84, 84), np.float32)
     whole = (slice(0, 84), slice(0, 84))
     with pytest.raises(InputError, match="finds none"):
-        choose_constants([Held(*maps, [(whole, labels)])])
+        search_parameters([ValidationImage(*maps, [(whole, labels)])])
 
 
-def test_outlines_that_fit_are_preferred_to_such_that_barely_match():
-    """Growth of 0 to 3 px finds all squares; that of their true size fits best."""
+def test_search_prefers_accurate_outlines_to_barely_matching_ones():
+    """An expansion of 0 to 3 px finds all squares; one of them restores their size."""
     labels = np.zeros((240, 240), np.uint32)
     for i in range(64):
         y, x = 30 * (i // 8) + 5, 30 * (i % 8) + 5
         labels[y : y + 18, x : x + 18] = i + 1
-    seen = ndi.binary_erosion(labels > 0, np.ones((5, 5)))
+    interior = ndi.binary_erosion(labels > 0, np.ones((5, 5)))
     whole = (slice(0, 240), slice(0, 240))
-    held = [Held(inner_distance(labels), seen.astype(np.float32), [(whole, labels)])]
-    constants, score = choose_constants(held)
+    images = [
+        ValidationImage(
+            inner_distance(labels), interior.astype(np.float32), [(whole, labels)]
+        )
+    ]
+    parameters, score = search_parameters(images)
     assert score.f1 == 1
     assert score.quality > 0.95
-    barely = _Search(held, 30).score(replace(constants, growth_px=0.0))
+    barely = _Search(images, 30).score(replace(parameters, growth_px=0.0))
     assert barely.f1 == 1
     assert barely.quality < 0.9
