@@ -11,7 +11,6 @@ from codexseg.errors import BackendUnavailable, CodexsegError, ConfigError, Inpu
 if TYPE_CHECKING:
     from codexseg.backends.networks.runtime import Network
     from codexseg.backends.networks.weights import Weights
-    from codexseg.backends.tiled.instanseg_weights import TorchScript
 
 models_app = typer.Typer(
     help="List, fetch, convert and check the weights of networks.", no_args_is_help=True
@@ -153,13 +152,9 @@ def check(target: Checked) -> None:
         if _is_torchscript(target):
             _check_instanseg(target)
             return
-        from codexseg.backends.networks.contract import (
-            HEAD_CHANNELS,
-            check_contract,
-            describe,
-            read_signature,
-        )
+        from codexseg.backends.networks.contract import HEAD_CHANNELS, check_contract
         from codexseg.backends.networks.runtime import open_network
+        from codexseg.backends.networks.signature import describe, read_signature
 
         weights = _resolve(target)
         _row(weights.name, _kind(weights))
@@ -262,7 +257,7 @@ def _check_instanseg(target: str) -> None:
     say("This is a network of InstanSeg's, and it runs here.")
 
 
-def _try_instanseg(weights: "TorchScript") -> None:
+def _try_instanseg(weights: "Weights") -> None:
     """Segment drawn tissue, check what comes out, and measure how long it takes."""
     import time
 

@@ -14,7 +14,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from codexseg.backends.base import Backend, Pixels, check_labels, diameter_um
+from codexseg.arrays import Pixels
+from codexseg.backends.base import Backend, check_labels, diameter_um
 from codexseg.config.schema import Config
 from codexseg.core.grid import Window
 from codexseg.core.intensity.background import BLOCK_PX, signal_pixels

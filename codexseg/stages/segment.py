@@ -16,17 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from codexseg.arrays import Labels
 from codexseg.backends.base import (
     BYTES_PER_PX,
     Backend,
-    Labels,
-    SlideView,
     WholeSlideBackend,
     bytes_per_px,
     check_result,
     context_px,
     slide_passes_of,
 )
+from codexseg.backends.slide_pass import SlideView
 from codexseg.config.schema import Config
 from codexseg.core.grid import Patch, PatchGrid, Window
 from codexseg.core.intensity.background import signal_pixels

@@ -11,7 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 
-from codexseg.backends.base import Arrays, Pixels, SlidePass, SlideView, slide_passes_of
+from codexseg.arrays import Pixels
+from codexseg.backends.base import slide_passes_of
+from codexseg.backends.slide_pass import Arrays, SlidePass, SlideView
 from codexseg.core.grid import Window
 from codexseg.core.intensity.background import has_signal
 from codexseg.run.directory import Row, Run, Tables, digest

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from codexseg.backends.networks.weights import LICENCE, resolve
-from codexseg.backends.panoptic.parameters import MESMER, constants_of
+from codexseg.backends.panoptic.parameters import MESMER, params_of
 from codexseg.errors import BackendUnavailable, InputError, RunStateError
 from codexseg.run.files import write_atomic
 from codexseg.training.recipe.loader import parse_recipe
@@ -81,7 +81,7 @@ def _make_panoptic(recipe: Recipe, data: Path, out: Path) -> Path:
     start = _start(recipe, data, out)
     constants = MESMER
     if start is not None:
-        constants = constants_of(resolve(start))
+        constants = params_of(resolve(start))
         recipe = _as_start(recipe, start)
     if (out / TRAINED).exists():
         network = keras.saving.load_model(out / TRAINED, compile=False)

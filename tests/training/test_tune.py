@@ -45,10 +45,10 @@ def test_growth_gives_back_what_the_interior_leaves_out():
     constants, score = choose_constants(held)
     assert score.f1 == 1
     assert 0.8 < score.quality <= 1
-    assert constants.growth_px + constants.smoothing_px > 1
+    assert constants.expansion_px + constants.smoothing_px > 1
 
 
-@pytest.mark.parametrize(("name", "map_"), [("least_peak", 0), ("least_mean_interior", 1)])
+@pytest.mark.parametrize(("name", "map_"), [("min_peak", 0), ("min_mean_interior", 1)])
 def test_objects_that_the_network_doubts_are_dropped(name, map_):
     """Half of the squares that it sees are none, and their middles are faint."""
     labels = np.zeros((200, 200), np.uint32)
@@ -85,6 +85,6 @@ def test_outlines_that_fit_are_preferred_to_such_that_barely_match():
     constants, score = choose_constants(held)
     assert score.f1 == 1
     assert score.quality > 0.95
-    barely = _Search(held, 30).score(replace(constants, growth_px=0.0))
+    barely = _Search(held, 30).score(replace(constants, expansion_px=0.0))
     assert barely.f1 == 1
     assert barely.quality < 0.9

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codexseg.backends.base import ChannelStatistics
-from codexseg.backends.unet.spec import limits, to_unit
+from codexseg.backends.unet.spec import limits, scale_to_unit
 from codexseg.core.intensity.background import channel_statistics
 from codexseg.errors import InputError
 from codexseg.training.data.pair_examples import Keep
@@ -103,7 +103,7 @@ class UnetImages:
         for c, group in enumerate(self._recipe.channels):
             channel = pixels[list(group)].max(axis=0)
             statistics = ChannelStatistics(*channel_statistics(channel))
-            unit = to_unit(channel, *limits(statistics, self._recipe.scaling))
+            unit = scale_to_unit(channel, *limits(statistics, self._recipe.scaling))
             image[..., c] = resized(unit, shape)
         truth = np.stack(
             [nearest(labels[name], shape) for name in self._recipe.labels], axis=-1

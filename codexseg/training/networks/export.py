@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from codexseg.backends.networks.contract import TILE_PX
-from codexseg.backends.panoptic.parameters import CONSTANTS, Constants, to_json
+from codexseg.backends.panoptic.parameters import CONSTANTS, PostprocessingParams, to_json
 from codexseg.run.files import replacing
 from codexseg.training.networks.panoptic import OUTPUTS, with_heads
 from codexseg.training.networks.test_time import AS_IT_IS, VIEWS, Views
@@ -19,7 +19,7 @@ _OPSET = 17
 def export_onnx(
     network: keras.Model,
     path: Path,
-    constants: tuple[Constants, Constants],
+    constants: tuple[PostprocessingParams, PostprocessingParams],
     metadata: dict[str, str],
     views: Views = AS_IT_IS,
 ) -> None:
@@ -31,7 +31,7 @@ def export_onnx(
         As :func:`codexseg.training.loop.train` returns it.
     path : Path
         The ONNX file to write or to replace.
-    constants : (Constants, Constants)
+    constants : (PostprocessingParams, PostprocessingParams)
         Of the flood that makes cells, and nuclei, of its maps.
     metadata : dict of str
         More of what the file says of itself.

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from codexseg.backends.base import SlideContext
 from codexseg.backends.networks.contract import NETWORK_MPP
-from codexseg.backends.panoptic.backend import InMemory, Panoptic
+from codexseg.backends.panoptic.backend import Panoptic
 from codexseg.backends.panoptic.image import MAPS, Image
-from codexseg.backends.panoptic.parameters import Constants
+from codexseg.backends.panoptic.parameters import PostprocessingParams
+from codexseg.backends.slide_pass import InMemory
 from codexseg.config.schema import SegmentationConfig
 from codexseg.core.grid import Window
 from codexseg.core.intensity.background import channel_statistics
@@ -42,10 +43,10 @@ Part = tuple[tuple[slice, slice], tuple[Labels | None, Labels | None]]
 def choose(
     path: Path,
     held: Sequence[Source],
-    otherwise: tuple[Constants, Constants],
+    otherwise: tuple[PostprocessingParams, PostprocessingParams],
     out: Path,
     scales: Sequence[float] = (1.0,),
-) -> tuple[Constants, Constants]:
+) -> tuple[PostprocessingParams, PostprocessingParams]:
     """Choose the constants of cells and nuclei; write them, and their scores, to a file.
 
     Parameters
@@ -54,7 +55,7 @@ def choose(
         The ONNX file of the network.
     held : sequence of Crops or Pairs
         Images at 0.5 um per px, with labels.
-    otherwise : (Constants, Constants)
+    otherwise : (PostprocessingParams, PostprocessingParams)
         Those of a compartment that no labels are there for.
     out : Path
         The folder of that file, scores.json.

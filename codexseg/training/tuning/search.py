@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codexseg.backends.panoptic.parameters import Constants
-from codexseg.backends.panoptic.postprocessing import finished
+from codexseg.backends.panoptic.parameters import PostprocessingParams
+from codexseg.backends.panoptic.postprocessing import postprocess
 from codexseg.core.algorithms.deep_watershed import deep_watershed
 from codexseg.core.labels.operations import Labels
 from codexseg.core.labels.overlaps import overlaps
@@ -23,15 +23,17 @@ GROWTHS_PX = (0.0, 1.0, 1.5, 2.0, 2.5, 3.0)
 LEAST_MEANS = (0.0, 0.5, 0.55, 0.6, 0.625, 0.65, 0.675, 0.7, 0.725, 0.75, 0.8)
 LEAST_PEAKS = (0.0, 0.6, 0.7, 0.75, 0.8)
 LEAST_OBJECTS = 30
-_FIRST = Constants(h=0.075, interior_threshold=0.4, smoothing_px=1.0, growth_px=1.5)
+_FIRST = PostprocessingParams(
+    h=0.075, interior_threshold=0.4, smoothing_px=1.0, expansion_px=1.5
+)
 _COARSE: dict[str, Sequence[float]] = {
-    "growth_px": GROWTHS_PX,
-    "least_mean_interior": (0.0, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8),
+    "expansion_px": GROWTHS_PX,
+    "min_mean_interior": (0.0, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8),
 }
 _FINE: Sequence[dict[str, Sequence[float]]] = (
     {"smoothing_px": SMOOTHINGS_PX, "h": HEIGHTS},
-    {"growth_px": GROWTHS_PX, "least_mean_interior": LEAST_MEANS},
-    {"least_peak": LEAST_PEAKS},
+    {"expansion_px": GROWTHS_PX, "min_mean_interior": LEAST_MEANS},
+    {"min_peak": LEAST_PEAKS},
 )
 """What depends on one another is tried together."""
 _PROMISING = 3
@@ -78,7 +80,7 @@ class Score:
 
 def choose_constants(
     held: Sequence[Held], least: int = LEAST_OBJECTS
-) -> tuple[Constants, Score]:
+) -> tuple[PostprocessingParams, Score]:
     """Search the constants of the highest mean of panoptic quality and F1.
 
     The others depend on the threshold of the interior: with a higher one objects are
@@ -95,7 +97,7 @@ def choose_constants(
 
     Returns
     -------
-    constants : Constants
+    constants : PostprocessingParams
         Those of the highest mean over the parts with enough objects.
     score : Score
         Theirs.
@@ -136,10 +138,10 @@ class _Search:
     def __init__(self, held: Sequence[Held], least: int) -> None:
         self._held = [_with_enough(image, least) for image in held]
         self._least = least
-        self._known: dict[Constants, Score] = {}
-        self._flooded: tuple[Constants, list[Labels]] | None = None
+        self._known: dict[PostprocessingParams, Score] = {}
+        self._flooded: tuple[PostprocessingParams, list[Labels]] | None = None
 
-    def refined(self, constants: Constants) -> Constants:
+    def refined(self, constants: PostprocessingParams) -> PostprocessingParams:
         """Return better constants of the same threshold, as far as there are any."""
         for _ in range(_MOST_ROUNDS):
             before = constants
@@ -149,7 +151,9 @@ class _Search:
                 break
         return constants
 
-    def best(self, constants: Constants, grid: dict[str, Sequence[float]]) -> Constants:
+    def best(
+        self, constants: PostprocessingParams, grid: dict[str, Sequence[float]]
+    ) -> PostprocessingParams:
         """Return the best of all combinations, or what is given where none is better."""
         tried = [constants]
         for values in product(*grid.values()):
@@ -157,20 +161,20 @@ class _Search:
             tried.append(replace(constants, **changed))
         return max(tried, key=self.merit)
 
-    def merit(self, constants: Constants) -> float:
+    def merit(self, constants: PostprocessingParams) -> float:
         """Say how good they are, in one number."""
         return self.score(constants).both
 
-    def score(self, constants: Constants) -> Score:
+    def score(self, constants: PostprocessingParams) -> Score:
         """Return the means over the parts with enough objects."""
         if constants not in self._known:
             self._known[constants] = self._judge(constants)
         return self._known[constants]
 
-    def _judge(self, constants: Constants) -> Score:
+    def _judge(self, constants: PostprocessingParams) -> Score:
         matches: list[Matches] = []
         for image, flooded in zip(self._held, self._floods(constants), strict=True):
-            labels = finished(flooded, (image.distance, image.interior), constants)
+            labels = postprocess(flooded, (image.distance, image.interior), constants)
             matches += _matches(image, labels)
         if not matches:
             raise too_few(self._least)
@@ -179,8 +183,8 @@ class _Search:
             float(np.mean([one.f1 for one in matches])),
         )
 
-    def _floods(self, constants: Constants) -> list[Labels]:
-        alone = Constants(**constants.watershed_kwargs)
+    def _floods(self, constants: PostprocessingParams) -> list[Labels]:
+        alone = PostprocessingParams(**constants.watershed_kwargs)
         if self._flooded is None or self._flooded[0] != alone:
             self._flooded = (
                 alone,

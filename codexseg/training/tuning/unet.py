@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from codexseg.backends.unet.postprocessing import flood_constants, relief
+from codexseg.backends.unet.postprocessing import depth_map, depth_params
 from codexseg.backends.unet.spec import Objects
 from codexseg.core.algorithms.deep_watershed import deep_watershed
 from codexseg.core.labels.operations import Labels
@@ -31,10 +31,12 @@ def choose_objects(
     shown = [(m, t) for m, t in zip(maps, truths, strict=True) if t.any()]
     best, score = Objects(), -1.0
     for smoothing in SMOOTHINGS_PX:
-        depths = [relief(probability, Objects(1.0, smoothing)) for probability, _ in shown]
+        depths = [
+            depth_map(probability, Objects(1.0, smoothing)) for probability, _ in shown
+        ]
         for h in HEIGHTS_PX:
             tried = Objects(h, smoothing)
-            flood = flood_constants(tried).watershed_kwargs
+            flood = depth_params(tried).watershed_kwargs
             found = [deep_watershed(*depth, **flood) for depth in depths]
             f1 = float(np.mean([_f1(t, o) for (_, t), o in zip(shown, found, strict=True)]))
             if f1 > score:
