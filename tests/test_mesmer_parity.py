@@ -50,7 +50,7 @@ def both(worker, images, mpp, compartment="both"):
     ],
     ids=str,
 )
-def test_every_object_is_the_same(worker, shape, mpp, dtype):
+def test_labels_equal_deepcell(worker, shape, mpp, dtype):
     images = blobs(shape, 1)[None]
     images = (images // (64 if dtype == np.uint8 else 1)).astype(dtype)
     for theirs, ours in zip(*both(worker, images, mpp), strict=True):
@@ -65,7 +65,7 @@ def test_every_object_is_the_same(worker, shape, mpp, dtype):
 
 
 @pytest.mark.parametrize("compartment", ["whole-cell", "nuclear"])
-def test_a_compartment_alone_is_the_same(worker, compartment):
+def test_labels_of_one_compartment_equal_deepcell(worker, compartment):
     images = blobs((350, 330))[None]
     theirs, ours = both(worker, images, 0.4, compartment)
     for one, other in zip(theirs[0], ours[0], strict=True):
@@ -73,7 +73,7 @@ def test_a_compartment_alone_is_the_same(worker, compartment):
     assert theirs.any()
 
 
-def test_empty_channels_are_the_same(worker):
+def test_labels_of_empty_channels_equal_deepcell(worker):
     images = np.zeros((2, 2, 300, 300), np.uint16)
     images[1, 0] = blobs((300, 300))[0]
     for theirs, ours in zip(*both(worker, images, 0.5), strict=True):

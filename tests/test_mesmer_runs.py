@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from codexseg.backends.panoptic.backend import InMemory
 from codexseg.backends.panoptic.passes import ContrastPass, LevelPass, NetworkPass
+from codexseg.backends.slide_pass import InMemory
 from codexseg.codex_patches import CodexPatches
 from codexseg.core.grid import Window
 from codexseg.pipeline import Pipeline
@@ -71,7 +71,7 @@ def test_a_slide_is_what_the_network_sees_as_one_image(untiled):
     image = tifffile.imread(untiled / "slide.ome.tif")
     backend, view = panoptic(SHAPE, mpp), InMemory(image)
     for slide_pass in backend.slide_passes:
-        view.keep(slide_pass)
+        view.execute(slide_pass)
     found = backend.segment_window(Window(0, 0, *SHAPE), view)
     for name, expected in zip(LABELS[2:], found, strict=True):
         assert same_objects(labels(untiled / "run", name), expected)

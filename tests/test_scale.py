@@ -227,7 +227,7 @@ def test_a_backend_that_does_not_say_its_size_is_refused(tmp_path, diameter):
     )
     done = codexseg("run", config)
     assert done.returncode == 2
-    assert "the backend 'local' does not say for cells of what size" in done.stderr
+    assert "the backend 'local' has no known cell size" in done.stderr
     assert not (tmp_path / "my_codexseg").exists()
 
 
@@ -281,7 +281,7 @@ def test_arrays_are_scaled_too(caplog):
     assert "0.5 um per px is assumed" in caplog.text
     found = [len(np.unique(r["cell"])) - 1 for r in (nominal, given, auto)]
     assert abs(found[1] - n) <= 2 >= abs(found[2] - n)
-    with pytest.raises(ConfigError, match="does not say for cells of what size"):
+    with pytest.raises(ConfigError, match="has no known cell size"):
         segment(
             patches, {"segmentation": {"backend": "tests.tissue:Local"}}, image_mpp=0.5,
             diameter="auto",

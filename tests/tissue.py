@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage as ndi
 
-from codexseg.backends.base import Labels, Pixels, SlideContext
+from codexseg.arrays import Labels, Pixels
+from codexseg.backends.base import SlideContext
 from codexseg.core.grid import Window
 from codexseg.core.labels.operations import relabel
 from tests.images import write_ome_tiff

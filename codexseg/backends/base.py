@@ -1,32 +1,28 @@
-"""What a backend is: pixels of patches in, labels of cells and nuclei out.
+"""Segmentation backend interface: pixels of patches in, labels of cells and nuclei out.
 
-Most backends look at patches alone. One that must know more of the slide first, or that
-computes what patches share, is a :class:`WholeSlideBackend`.
+A backend that needs statistics of the whole slide, or shares work between patches, is a
+:class:`WholeSlideBackend`.
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from codexseg.arrays import Columns, Labels, Pixels
+from codexseg.backends.slide_pass import SlidePass, SlideView
 from codexseg.core.grid import Window
 from codexseg.errors import ConfigError, InputError
 
-Labels = NDArray[np.uint32]
-Pixels = NDArray[Any]
-Arrays = Mapping[str, NDArray[Any]]
-
 BYTES_PER_PX = 64
-"""What a backend may need for a pixel, images and labels included: a careful guess."""
-
-
-ENLARGEMENTS = 1 / 64, 16.0
-"""How much smaller or larger than it is a slide is shown to a model, at most."""
+"""Memory of a backend per pixel, images and labels included: a cautious estimate."""
+MIN_ENLARGEMENT, MAX_ENLARGEMENT = 1 / 64, 16.0
+"""Range of the scaling factors from the slide to the image of a model."""
 CELL_UM, NUCLEUS_UM = 10.0, 7.0
-"""Diameter of typical cells and nuclei that these networks were trained on."""
+"""Diameter of typical cells and nuclei in the training data of the networks, um."""
 COMPARTMENT_NAMES = ("cell", "nucleus")
 """Compartments in the order of the label planes of a patch."""
 COLUMN_DTYPES = (
@@ -39,7 +35,7 @@ COLUMN_DTYPES = (
 
 @dataclass(frozen=True)
 class ChannelStatistics:
-    """One segmentation channel over the whole slide, in grey levels."""
+    """Statistics of a segmentation channel over the whole slide, in intensities."""
 
     minimum: float
     maximum: float
@@ -50,13 +46,20 @@ class ChannelStatistics:
 
 @dataclass(frozen=True)
 class SlideContext:
-    """What a backend may know of the slide beyond the patch in its hands.
+    """Properties of the slide that a backend is made for.
 
-    `mpp` is the pixel size at which the slide is shown: where `segmentation.diameter` is
-    set, that at which its cells have the size that the backend was made for. `nucleus`
-    and `wholecell` are the statistics of the two segmentation channels over the whole
-    slide, in the grey levels of the patches: they are None before the slide was read, and
-    where there is no such channel.
+    Attributes
+    ----------
+    shape : (int, int)
+        Height and width, px.
+    mpp : float
+        Pixel size as shown to the backend, um. With `segmentation.diameter`, the pixel
+        size at which cells have the diameter that the backend expects.
+    nucleus, wholecell : ChannelStatistics or None
+        Statistics of the segmentation channels, in the intensities of the patches. None:
+        the slide has not been read yet, or there is no such channel.
+    has_wholecell, has_nucleus : bool
+        Whether the slide has the channel.
     """
 
     shape: tuple[int, int]
@@ -82,42 +85,47 @@ class BackendResult:
     """
 
     labels: Labels
-    columns: Sequence[Mapping[str, Arrays]] = ()
+    columns: Sequence[Mapping[str, Columns]] = ()
 
 
 @runtime_checkable
 class Backend(Protocol):
-    """What turns patches into labels.
+    """Segmentation of patches.
 
-    A backend class is called with (segmentation config, :class:`SlideContext`); making
-    one is cheap, weights are loaded by the first `predict`, once per worker.
+    The class is called with (segmentation config, :class:`SlideContext`). This is cheap:
+    weights are loaded by the first `predict`, once per worker.
 
     Attributes
     ----------
     name : str
-        What `segmentation.backend` calls it.
+        Value of `segmentation.backend`.
     mpp : float or None
-        Micrometres per pixel that it was made for; None: any.
+        Pixel size that it is made for, um; None: any.
     halo_px : int
-        Margin around a core, in px of the slide, that a patch needs.
+        Margin around the core of a patch that it needs, px of the slide.
     context_px : int
-        How far from a cut edge its labels may differ from those of the uncut slide.
-        Optional: half the halo where a backend does not say.
+        Distance from a cut edge within which labels may differ from those of the uncut
+        slide, px. Optional: half the halo by default.
     channels : tuple of str
-        The channels that it reads: ("nucleus",) or ("nucleus", "wholecell").
+        Channels that it reads: ("nucleus",) or ("nucleus", "wholecell").
     paired : bool
         Whether label i of the cells and label i of the nuclei are one cell. Optional:
-        False where a backend does not say.
+        False by default.
     bytes_per_px : int
-        Memory that it needs for a pixel of a batch. Optional.
+        Memory per pixel of a batch. Optional.
     about : mapping
-        What the manifest of a run says of it: weights, licence. Optional.
+        Weights and licence, for the manifest of a run. Optional.
     diameter_um : float
-        Diameter of the circle that has the area of a typical cell (with compartment
-        "nuclear", of a nucleus) that it was made for, um at the `mpp` of the slide.
-        Optional: without it `segmentation.diameter` is refused.
+        Diameter of the circle with the area of a typical cell in the training data (with
+        compartment "nuclear", of a nucleus), um at the `mpp` of the slide. Optional:
+        without it `segmentation.diameter` is refused.
     needs_nucleus : bool
-        Whether it finds nothing without nuclei. Optional: True where it reads "nucleus".
+        Whether it finds no objects without nuclei. Optional: True by default if it reads
+        "nucleus".
+    size_model : codexseg.core.intensity.scaling.SizeModel
+        Diameter of cells, um at the slide's `mpp`, from style vectors. Optional, together
+        with ``style(patches) -> (n, d)``, the style vectors of patches (n, 2, y, x). They
+        are the first pass of diameter `auto`.
     object_columns : mapping of str to str
         Names and data types of the values that it returns for each object, such as
         ``{"confidence": "float32", "class": "int32"}``. Optional: no values by default.
@@ -125,10 +133,6 @@ class Backend(Protocol):
         ``warnings(config)`` yields
         :class:`codexseg.backends.registry.BackendWarning` for settings that are allowed
         and probably a mistake. Optional.
-    size_model : codexseg.core.intensity.scaling.SizeModel
-        What tells the diameter of cells, um at the slide's `mpp`, from style vectors.
-        Optional, with ``style(patches) -> (n, d)``: the style vector of each patch
-        (n, 2, y, x). Where both are there, they are the first pass of diameter `auto`.
     """
 
     name: str
@@ -137,7 +141,10 @@ class Backend(Protocol):
     channels: tuple[str, ...]
 
     def fingerprint(self) -> str:
-        """Name what the labels depend on beyond the config: version, weights."""
+        """Return a name of the version and the weights.
+
+        Labels depend on it and on the configuration only.
+        """
 
     def predict(self, patches: Pixels, windows: Sequence[Window]) -> Labels | BackendResult:
         """Segment patches of one shape.
@@ -145,9 +152,9 @@ class Backend(Protocol):
         Parameters
         ----------
         patches : (n, 2, y, x) uint8, uint16 or float32
-            Channel 0 nucleus, channel 1 whole cell (zeros where there is none).
+            Channel 0 nucleus, channel 1 whole cell (zeros if there is none).
         windows : sequence of n windows
-            Where on the slide the patches lie.
+            Positions of the patches on the slide.
 
         Returns
         -------
@@ -157,82 +164,14 @@ class Backend(Protocol):
         """
 
 
-class SlideView(Protocol):
-    """The slide, and what slide_passes have found so far, in a worker's hands.
-
-    Attributes
-    ----------
-    shape : (int, int)
-        Height and width, px.
-    bounds : (float, float)
-        Lowest and highest grey level of both segmentation channels.
-    """
-
-    shape: tuple[int, int]
-    bounds: tuple[float, float]
-
-    def read(self, window: Window) -> Pixels:
-        """Read (2, y, x): nucleus, whole cell (zeros where there is none)."""
-
-    def has_signal(self, window: Window) -> bool:
-        """Whether any block under the window holds signal."""
-
-    def block_result(self, slide_pass: str, piece: int) -> Arrays:
-        """Return what a slide_pass found in a piece; empty: nothing.
-
-        An array is read when it is asked for, and memory-mapped where it is large.
-        """
-
-    def summary(self, slide_pass: str) -> Arrays:
-        """Return what a slide_pass concluded from all its pieces."""
-
-
-@dataclass(frozen=True)
-class BlockResult:
-    """What a slide_pass found in a piece.
-
-    `counts` are added up, and `notes` are listed, in the summary of the stage.
-    """
-
-    arrays: Arrays
-    counts: Mapping[str, int] = field(default_factory=dict)
-    notes: Mapping[str, str] = field(default_factory=dict)
-
-
-class SlidePass(Protocol):
-    """A pass over the slide before its patches are segmented, piece by piece.
-
-    Pieces may be visited in any order and by any worker.
-
-    Attributes
-    ----------
-    name : str
-        A word; the survey's files carry it.
-    unit : str
-        What a piece is called where progress is shown.
-    """
-
-    name: str
-    unit: str
-
-    def n_blocks(self, slide: SlideView) -> int:
-        """Count the pieces, which are numbered from 0; 0: there is nothing to visit."""
-
-    def map_block(self, piece: int, slide: SlideView) -> BlockResult:
-        """Look at a piece."""
-
-    def reduce(self, slide: SlideView) -> Arrays:
-        """Bring the findings of all pieces together; small."""
-
-
 @runtime_checkable
 class WholeSlideBackend(Backend, Protocol):
-    """A backend that slide_passes the slide, and segments windows from what it found.
+    """Backend that passes over the slide before it segments windows.
 
     Attributes
     ----------
     slide_passes : sequence of SlidePass
-        In their order. Where there are none, `predict` is used.
+        In order of execution. Empty: `predict` is used.
     """
 
     slide_passes: Sequence[SlidePass]
@@ -248,100 +187,99 @@ class WholeSlideBackend(Backend, Protocol):
 
 
 def slide_passes_of(backend: Backend) -> Sequence[SlidePass]:
-    """Return the slide_passes of a backend; most have none."""
+    """Return the slide passes of a backend; most have none."""
     return backend.slide_passes if isinstance(backend, WholeSlideBackend) else ()
 
 
 def bytes_per_px(backend: Backend) -> int:
-    """Return the memory that a backend needs for a pixel of a batch."""
+    """Return the memory that a backend needs per pixel of a batch."""
     return int(getattr(backend, "bytes_per_px", BYTES_PER_PX))
 
 
 def context_px(backend: Backend) -> int:
-    """Return how far from a cut edge the labels of a backend may be wrong."""
+    """Return the distance from a cut edge within which labels may be wrong, px."""
     return int(getattr(backend, "context_px", (backend.halo_px + 1) // 2))
 
 
 def needs_nucleus(backend: Backend) -> bool:
-    """Whether a backend finds nothing where no nuclei are shown."""
+    """Return whether a backend finds no objects without nuclei."""
     return bool(getattr(backend, "needs_nucleus", "nucleus" in backend.channels))
 
 
+def is_paired(backend: Backend) -> bool:
+    """Return whether equal labels in both compartments are one cell."""
+    return bool(getattr(backend, "paired", False))
+
+
 def enlargement(slide: SlideContext, mpp: float) -> float:
-    """Return how many px of a model's image a px of the slide makes.
+    """Return the scaling factor from the slide to the image of a model.
 
     Parameters
     ----------
     slide : SlideContext
-        `mpp` is that at which it is shown.
+        Its `mpp` is used.
     mpp : float
-        What the model was made for.
+        Pixel size of the model, um.
 
     Raises
     ------
     InputError
-        If the image would become too large or too small to hold cells.
+        If the image would be too large, or too small for cells.
     """
     factor = slide.mpp / mpp
-    low, high = ENLARGEMENTS
-    if not low <= factor <= high:
+    if not MIN_ENLARGEMENT <= factor <= MAX_ENLARGEMENT:
         raise InputError(
-            f"the slide is to be shown {factor:.3g} times as large ({slide.mpp:.3g} um per "
-            f"px in place of {mpp:g}), expected {low:.2g} to {high:g}: correct the pixel "
-            f"size (data.image_mpp), or segmentation.diameter."
+            f"The slide would be enlarged by a factor of {factor:.3g}, from "
+            f"{slide.mpp:.3g} to {mpp:g} um per px. Expected a factor from "
+            f"{MIN_ENLARGEMENT:.2g} to {MAX_ENLARGEMENT:g}. Correct the pixel size "
+            f"(data.image_mpp) or segmentation.diameter."
         )
     return factor
 
 
 def diameter_um(backend: Backend) -> float:
-    """Return the diameter of the cells that a backend was made for, um.
+    """Return the diameter of the cells that a backend is made for, um.
 
     Raises
     ------
     ConfigError
-        If it does not say.
+        If it has no `diameter_um`.
     """
-    found = getattr(backend, "diameter_um", None)
-    if found is None:
+    diameter = getattr(backend, "diameter_um", None)
+    if diameter is None:
         raise ConfigError(
-            f"segmentation.diameter is set, and the backend {backend.name!r} does not say "
-            f"for cells of what size it was made: set it to null, and correct "
-            f"data.image_mpp where cells come out in pieces or as one."
+            f"segmentation.diameter is set, and the backend {backend.name!r} has no known "
+            f"cell size. Set it to null, and correct data.image_mpp if cells are split or "
+            f"merged."
         )
-    return float(found)
-
-
-def is_paired(backend: Backend) -> bool:
-    """Whether equal labels in both compartments are one cell."""
-    return bool(getattr(backend, "paired", False))
+    return float(diameter)
 
 
 def check_labels(labels: Any, shape: tuple[int, ...], name: str) -> Labels:
-    """Check once what a backend returned, and bring it to uint32.
+    """Check the labels that a backend returned and convert them to uint32.
 
     Raises
     ------
     InputError
-        If shape or dtype are not what the contract says, or a label is negative or
-        does not fit in 32 bits.
+        If shape or dtype break the contract, or a label is negative or exceeds 32 bits.
     """
     n, _, height, width = shape
     expected = (n, 2, height, width)
     if not isinstance(labels, np.ndarray) or labels.shape != expected:
         got = getattr(labels, "shape", type(labels).__name__)
         raise InputError(
-            f"backend {name!r} returned {got}, expected labels of shape {expected}: "
+            f"Backend {name!r} returned {got}, expected labels of shape {expected}: "
             f"(patch, compartment, y, x), compartment 0 cells, 1 nuclei."
         )
     if labels.dtype.kind not in "iu":
         raise InputError(
-            f"backend {name!r} returned labels of dtype {labels.dtype}, expected integers."
+            f"Backend {name!r} returned labels of dtype {labels.dtype}. Expected integers."
         )
     if labels.size and labels.dtype != np.uint32:
         lowest, highest = int(labels.min()), int(labels.max())
         if lowest < 0 or highest >= 2**32:
             raise InputError(
-                f"backend {name!r} returned labels from {lowest} to {highest}, expected "
+                f"Backend {name!r} returned labels from {lowest} to {highest}. Expected "
                 f"0 (background) to {2**32 - 1}."
             )
     return np.require(labels, np.uint32, "W")

@@ -1,14 +1,18 @@
-"""What the adapters of other projects' models share: their packages, their options."""
+"""Optional packages of backends, their devices, and the options that they take."""
 
 import difflib
 import hashlib
 import importlib.util
 import json
+import logging
+import os
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from codexseg.errors import BackendUnavailable, ConfigError
+
+log = logging.getLogger(__name__)
 
 OPTIONS = "segmentation.options"
 
@@ -19,22 +23,22 @@ def require(backend: str, *packages: str) -> None:
     Raises
     ------
     BackendUnavailable
-        If one is missing.
+        If a package is missing.
     """
     for package in packages:
         try:
-            found = importlib.util.find_spec(package) is not None
+            is_installed = importlib.util.find_spec(package) is not None
         except ValueError:  # in sys.modules, without a spec
-            found = True
-        if not found:
+            is_installed = True
+        if not is_installed:
             raise BackendUnavailable(
-                f"the backend {backend!r} needs the package {package}, which is not "
-                f"installed: pip install 'codexseg[{backend}]'."
+                f"The backend {backend!r} needs the package {package}, which is not "
+                f"installed. Run pip install 'codexseg[{backend}]'."
             )
 
 
 def version_of(package: str) -> str:
-    """Return the version of an installed package; "unknown" where it does not say."""
+    """Return the version of an installed package, or "unknown"."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -42,54 +46,80 @@ def version_of(package: str) -> str:
 
 
 def check_torch(backend: str, device: str) -> None:
-    """Check that torch is installed, and can compute where it is told to.
+    """Check that torch is installed and can use the requested device.
 
     Parameters
     ----------
     backend : str
-        Who asks.
+        Name of the backend that needs it.
     device : {"auto", "cpu", "cuda"}
-        segmentation.device. torch is only imported for "cuda": it takes seconds.
+        segmentation.device. torch is imported for "cuda" only, as this takes seconds.
 
     Raises
     ------
     BackendUnavailable
-        If torch is missing, or cannot use the GPU that was asked for.
+        If torch is missing, or cannot use the GPU.
     """
     require(backend, "torch")
     if device == "cuda" and torch_device(device) == "cpu":
         raise BackendUnavailable(
             f"segmentation.device is 'cuda', and torch {version_of('torch')} cannot use a "
-            f"GPU: install a build of torch for CUDA, or set it to 'auto' or 'cpu'."
+            f"GPU. Install a build of torch for CUDA, or set it to 'auto' or 'cpu'."
         )
 
 
 def torch_device(device: str) -> str:
-    """Choose where torch computes, "cpu" or "cuda": a GPU that it can use, if it may."""
+    """Return the device that torch uses, "cpu" or "cuda"."""
     import torch
 
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
+def tensorflow_device(device: str) -> str:
+    """Set the device that TensorFlow uses and return it, "cpu" or "cuda".
+
+    Raises
+    ------
+    BackendUnavailable
+        If a GPU is requested, and TensorFlow has none.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import tensorflow
+
+    gpus = tensorflow.config.list_physical_devices("GPU")
+    if device == "cuda" and not gpus:
+        raise BackendUnavailable(
+            "segmentation.device is 'cuda', and TensorFlow has no GPU. Install "
+            "tensorflow[and-cuda] in a separate environment, or set segmentation.device "
+            "to 'cpu'."
+        )
+    if device == "cpu" and gpus:
+        try:
+            tensorflow.config.set_visible_devices([], "GPU")
+        except RuntimeError:
+            log.info("TensorFlow is in use already; its devices stay as set")
+    return "cuda" if gpus and device != "cpu" else "cpu"
+
+
 def check_options(
     backend: str, options: Mapping[str, Any], known: Mapping[str, tuple[type, ...]]
 ) -> None:
-    """Check the options of a backend: their names, and the types of their values.
+    """Check names and types of the options of a backend.
 
     Parameters
     ----------
     backend : str
-        Whose they are.
+        Name of the backend.
     options : mapping
         segmentation.options.
     known : mapping
-        The types that an option takes, by its name. True and False are no numbers; where
-        float is taken, int is.
+        Types of the values, by name. Booleans do not count as numbers; an option of type
+        float takes int, too.
 
     Raises
     ------
     ConfigError
-        If an option is unknown, or its value of another type.
+        If an option is unknown, or its value has another type.
     """
     for name, value in options.items():
         if name not in known:
@@ -97,17 +127,18 @@ def check_options(
             hint = f" Did you mean {close[0]!r}?" if close else ""
             expected = f"one of {', '.join(known)}" if known else "none"
             raise ConfigError(
-                f"{OPTIONS}.{name}: the backend {backend!r} has no such option, expected "
+                f"{OPTIONS}.{name}: the backend {backend!r} has no such option. Expected "
                 f"{expected}.{hint}"
             )
         types = known[name]
-        takes = types + (int,) * (float in types)
-        if not isinstance(value, takes) or (isinstance(value, bool) and bool not in types):
-            words = " or ".join("null" if t is type(None) else t.__name__ for t in types)
-            raise ConfigError(f"{OPTIONS}.{name} is {value!r}, expected {words}.")
+        accepted = types + (int,) * (float in types)
+        is_wrong_bool = isinstance(value, bool) and bool not in types
+        if not isinstance(value, accepted) or is_wrong_bool:
+            expected = " or ".join("null" if t is type(None) else t.__name__ for t in types)
+            raise ConfigError(f"{OPTIONS}.{name} is {value!r}, expected {expected}.")
 
 
 def options_digest(settings: Mapping[str, Any]) -> str:
-    """Name settings in a few characters, for a fingerprint."""
+    """Return a short hash of settings, for a fingerprint."""
     text = json.dumps(settings, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]

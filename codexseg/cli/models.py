@@ -11,7 +11,6 @@ from codexseg.errors import BackendUnavailable, CodexsegError, ConfigError, Inpu
 if TYPE_CHECKING:
     from codexseg.backends.networks.runtime import Network
     from codexseg.backends.networks.weights import Weights
-    from codexseg.backends.tiled.instanseg_weights import TorchScript
 
 models_app = typer.Typer(
     help="List, fetch, convert and check the weights of networks.", no_args_is_help=True
@@ -157,13 +156,9 @@ def check_models(target: Checked) -> None:
         if target == "instanseg" or target.lower().endswith((".pt", ".pth")):
             _check_instanseg(target)
             return
-        from codexseg.backends.networks.contract import (
-            HEAD_CHANNELS,
-            check_contract,
-            describe,
-            read_signature,
-        )
+        from codexseg.backends.networks.contract import HEAD_CHANNELS, check_contract
         from codexseg.backends.networks.runtime import open_network
+        from codexseg.backends.networks.signature import describe, read_signature
 
         weights = _resolve(target)
         _row(weights.name, _kind(weights))
@@ -270,7 +265,7 @@ def _check_instanseg(target: str) -> None:
     echo("This is an InstanSeg network, and it runs here.")
 
 
-def _measure_instanseg(weights: "TorchScript") -> None:
+def _measure_instanseg(weights: "Weights") -> None:
     """Segment simulated tissue, check the labels, and print the time."""
     import time
 

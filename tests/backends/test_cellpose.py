@@ -9,6 +9,7 @@ import pytest
 from scipy import ndimage as ndi
 
 from codexseg.backends import optional as packages
+from codexseg.backends import process_cache
 from codexseg.backends.base import SlideContext, is_paired
 from codexseg.backends.registry import create
 from codexseg.backends.tiled import cellpose as adapter
@@ -51,7 +52,7 @@ def package(tmp_path, monkeypatch):
             monkeypatch.setitem(sys.modules, name, one)
         for place in (packages, adapter):
             monkeypatch.setattr(place, "version_of", lambda _: version)
-        adapter.load_model.cache_clear()
+        process_cache._load.cache_clear()
         folder = tmp_path / "models"
         folder.mkdir(exist_ok=True)
         monkeypatch.setenv("CELLPOSE_LOCAL_MODELS_PATH", str(folder))
@@ -60,7 +61,7 @@ def package(tmp_path, monkeypatch):
         return calls, loaded, folder
 
     yield install
-    adapter.load_model.cache_clear()
+    process_cache._load.cache_clear()
 
 
 def config(**settings):
@@ -86,7 +87,7 @@ def segment(backend, image=None):
 
 
 @pytest.mark.parametrize("version", NAMES)
-def test_cells_from_both_channels_nuclei_from_one(package, version):
+def test_cells_use_both_channels_and_nuclei_one(package, version):
     calls, loaded, folder = package(version)
     labels = segment(made())
     cells, nuclei = NAMES[version]
@@ -105,7 +106,7 @@ def test_cells_from_both_channels_nuclei_from_one(package, version):
     assert np.array_equal(labels > 0, picture()[::-1] > 0)
 
 
-def test_without_a_wholecell_channel_cells_are_grown(package):
+def test_cells_are_expanded_nuclei_without_a_wholecell_channel(package):
     calls, _, _ = package("3.1.1.2", ["nucleitorch_0"])
     backend = made(has_wholecell=False)
     assert is_paired(backend)
@@ -115,7 +116,7 @@ def test_without_a_wholecell_channel_cells_are_grown(package):
     assert np.array_equal(cells[nuclei > 0], nuclei[nuclei > 0])
 
 
-def test_a_flat_wholecell_channel_leaves_the_nuclear_one(package):
+def test_wholecell_channel_without_contrast_is_left_out(package):
     calls, _, _ = package("3.1.1.2")
     image = picture()
     image[1] = 5
@@ -127,7 +128,7 @@ def test_a_flat_wholecell_channel_leaves_the_nuclear_one(package):
 
 
 @pytest.mark.parametrize(("compartment", "plane"), [("whole-cell", 0), ("nuclear", 1)])
-def test_only_what_was_asked_for_is_computed(package, compartment, plane):
+def test_only_the_requested_compartment_is_computed(package, compartment, plane):
     calls, _, _ = package("4.0.8")
     labels = segment(made(compartment=compartment))
     assert len(calls) == 1
@@ -135,7 +136,7 @@ def test_only_what_was_asked_for_is_computed(package, compartment, plane):
     assert not labels[1 - plane].any()
 
 
-def test_options_pass_through(package):
+def test_options_are_passed_to_cellpose(package):
     calls, _, folder = package(
         "3.1.1.2", ["cyto3", "nucleitorch_0", "mine", "tissuenet_cp3"]
     )
@@ -161,19 +162,19 @@ def test_options_pass_through(package):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"flow_treshold": 0.4}, "no such option, .* Did you mean 'flow_threshold'?"),
+        ({"flow_treshold": 0.4}, "no such option. .* Did you mean 'flow_threshold'?"),
         ({"flow_threshold": "high"}, "flow_threshold is 'high', expected float"),
         ({"min_size": True}, "min_size is True, expected int"),
         ({"niter": 2.5}, "niter is 2.5, expected int or null"),
     ],
 )
-def test_wrong_options(package, options, words):
+def test_invalid_options_are_refused(package, options, words):
     package("3.1.1.2")
     with pytest.raises(ConfigError, match=words):
         made(options=options)
 
 
-def test_the_fingerprint_knows_what_labels_depend_on(package):
+def test_fingerprint_changes_with_weights_and_options(package):
     _, _, folder = package("3.1.1.2")
     first = made().fingerprint()
     assert made().fingerprint() == first
@@ -190,7 +191,7 @@ def test_the_fingerprint_knows_what_labels_depend_on(package):
     assert made().fingerprint() != first
 
 
-def test_about_names_each_model(package):
+def test_about_lists_each_model(package):
     package("3.1.1.2")
     about = made().about
     assert about["cellpose"] == "3.1.1.2"
@@ -201,13 +202,11 @@ def test_about_names_each_model(package):
     assert "non-commercial" in made().about["licence"]
 
 
-def test_what_is_missing_is_said(package, tmp_path):
+def test_missing_package_or_weights_are_reported(package, tmp_path):
     with pytest.raises(BackendUnavailable, match=r"pip install 'codexseg\[cellpose\]'"):
         packages.require("cellpose", "a_package_that_nobody_has")
     _, _, folder = package("3.1.1.2", [])
-    with pytest.raises(
-        BackendUnavailable, match="no weights of cellpose's model"
-    ) as raised:
+    with pytest.raises(BackendUnavailable, match="weights of cellpose's model") as raised:
         made()
     assert str(folder / "nucleitorch_0") in str(raised.value)
     assert "CellposeModel(model_type='nuclei')" in str(raised.value)
@@ -219,13 +218,13 @@ def test_what_is_missing_is_said(package, tmp_path):
 
 
 @pytest.mark.parametrize("version", ["2.3.2", "3.0.9", "5.0", "unknown"])
-def test_other_versions(package, version):
+def test_unsupported_versions_are_refused(package, version):
     package(version, [])
-    with pytest.raises(BackendUnavailable, match=r"works with 3\.1 and later, and with 4"):
+    with pytest.raises(BackendUnavailable, match=r"needs 3\.1 to 4"):
         made()
 
 
-def test_a_gpu_that_is_not_there(package):
+def test_missing_gpu_is_reported(package):
     package("3.1.1.2")
     with pytest.raises(BackendUnavailable, match="cannot use a GPU"):
         create(
@@ -233,7 +232,7 @@ def test_a_gpu_that_is_not_there(package):
         )
 
 
-def test_weights_that_cannot_be_loaded(package):
+def test_weights_that_cannot_be_loaded_are_reported(package):
     package("3.1.1.2", ["broken", "nucleitorch_0"])
     backend = made(options={"model": "broken"})
     with pytest.raises(InputError, match=r"broken cannot be loaded .*\(not a model\)"):

@@ -11,8 +11,8 @@ from codexseg.backends.panoptic.backend import Panoptic
 from codexseg.backends.panoptic.parameters import (
     CONSTANTS,
     MESMER,
-    Constants,
-    constants_of,
+    PostprocessingParams,
+    params_of,
     to_json,
 )
 from codexseg.config.schema import SegmentationConfig
@@ -39,14 +39,17 @@ def with_metadata(path, text):
     return path
 
 
-def test_without_any_they_are_mesmers():
-    assert constants_of(resolve(TOY)) == MESMER
+def test_parameters_of_mesmer_are_the_default():
+    assert params_of(resolve(TOY)) == MESMER
 
 
-def test_they_are_read_as_they_were_written(tmp_path):
-    cell, nucleus = Constants(0.05, 0.3, 1.0, 10), Constants(0.1, 0.5, 0.5, 20)
+def test_parameters_survive_a_round_trip(tmp_path):
+    cell, nucleus = (
+        PostprocessingParams(0.05, 0.3, 1.0, 10),
+        PostprocessingParams(0.1, 0.5, 0.5, 20),
+    )
     path = with_metadata(tmp_path / "net.onnx", to_json(cell, nucleus))
-    assert constants_of(resolve(path)) == (cell, nucleus)
+    assert params_of(resolve(path)) == (cell, nucleus)
 
 
 @pytest.mark.parametrize(
@@ -55,18 +58,18 @@ def test_they_are_read_as_they_were_written(tmp_path):
         "no json",
         "{}",
         '{"cell": {"h": 1}, "nucleus": {"h": 1}}',
-        to_json(Constants(2.0), Constants(0.1)),
-        to_json(Constants(0.1, min_area=0), Constants(0.1)),
+        to_json(PostprocessingParams(2.0), PostprocessingParams(0.1)),
+        to_json(PostprocessingParams(0.1, min_area=0), PostprocessingParams(0.1)),
         json.dumps([1, 2]),
     ],
 )
-def test_constants_that_make_no_sense_are_an_error(tmp_path, text):
+def test_invalid_parameters_are_refused(tmp_path, text):
     path = with_metadata(tmp_path / "net.onnx", text)
     with pytest.raises(InputError, match=r"net\.onnx.*constants"):
-        constants_of(resolve(path))
+        params_of(resolve(path))
 
 
-def test_they_decide_what_becomes_an_object(tmp_path):
+def test_stored_parameters_are_used_by_the_backend(tmp_path):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 3000, (1, 2, 256, 256)).astype(np.uint16)
     image[:, :, 40:80, 40:90] += 9000
@@ -76,7 +79,7 @@ def test_they_decide_what_becomes_an_object(tmp_path):
         backend = Panoptic(config, SlideContext((256, 256), 0.5))
         return backend.predict(image, [Window(0, 0, 256, 256)])[0]
 
-    strict = Constants(0.075, min_area=10**6), Constants(0.1)
+    strict = PostprocessingParams(0.075, min_area=10**6), PostprocessingParams(0.1)
     path = with_metadata(tmp_path / "net.onnx", to_json(*strict))
     plain, chosen = segment(TOY), segment(path)
     assert plain[0].any()
@@ -84,21 +87,21 @@ def test_they_decide_what_becomes_an_object(tmp_path):
     assert np.array_equal(plain[1], chosen[1])
 
 
-def test_files_of_before_know_fewer_constants(tmp_path):
+def test_missing_optional_parameters_have_defaults(tmp_path):
     text = json.loads(to_json(*MESMER))
     for newer in ("least_mean_interior", "least_interior", "least_peak", "growth_px"):
         for constants in text.values():
             del constants[newer]
         path = with_metadata(tmp_path / f"{newer}.onnx", json.dumps(text))
-        assert constants_of(resolve(path)) == MESMER
+        assert params_of(resolve(path)) == MESMER
 
 
-@pytest.mark.parametrize("name", ["least_peak", "least_interior", "least_mean_interior"])
-def test_objects_with_a_faint_middle_are_dropped(tmp_path, name):
+@pytest.mark.parametrize("name", ["min_peak", "min_interior", "min_mean_interior"])
+def test_objects_with_a_faint_centre_are_removed(tmp_path, name):
     image, whole = golden()["image"], Window(0, 0, *golden()["image"].shape[1:])
     counts = []
     for least in (0.0, 0.5, 0.99):
-        cell = Constants(0.075, **{name: least})
+        cell = PostprocessingParams(0.075, **{name: least})
         path = with_metadata(tmp_path / f"{least}.onnx", to_json(cell, MESMER[1]))
         config = SegmentationConfig(backend="panoptic", model_path=path)
         backend = Panoptic(config, SlideContext(whole.shape, 0.5))
@@ -106,11 +109,11 @@ def test_objects_with_a_faint_middle_are_dropped(tmp_path, name):
     assert counts[0] >= counts[1] > counts[2]
 
 
-def test_growth_takes_background_and_no_neighbours(tmp_path):
+def test_expansion_takes_background_and_no_neighbours(tmp_path):
     image, whole = golden()["image"], Window(0, 0, *golden()["image"].shape[1:])
 
     def segment(growth):
-        cell = Constants(0.075, growth_px=growth)
+        cell = PostprocessingParams(0.075, expansion_px=growth)
         path = with_metadata(tmp_path / f"{growth}.onnx", to_json(cell, MESMER[1]))
         config = SegmentationConfig(backend="panoptic", model_path=path)
         backend = Panoptic(config, SlideContext(whole.shape, 0.5))

@@ -5,10 +5,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from codexseg.backends.networks.contract import (
-    Contract,
+from codexseg.backends.networks.contract import Contract, check_contract
+from codexseg.backends.networks.signature import (
     append_properties,
-    check_contract,
     describe,
     graph_digest,
     read_signature,
@@ -27,24 +26,24 @@ a_file = settings(
 
 
 @pytest.mark.parametrize("path", [TOY_ONNX, TOY_SAVED_MODEL], ids=lambda path: path.name)
-def test_the_toy_keeps_the_contract(path):
+def test_toy_network_fulfils_the_contract(path):
     signature = read_signature(path)
     assert describe(signature.inputs) == ["input_0 float32 (n, 256, 256, 2)"]
     assert signature.outputs["semantic_3"] == ("float32", (-1, 256, 256, 3))
     assert check_contract(signature, path) == Contract("input_0", SEMANTIC)
 
 
-def test_a_saved_model_tells_who_wrote_it():
+def test_saved_model_has_the_version_of_tensorflow():
     assert read_signature(TOY_SAVED_MODEL).metadata == {"tensorflow": "2.8.4"}
 
 
-def test_properties_of_an_onnx_file(tmp_path):
+def test_properties_of_an_onnx_file_are_read(tmp_path):
     path = tmp_path / "a.onnx"
     path.write_bytes(onnx_bytes(properties={"codexseg_source": "abc", "leer": ""}))
     assert read_signature(path).metadata == {"codexseg_source": "abc", "leer": ""}
 
 
-def test_properties_that_are_added_count_and_leave_the_graph_as_it_is(tmp_path):
+def test_appended_properties_replace_earlier_ones_and_keep_the_graph(tmp_path):
     path = tmp_path / "a.onnx"
     path.write_bytes(onnx_bytes(properties={"a": "1", "b": "2"}))
     digest = graph_digest(path)
@@ -53,7 +52,7 @@ def test_properties_that_are_added_count_and_leave_the_graph_as_it_is(tmp_path):
     assert graph_digest(path) == digest
 
 
-def test_the_digest_of_a_graph_is_of_all_its_bytes(tmp_path):
+def test_graph_digest_covers_all_bytes_of_the_graph(tmp_path):
     path = tmp_path / "a.onnx"
     graph = field(2, b"x" * 3_000_000)
     path.write_bytes(field(1, 8) + field(7, graph) + field(8, field(2, 17)))
@@ -65,7 +64,7 @@ def test_the_digest_of_a_graph_is_of_all_its_bytes(tmp_path):
         graph_digest(tmp_path / "none.onnx")
 
 
-def test_heads_are_ordered_by_number_and_not_by_place(tmp_path):
+def test_heads_are_ordered_by_the_number_in_their_names(tmp_path):
     path = tmp_path / "a.onnx"
     heads = {f"head_{n}:0": ("n", 256, 256, channels) for n, channels in
              ((10, 1), (11, 3), (2, 1), (9, 3))}  # fmt: skip
@@ -74,7 +73,7 @@ def test_heads_are_ordered_by_number_and_not_by_place(tmp_path):
     assert contract.output_names == ("head_2:0", "head_9:0", "head_10:0", "head_11:0")
 
 
-def test_sides_that_a_file_leaves_open_are_allowed(tmp_path):
+def test_sides_of_unknown_size_are_allowed(tmp_path):
     path = tmp_path / "a.onnx"
     heads = {name: ("n", "h", "w", shape[-1]) for name, shape in HEADS.items()}
     path.write_bytes(onnx_bytes(outputs=heads))
@@ -107,7 +106,7 @@ def _with(**changes):
         ({"dtype": 10}, "semantic_0 float16"),
     ],
 )
-def test_other_heads_are_named(tmp_path, network, words):
+def test_error_lists_the_actual_tensors(tmp_path, network, words):
     path = tmp_path / "other.onnx"
     path.write_bytes(onnx_bytes(**network))
     with pytest.raises(InputError, match=words) as caught:
@@ -116,7 +115,7 @@ def test_other_heads_are_named(tmp_path, network, words):
     assert "model_path" in str(caught.value)
 
 
-def test_other_heads_of_a_saved_model_are_named(tmp_path):
+def test_repeated_head_of_a_saved_model_is_refused(tmp_path):
     # semantic_3 becomes semantic_2, twice there: in a map the last one counts
     data = SAVED_MODEL_PB.replace(b"\n\nsemantic_3", b"\n\nsemantic_2")
     assert data != SAVED_MODEL_PB
@@ -137,7 +136,7 @@ def test_other_heads_of_a_saved_model_are_named(tmp_path):
         (field(7, field(11, field(1, b"\xff\xfe"))) + field(8, b""), "utf-8"),
     ],
 )
-def test_what_is_no_onnx_file_is_one_clear_error(tmp_path, content, words):
+def test_invalid_onnx_file_is_refused(tmp_path, content, words):
     path = tmp_path / "x.onnx"
     path.write_bytes(content)
     with pytest.raises(InputError, match=words) as caught:
@@ -145,8 +144,8 @@ def test_what_is_no_onnx_file_is_one_clear_error(tmp_path, content, words):
     assert "is not an ONNX file" in str(caught.value)
 
 
-def test_what_is_no_saved_model_is_one_clear_error(tmp_path):
-    with pytest.raises(InputError, match=r"holds no saved_model\.pb"):
+def test_invalid_saved_model_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"contains no saved_model\.pb"):
         read_signature(tmp_path)
     with pytest.raises(InputError, match="no such file"):
         read_signature(tmp_path / "none.onnx")
@@ -157,7 +156,7 @@ def test_what_is_no_saved_model_is_one_clear_error(tmp_path):
 
 @a_file
 @given(end=st.integers(0, TOY_ONNX.stat().st_size))
-def test_half_an_onnx_file_is_an_error_or_the_right_answer(tmp_path, end):
+def test_truncated_onnx_file_is_refused_or_read_correctly(tmp_path, end):
     path = tmp_path / "half.onnx"
     path.write_bytes(TOY_ONNX.read_bytes()[:end])
     try:
@@ -169,7 +168,7 @@ def test_half_an_onnx_file_is_an_error_or_the_right_answer(tmp_path, end):
 
 @a_file
 @given(end=st.integers(0, len(SAVED_MODEL_PB) - 1))
-def test_half_a_saved_model_is_an_error(tmp_path, end):
+def test_truncated_saved_model_is_refused(tmp_path, end):
     (tmp_path / "saved_model.pb").write_bytes(SAVED_MODEL_PB[:end])
     with pytest.raises(InputError, match="is not a SavedModel folder"):
         read_signature(tmp_path)
@@ -177,7 +176,7 @@ def test_half_a_saved_model_is_an_error(tmp_path, end):
 
 @a_file
 @given(data=st.data(), whole=st.sampled_from([SAVED_MODEL_PB, TOY_ONNX.read_bytes()]))
-def test_broken_bytes_are_an_error_or_read(tmp_path, data, whole):
+def test_corrupt_bytes_raise_nothing_but_input_error(tmp_path, data, whole):
     folder = whole is SAVED_MODEL_PB
     path = tmp_path if folder else tmp_path / "x.onnx"
     broken = bytearray(whole)

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codexseg.backends.networks.contract import graph_digest, read_signature
 from codexseg.backends.networks.convert import compared_tiles, convert
+from codexseg.backends.networks.signature import graph_digest, read_signature
 from codexseg.backends.networks.weights import KNOWN, Weights, models_dir, resolve
 from codexseg.errors import BackendUnavailable, InputError
 from tests.networks import TOY_ONNX, TOY_SAVED_MODEL, pack
@@ -69,7 +69,7 @@ def left_over():
     return [path.name for path in models_dir().iterdir()] if models_dir().exists() else []
 
 
-def test_a_conversion_is_kept_and_found(fake):
+def test_conversion_is_stored_and_resolved(fake):
     weights = resolve(TOY_SAVED_MODEL)
     made = convert(weights, python=fake)
     assert made.path == models_dir() / f"{weights.digest[:16]}.onnx"
@@ -86,7 +86,7 @@ def test_a_conversion_is_kept_and_found(fake):
     assert resolve(made.path).name == "toy_MultiplexSegmentation"
 
 
-def test_a_conversion_of_mesmer_is_mesmer(fake, tmp_path):
+def test_conversion_of_mesmer_keeps_name_and_licence(fake, tmp_path):
     known = KNOWN["mesmer"]
     shutil.copytree(TOY_SAVED_MODEL, Path.home() / ".deepcell" / "models" / known.folder)
     made = convert(resolve(None), python=fake)
@@ -97,7 +97,7 @@ def test_a_conversion_of_mesmer_is_mesmer(fake, tmp_path):
     assert not found.verified
 
 
-def test_a_conversion_of_a_checked_tarball_is_verified(fake, monkeypatch):
+def test_conversion_of_a_checked_tarball_is_verified(fake, monkeypatch):
     folder = Path.home() / ".deepcell" / "models"
     folder.mkdir(parents=True)
     md5 = pack(folder / "MultiplexSegmentation-9.tar.gz")
@@ -109,7 +109,7 @@ def test_a_conversion_of_a_checked_tarball_is_verified(fake, monkeypatch):
     assert (found.path, found.name, found.verified) == (made.path, "mesmer", True)
 
 
-def test_only_a_conversion_of_the_same_weights_is_written_over(fake, tmp_path):
+def test_only_a_conversion_of_the_same_weights_is_replaced(fake, tmp_path):
     weights, out = resolve(TOY_SAVED_MODEL), tmp_path / "my.onnx"
     for _ in range(2):
         convert(weights, out, fake)
@@ -120,7 +120,7 @@ def test_only_a_conversion_of_the_same_weights_is_written_over(fake, tmp_path):
         assert out.read_bytes() == content
 
 
-def test_it_is_announced_once_everything_is_found(fake, monkeypatch):
+def test_announcement_follows_the_checks(fake, monkeypatch):
     said = []
     monkeypatch.setenv("FAKE", '{"versions": {"tensorflow": null}}')
     with pytest.raises(BackendUnavailable):
@@ -131,32 +131,34 @@ def test_it_is_announced_once_everything_is_found(fake, monkeypatch):
     assert [text.split()[0] for text in said] == ["Converting"]
 
 
-def test_a_place_of_its_own(fake, tmp_path, monkeypatch):
+def test_conversion_is_written_to_out(fake, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = convert(resolve(TOY_SAVED_MODEL), Path("sub") / "my.onnx", "bin/python")
     assert made.path.is_file()
     assert left_over() == []
     for out in (tmp_path, tmp_path / "my.pb"):
-        with pytest.raises(InputError, match=r"expected the name of a file, such as my\."):
+        with pytest.raises(InputError, match=r"Expected the name of a file, such as my\."):
             convert(resolve(TOY_SAVED_MODEL), out, fake)
 
 
 @pytest.mark.parametrize("off", ["0.001", "NaN"])
-def test_a_conversion_that_computes_something_else_is_not_kept(fake, monkeypatch, off):
+def test_conversion_with_different_maps_is_discarded(fake, monkeypatch, off):
     monkeypatch.setenv("FAKE", f'{{"off": {off}, "tile": 3}}')
-    with pytest.raises(InputError, match=r"tile 3 of \d+ differs by .*at most 0\.0001"):
+    with pytest.raises(
+        InputError, match=r"differs from it by .* in tile 3 of \d+, .*at most 0\.0001"
+    ):
         convert(resolve(TOY_SAVED_MODEL), python=fake)
     assert left_over() == []
 
 
-def test_a_conversion_with_other_heads_is_not_kept(fake, monkeypatch):
+def test_conversion_with_other_heads_is_discarded(fake, monkeypatch):
     monkeypatch.setenv("FAKE", '{"heads": true}')
     with pytest.raises(InputError, match="gives nothing, expected four float32 outputs"):
         convert(resolve(TOY_SAVED_MODEL), python=fake)
     assert left_over() == []
 
 
-def test_a_conversion_that_fails_says_why(fake, monkeypatch):
+def test_failed_conversion_reports_the_last_output(fake, monkeypatch):
     monkeypatch.setenv("FAKE", '{"says": "first\\nValueError: no such operator\\n"}')
     words = r"tf2onnx cannot convert .* \(exit code 1\): ValueError: no such operator\. Try"
     with pytest.raises(InputError, match=words):
@@ -167,26 +169,29 @@ def test_a_conversion_that_fails_says_why(fake, monkeypatch):
 @pytest.mark.parametrize(
     ("versions", "words"),
     [
-        ('{"tf2onnx": null, "onnx": null}', "needs tf2onnx, onnx, which .*pip install"),
+        (
+            '{"tf2onnx": null, "onnx": null}',
+            "needs tf2onnx, onnx, missing in .*pip install",
+        ),
         (
             '{"tensorflow": "2.16.2"}',
-            r"TensorFlow 2\.16\.2, with which nothing can be conv",
+            r"TensorFlow 2\.16\.2, which cannot convert",
         ),
     ],
 )
-def test_a_python_that_cannot_convert(fake, monkeypatch, versions, words):
+def test_python_without_the_packages_is_refused(fake, monkeypatch, versions, words):
     monkeypatch.setenv("FAKE", f'{{"versions": {versions}}}')
     with pytest.raises(BackendUnavailable, match=words):
         convert(resolve(TOY_SAVED_MODEL), python=fake)
 
 
-def test_what_is_no_python(tmp_path):
+def test_path_that_is_no_python_is_refused(tmp_path):
     for python in (tmp_path / "none", shutil.which("false")):
-        with pytest.raises(BackendUnavailable, match=r"does not run .*correct --python"):
+        with pytest.raises(BackendUnavailable, match=r"does not run .*Correct --python"):
             convert(resolve(TOY_SAVED_MODEL), python=str(python))
 
 
-def test_without_tensorflow_the_extra_is_named(monkeypatch):
+def test_missing_tensorflow_is_reported_with_the_extra(monkeypatch):
     if (
         subprocess.run([sys.executable, "-c", "import tf2onnx"], check=False).returncode
         == 0
@@ -196,12 +201,12 @@ def test_without_tensorflow_the_extra_is_named(monkeypatch):
         convert(resolve(TOY_SAVED_MODEL))
 
 
-def test_an_onnx_file_is_not_converted():
+def test_onnx_file_is_not_converted():
     with pytest.raises(InputError, match="is an ONNX file already"):
         convert(resolve(TOY_ONNX))
 
 
-def test_a_network_of_another_contract_is_not_converted(tmp_path):
+def test_network_with_another_contract_is_not_converted(tmp_path):
     copy = shutil.copytree(TOY_SAVED_MODEL, tmp_path / "copy")
     graph = copy / "saved_model.pb"
     graph.write_bytes(graph.read_bytes().replace(b"\n\nsemantic_3", b"\n\nsemantic_2"))
@@ -209,7 +214,7 @@ def test_a_network_of_another_contract_is_not_converted(tmp_path):
         convert(resolve(copy))
 
 
-def test_the_compared_tiles_are_of_one_range_and_never_the_same():
+def test_compared_tiles_differ_and_are_in_range():
     tiles = compared_tiles()
     assert tiles.shape[1:] == (256, 256, 2)
     assert tiles.dtype == np.float32
@@ -218,7 +223,7 @@ def test_the_compared_tiles_are_of_one_range_and_never_the_same():
     np.testing.assert_array_equal(tiles, compared_tiles())
 
 
-def test_tensorflow_itself(tmp_path):
+def test_conversion_with_tensorflow_runs(tmp_path):
     python = os.environ.get("CODEXSEG_TF_PYTHON")
     if not python:
         pytest.skip("CODEXSEG_TF_PYTHON names no Python with tensorflow and tf2onnx")

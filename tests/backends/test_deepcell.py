@@ -151,7 +151,7 @@ def everything_said(error, caplog):
     return "\n".join([str(error), *getattr(error, "__notes__", []), caplog.text])
 
 
-def test_pixels_go_there_and_labels_come_back(python):
+def test_worker_receives_pixels_and_returns_labels(python):
     made = backend(python, mpp=1.0)
     assert isinstance(made, Backend)
     batch = [patch(i + 10) for i in range(3)]
@@ -162,7 +162,7 @@ def test_pixels_go_there_and_labels_come_back(python):
     assert predict(made, patch(20, dtype=np.float32)).max() < 200
 
 
-def test_no_patches_no_worker(python, tmp_path):
+def test_no_patches_start_no_worker(python, tmp_path):
     assert backend(python).predict(np.zeros((0, 2, 8, 8), np.uint8), []).shape == (
         0,
         2,
@@ -173,19 +173,19 @@ def test_no_patches_no_worker(python, tmp_path):
 
 
 @pytest.mark.parametrize(("compartment", "kept"), [("whole-cell", 0), ("nuclear", 1)])
-def test_one_compartment_alone_leaves_zeros_in_the_other(python, compartment, kept):
+def test_excluded_compartment_is_zero(python, compartment, kept):
     (labels,) = predict(backend(python, compartment=compartment), patch(10))
     assert np.array_equal(labels[kept], patch(10)[1 - kept])
     assert not labels[1 - kept].any()
 
 
-def test_the_halo_is_in_pixels_of_the_slide(python):
+def test_halo_is_in_pixels_of_the_slide(python):
     assert (backend(python).halo_px, backend(python).context_px) == (128, 64)
     fine = backend(python, mpp=0.377)
     assert (fine.halo_px, fine.context_px) == (170, 85)
 
 
-def test_the_fingerprint_names_the_weights(python, tmp_path, monkeypatch):
+def test_fingerprint_contains_the_weights(python, tmp_path, monkeypatch):
     name = backend(python).fingerprint()
     assert name.startswith("deepcell-0.12.10-")
     shutil.copytree(TOY, tmp_path / "other")
@@ -200,7 +200,7 @@ def test_the_fingerprint_names_the_weights(python, tmp_path, monkeypatch):
     assert "non-commercial" in own.about["licence"]
 
 
-def test_scratch_lies_beside_patches_that_are_a_file(python, tmp_path):
+def test_scratch_files_are_in_the_folder_of_the_patches(python, tmp_path):
     folder = tmp_path / "batch-1"
     folder.mkdir()
     mapped = np.memmap(folder / "patches", np.uint16, "w+", shape=(1, 2, 6, 5))
@@ -216,7 +216,7 @@ def test_scratch_lies_beside_patches_that_are_a_file(python, tmp_path):
     assert [path.name for path in folder.iterdir()] == ["patches"]
 
 
-def test_one_worker_is_used_again_and_ends_with_its_object(python, tmp_path):
+def test_worker_is_reused_and_ends_with_the_backend(python, tmp_path):
     made = backend(python)
     predict(made, patch(10))
     predict(made, patch(11))
@@ -227,12 +227,12 @@ def test_one_worker_is_used_again_and_ends_with_its_object(python, tmp_path):
     assert is_gone(stub_pid(tmp_path))
 
 
-def test_a_slow_start_is_waited_for(python, monkeypatch):
+def test_slow_start_is_awaited(python, monkeypatch):
     monkeypatch.setenv("STUB_START", "slow")
     assert predict(backend(python), patch(10)).any()
 
 
-def test_a_worker_that_dies_is_started_again(python, tmp_path, caplog):
+def test_worker_is_restarted_after_its_death(python, tmp_path, caplog):
     made = backend(python)
     batch = [patch(10), patch(2)]
     assert np.array_equal(predict(made, *batch), np.stack(batch)[:, ::-1])
@@ -241,7 +241,7 @@ def test_a_worker_that_dies_is_started_again(python, tmp_path, caplog):
     assert "last words" in caplog.text
 
 
-def test_a_patch_that_kills_twice_is_an_error_and_others_go_on(python, tmp_path):
+def test_patch_that_kills_the_worker_twice_fails_alone(python, tmp_path):
     made = backend(python)
     with pytest.raises(
         WorkerDied, match=r"signal 9 \(SIGKILL\)(.|\n)*last words(.|\n)*patch_"
@@ -253,7 +253,7 @@ def test_a_patch_that_kills_twice_is_an_error_and_others_go_on(python, tmp_path)
     assert predict(made, patch(10)).any()
 
 
-def test_a_worker_killed_while_it_waits_is_started_again(python, tmp_path):
+def test_idle_worker_is_restarted_after_a_kill(python, tmp_path):
     made = backend(python)
     predict(made, patch(10))
     os.kill(stub_pid(tmp_path), signal.SIGKILL)
@@ -261,7 +261,7 @@ def test_a_worker_killed_while_it_waits_is_started_again(python, tmp_path):
     assert starts(tmp_path) == 2
 
 
-def test_an_error_of_deepcell_is_told_and_the_worker_goes_on(python, tmp_path):
+def test_error_of_deepcell_is_raised_and_the_worker_continues(python, tmp_path):
     made = backend(python)
     with pytest.raises(
         CodexsegError, match=r"\(1, 6, 5, 2\): ValueError: expected"
@@ -282,14 +282,14 @@ def test_an_error_of_deepcell_is_told_and_the_worker_goes_on(python, tmp_path):
         ((300, 310), 0.4, (300, 310)),
     ],
 )
-def test_a_short_axis_is_reflected_where_deepcell_would_fail(python, shape, mpp, given):
+def test_short_axis_is_reflected_up_to_a_tile(python, shape, mpp, given):
     """deepcell pads both axes where only one has less than a tile (its issue 709)."""
     made = backend(python, mpp)
     assert made._padded(shape) == given
     assert predict(made, patch(10, shape)).shape[-2:] == shape
 
 
-def test_a_worker_that_cannot_start_is_told_once(python, tmp_path, monkeypatch):
+def test_worker_that_cannot_start_is_tried_once(python, tmp_path, monkeypatch):
     monkeypatch.setenv("STUB_START", "dies")
     made = backend(python)
     for _ in range(2):
@@ -300,7 +300,7 @@ def test_a_worker_that_cannot_start_is_told_once(python, tmp_path, monkeypatch):
     assert starts(tmp_path) == 1
 
 
-def test_a_network_that_cannot_be_loaded_is_told(python, tmp_path):
+def test_network_that_cannot_be_loaded_is_reported(python, tmp_path):
     path = tmp_path / "stub/tensorflow/keras/models.py"
     path.write_text("def load_model(path, compile): raise OSError(f'no {path}')")
     with pytest.raises(BackendUnavailable, match=f"OSError: no {TOY}") as caught:
@@ -308,7 +308,7 @@ def test_a_network_that_cannot_be_loaded_is_told(python, tmp_path):
     assert "models.py" in "".join(caught.value.__notes__)
 
 
-def test_the_token_is_never_shown(python, tmp_path, monkeypatch, caplog, capfd):
+def test_token_is_never_shown(python, tmp_path, monkeypatch, caplog, capfd):
     monkeypatch.setenv("DEEPCELL_ACCESS_TOKEN", TOKEN)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("STUB_START", "refused")
@@ -329,23 +329,23 @@ def test_the_token_is_never_shown(python, tmp_path, monkeypatch, caplog, capfd):
     assert "DEEPCELL_ACCESS_TOKEN" not in psutil.Process(stub_pid(tmp_path)).environ()
 
 
-def test_without_weights_and_token_nothing_is_started(python, tmp_path, monkeypatch):
+def test_missing_weights_and_token_start_no_worker(python, tmp_path, monkeypatch):
     monkeypatch.delenv("DEEPCELL_ACCESS_TOKEN", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    words = "DEEPCELL_ACCESS_TOKEN is not set .*codexseg models fetch mesmer"
+    words = "DEEPCELL_ACCESS_TOKEN is not set.*codexseg models fetch mesmer"
     with pytest.raises(BackendUnavailable, match=words):
         backend(python, model=None)
 
 
-def test_weights_that_deepcell_cannot_read(python, tmp_path):
+def test_weights_of_another_format_are_refused(python, tmp_path):
     with pytest.raises(ConfigError, match="is an ONNX file"):
         backend(python, model=MESMER / "toy.onnx")
     with pytest.raises(InputError, match="model_path"):
         backend(python, model=tmp_path / "nothing")
 
 
-def test_a_gpu_that_is_asked_for_must_be_there(python, tmp_path):
-    with pytest.raises(BackendUnavailable, match=r"device is 'cuda'.*finds no GPU"):
+def test_missing_gpu_is_reported(python, tmp_path):
+    with pytest.raises(BackendUnavailable, match=r"device is 'cuda'.*has no usable GPU"):
         predict(backend(python, device="cuda"), patch(10))
     assert is_gone(stub_pid(tmp_path))
     made = backend(python, device="cpu")
@@ -363,7 +363,7 @@ def sigint():
 
 
 @pytest.mark.usefixtures("sigint")
-def test_an_interrupted_request_leaves_no_answer_for_the_next(python, tmp_path):
+def test_interrupted_request_leaves_no_answer_for_the_next(python, tmp_path):
     made = backend(python)
     predict(made, patch(10))
     first = stub_pid(tmp_path)
@@ -422,7 +422,7 @@ def assert_same_objects(ours, theirs):
         assert sum(most[n] >= 0.9 * areas[n] for n in numbers) >= len(numbers) - 1
 
 
-def test_live_equals_deepcell(live, golden):
+def test_labels_equal_deepcell(live, golden):
     assert_same_objects(predict(live, golden["image"])[0], golden["labels"])
     assert_same_objects(predict(live, golden["image_u16"])[0], golden["labels_u16"])
     small = golden["image"][:, :200, :200]
@@ -432,7 +432,7 @@ def test_live_equals_deepcell(live, golden):
     assert not predict(live, np.zeros((2, 256, 256), np.uint16)).any()
 
 
-def test_live_at_another_pixel_size(live, golden, monkeypatch):
+def test_labels_at_another_pixel_size(live, golden, monkeypatch):
     # the same worker: starting one takes seconds
     monkeypatch.setattr(live, "_slide", SlideContext((1000, 1000), 0.377))
     assert_same_objects(predict(live, golden["image"])[0], golden["labels_0377"])
@@ -442,7 +442,7 @@ def test_live_at_another_pixel_size(live, golden, monkeypatch):
     assert not nuclei.any()
 
 
-def test_live_worker_killed_in_the_middle(live, golden, caplog):
+def test_labels_after_the_worker_was_killed(live, golden, caplog):
     image = golden["image"][:, :256, :256]
     expected = predict(live, image)[0]
     (worker,) = (

@@ -13,7 +13,7 @@ import codexseg
 from codexseg.backends.base import SlideContext
 from codexseg.backends.networks.weights import EMBEDDED, resolve
 from codexseg.backends.panoptic.backend import Embedded
-from codexseg.backends.panoptic.parameters import MESMER, constants_of
+from codexseg.backends.panoptic.parameters import MESMER, params_of
 from codexseg.config.schema import Config, SegmentationConfig
 from codexseg.core.grid import Window
 from codexseg.core.labels.overlaps import overlaps
@@ -43,22 +43,22 @@ def scene():
     return tissue.render(Window(1500, 1500, 2100, 2100))
 
 
-def test_it_is_the_default():
+def test_embedded_is_the_default_backend():
     assert Config().segmentation.backend == "embedded"
 
 
-def test_the_card_names_this_very_file():
+def test_card_has_the_digest_of_the_network():
     digest = hashlib.sha256(EMBEDDED.read_bytes()).hexdigest()
     assert digest in CARD
     assert EMBEDDED.stat().st_size <= 5e6
     assert re.search(r"\b\d{3},\d{3} parameters", CARD)
 
 
-def test_it_ships_with_the_package():
+def test_network_is_part_of_the_wheel():
     assert EMBEDDED.is_relative_to(Path(codexseg.__file__).parent)
 
 
-def test_it_takes_batches_of_any_size_on_old_runtimes():
+def test_network_has_a_free_batch_size_and_an_old_opset():
     session = onnxruntime.InferenceSession(EMBEDDED, providers=["CPUExecutionProvider"])
     (tiles,) = session.get_inputs()
     for n in (1, 3):
@@ -68,23 +68,25 @@ def test_it_takes_batches_of_any_size_on_old_runtimes():
             np.testing.assert_allclose(classes.sum(-1), 1, atol=1e-5)
 
 
-def test_it_says_whose_it_is_and_brings_its_constants():
+def test_network_has_licence_and_parameters():
     weights = resolve(EMBEDDED)
     assert weights.name == "embedded"
     assert "Apache-2.0" in weights.licence
-    assert constants_of(weights) != MESMER
+    assert params_of(weights) != MESMER
     about = Embedded(SegmentationConfig(), SlideContext((64, 64), 0.5)).about
     assert about["weights_digest"] == weights.digest
 
 
-def test_it_takes_no_other_weights():
+def test_model_path_is_refused():
     config = SegmentationConfig(model_path="other.onnx")
-    with pytest.raises(ConfigError, match=r"other\.onnx, expected none.*'panoptic'"):
+    with pytest.raises(
+        ConfigError, match=r"other\.onnx, and .* has its own weights.*'panoptic'"
+    ):
         Embedded(config, SlideContext((64, 64), 0.5))
 
 
 @pytest.mark.parametrize("mpp", [0.5, 0.377])
-def test_it_finds_cells_and_nuclei(scene, mpp):
+def test_cells_and_nuclei_are_segmented(scene, mpp):
     image = np.stack([scene.pixels[0], scene.pixels[MEMBRANES].max(axis=0)])
     cells, nuclei = scene.cells, scene.nuclei
     if mpp != 0.5:
@@ -96,7 +98,7 @@ def test_it_finds_cells_and_nuclei(scene, mpp):
     assert f1(nuclei, found[1]) > 0.7
 
 
-def test_without_a_membrane_it_still_finds_nuclei_and_a_cell_around_each(scene):
+def test_cells_are_segmented_without_a_membrane_channel(scene):
     image = np.stack([scene.pixels[0], np.zeros_like(scene.pixels[0])])
     cells, nuclei = segment(image)
     assert f1(scene.nuclei, nuclei) > 0.7
@@ -104,5 +106,5 @@ def test_without_a_membrane_it_still_finds_nuclei_and_a_cell_around_each(scene):
     assert 0.8 < cells.max() / nuclei.max() < 1.25
 
 
-def test_in_the_dark_it_finds_nothing():
+def test_dark_image_has_no_objects():
     assert not segment(np.zeros((2, 300, 300), np.uint16)).any()

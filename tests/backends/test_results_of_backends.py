@@ -102,7 +102,7 @@ def test_missing_compartment_gets_an_empty_table(result):
 
 
 @pytest.mark.parametrize("columns", [(), [{}, {}]])
-def test_columns_are_optional_where_declared(result, columns):
+def test_declared_columns_are_optional(result, columns):
     checked = check_result(BackendResult(result.labels, columns), SHAPE, Scored())
     assert [patch["cell"]["label"].size for patch in checked.columns] == [0, 0]
 

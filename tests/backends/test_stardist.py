@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import ndimage as ndi
 
+from codexseg.backends import process_cache
 from codexseg.backends.base import SlideContext, is_paired
 from codexseg.backends.registry import create
 from codexseg.backends.tiled import stardist as adapter
@@ -39,11 +40,9 @@ def package(tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(adapter, "version_of", lambda _: "0.9.2")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
-    adapter.load_model.cache_clear()
-    adapter._device.cache_clear()
+    process_cache._load.cache_clear()
     yield SimpleNamespace(calls=calls, loaded=loaded, home=tmp_path / "keras")
-    adapter.load_model.cache_clear()
-    adapter._device.cache_clear()
+    process_cache._load.cache_clear()
 
 
 def put(folder):
@@ -71,7 +70,7 @@ def segment(backend, image):
 
 
 @pytest.mark.parametrize("place", ["", "2D_versatile_fluo", "2D_versatile_fluo_extracted"])
-def test_nuclei_and_cells_grown_from_them(package, place):
+def test_cells_are_expanded_nuclei(package, place):
     base = package.home / "models" / "StarDist2D" / "2D_versatile_fluo"
     folder = put(base / place)
     backend = made(watershed={"expansion_um": 2.0})
@@ -88,13 +87,13 @@ def test_nuclei_and_cells_grown_from_them(package, place):
     assert np.array_equal(cells[nuclei > 0], nuclei[nuclei > 0])
 
 
-def test_a_nuclear_channel_without_contrast(package, tmp_path):
+def test_nuclear_channel_without_contrast_has_no_objects(package, tmp_path):
     image = picture()[::-1].copy()
     assert not segment(made(model_path=put(tmp_path / "own")), image).any()
     assert package.calls == []
 
 
-def test_the_network_sees_half_a_micrometre(package, tmp_path):
+def test_image_is_resized_to_half_a_micrometre(package, tmp_path):
     fine = np.repeat(np.repeat(picture(), 2, axis=1), 2, axis=2)
     backend = made(0.25, fine.shape[1:], model_path=put(tmp_path / "own"))
     _, nuclei = segment(backend, fine)
@@ -102,16 +101,16 @@ def test_the_network_sees_half_a_micrometre(package, tmp_path):
     assert (nuclei > 0).sum() == pytest.approx((fine[0] > 0).sum(), rel=0.2)
 
 
-def test_options_pass_through(package, tmp_path):
+def test_options_are_passed_to_stardist(package, tmp_path):
     options = {"prob_thresh": 0.4, "nms_thresh": 0.3}
     folder = put(tmp_path / "own")
     segment(made(model_path=folder, options=options), picture())
     assert package.calls[0][1] == options | {"show_tile_progress": False}
-    with pytest.raises(ConfigError, match="expected one of model, prob_thresh, nms_thresh"):
+    with pytest.raises(ConfigError, match="Expected one of model, prob_thresh, nms_thresh"):
         made(model_path=folder, options={"n_rays": 32})
 
 
-def test_fingerprint_and_about(package, tmp_path):
+def test_fingerprint_and_about_depend_on_weights_and_options(package, tmp_path):
     folder = put(tmp_path / "own")
     first = made(model_path=folder)
     assert first.fingerprint().startswith("stardist-1-0.9.2-")
@@ -129,23 +128,25 @@ def test_fingerprint_and_about(package, tmp_path):
     assert made(model_path=folder).fingerprint() != before
 
 
-def test_what_is_missing_is_said(package, tmp_path):
+def test_missing_package_or_weights_are_reported(package, tmp_path):
     with pytest.raises(BackendUnavailable, match=r"StarDist2D\.from_pretrained") as raised:
         made()
     assert str(package.home / "models" / "StarDist2D") in str(raised.value)
-    with pytest.raises(InputError, match=r"holds no config\.json and no weights_best\.h5"):
+    with pytest.raises(
+        InputError, match=r"contains no config\.json and no weights_best\.h5"
+    ):
         made(model_path=tmp_path)
     with pytest.raises(BackendUnavailable, match="'2D_paper_dsb2018'"):
         made(options={"model": "2D_paper_dsb2018"})
 
 
-def test_a_model_that_cannot_be_loaded(package, tmp_path):
+def test_model_that_cannot_be_loaded_is_reported(package, tmp_path):
     backend = made(model_path=put(tmp_path / "broken"))
     with pytest.raises(InputError, match=r"cannot be loaded .*\(no such layer\)"):
         segment(backend, picture())
 
 
-def test_a_gpu_that_is_not_there(package, tmp_path):
+def test_missing_gpu_is_reported(package, tmp_path):
     backend = made(model_path=put(tmp_path / "own"), device="cuda")
-    with pytest.raises(BackendUnavailable, match="TensorFlow sees no GPU"):
+    with pytest.raises(BackendUnavailable, match="TensorFlow has no GPU"):
         segment(backend, picture())

@@ -4,10 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage as ndi
 
-from codexseg.backends.base import BlockResult, SlideContext, WholeSlideBackend
-from codexseg.backends.panoptic.backend import InMemory
+from codexseg.backends.base import SlideContext, WholeSlideBackend
+from codexseg.backends.slide_pass import BlockResult, InMemory
 from codexseg.backends.tiled.backend import SignalLevels, Tiled, scaled, scaling_ends
-from codexseg.backends.tiled.merge import put_together
+from codexseg.backends.tiled.merge import merge_tiles
 from codexseg.config.schema import SegmentationConfig
 from codexseg.core.grid import PatchGrid, Window
 from tests.drawing import draw
@@ -67,7 +67,7 @@ def discs(seed, shape=(120, 130), count=60, radius=(2, 7)):
 def view_of(backend, image):
     view = InMemory(image)
     for slide_pass in backend.slide_passes:
-        view.keep(slide_pass)
+        view.execute(slide_pass)
     return view
 
 
@@ -86,7 +86,7 @@ def same_objects(one, two):
     st.integers(20, 70),
     st.integers(20, 70),
 )
-def test_tiles_do_not_show(seed, y, x, height, width):
+def test_labels_do_not_depend_on_tiles(seed, y, x, height, width):
     image = discs(seed)
     backend = Blobs(image.shape[1:])
     view = view_of(backend, image)
@@ -97,7 +97,7 @@ def test_tiles_do_not_show(seed, y, x, height, width):
         assert same_objects(labels[plane], truth)
 
 
-def test_an_object_over_four_tiles_is_one():
+def test_object_in_four_tiles_is_joined():
     image = np.zeros((2, 90, 90), np.uint16)
     image[:, 35:46, 34:47] = 900
     backend = Blobs((90, 90))
@@ -118,34 +118,34 @@ class Found:
         return {"labels": self.by_number[piece]} if piece in self.by_number else {}
 
 
-def test_tiles_that_disagree_keep_their_own_pixels():
+def test_tiles_that_disagree_keep_their_pixels():
     tiles = PatchGrid((2, 8), (2, 4), (0, 2))  # two tiles of 6 columns, 4 of them shared
     left = draw("111122 333300")
     right = draw("112222 000044")
     found = Found(t0=np.stack([left, left]), t1=np.stack([right, right]))
-    labels = put_together(tiles, Window(0, 0, 2, 8), found, (0,))
+    labels = merge_tiles(tiles, Window(0, 0, 2, 8), found, (0,))
     # in the strip: left 1 1 2 2, right 1 1 2 2: both agree; 3 is cut off at the core
     assert labels.tolist() == [draw("11112222 33330044").tolist()]
 
 
-def test_planes_that_share_labels_follow_the_first():
+def test_planes_with_shared_labels_follow_the_first():
     tiles = PatchGrid((2, 8), (2, 4), (0, 2))
     cells, nuclei = draw("111111 111111"), draw("110000 000000")
     other = draw("777777 777777"), draw("000770 000000")
     found = Found(t0=np.stack([cells, nuclei]), t1=np.stack(other))
-    cells, nuclei = put_together(tiles, Window(0, 0, 2, 8), found, (0, 1))
+    cells, nuclei = merge_tiles(tiles, Window(0, 0, 2, 8), found, (0, 1))
     assert (cells == 1).all()
     assert nuclei.tolist() == draw("11000110 00000000").tolist()
 
 
-def test_nothing_found_anywhere():
+def test_tiles_without_objects_give_zeros():
     tiles = PatchGrid((20, 30), (10, 10), (4, 4))
-    labels = put_together(tiles, Window(3, 3, 9, 30), Found(), (0, 1))
+    labels = merge_tiles(tiles, Window(3, 3, 9, 30), Found(), (0, 1))
     assert labels.shape == (2, 6, 27)
     assert not labels.any()
 
 
-def test_cells_that_are_grown_do_not_show_windows():
+def test_expanded_cells_do_not_depend_on_windows():
     image = discs(3)
     backend = Blobs((120, 130), planes=((1,),), expansion_px=3.0)
     view = view_of(backend, image)
@@ -158,7 +158,7 @@ def test_cells_that_are_grown_do_not_show_windows():
         assert same_objects(part[plane], whole[plane][20:90, 30:100])
 
 
-def test_at_another_pixel_size():
+def test_labels_at_another_pixel_size():
     image = discs(1, (60, 65), 25)
     fine = np.repeat(np.repeat(image, 2, axis=1), 2, axis=2)
     backend = Blobs(fine.shape[1:], 0.25)
@@ -171,7 +171,7 @@ def test_at_another_pixel_size():
     assert len(np.unique(labels[0])) == pytest.approx(len(np.unique(truth)), abs=2)
 
 
-def test_slide_normalisation_knows_where_signal_is():
+def test_slide_normalisation_uses_squares_with_signal():
     class Glass(InMemory):
         def has_signal(self, window):
             return window.x0 < 256
@@ -180,13 +180,13 @@ def test_slide_normalisation_knows_where_signal_is():
     image[:, :, :256] = np.arange(256)
     slide_pass = SignalLevels(Blobs((100, 600))._image((100, 600)))
     view = Glass(image)
-    view.keep(slide_pass)
+    view.execute(slide_pass)
     found = view.summary("levels")
     assert found["counts"].sum() == 2 * 100 * 256
     assert scaling_ends(found, (0.0, 100.0)) == ((0.0, 255.0), (0.0, 255.0))
 
 
-def test_without_signal_no_tile_is_segmented():
+def test_tiles_without_signal_are_not_segmented():
     class Empty(InMemory):
         def has_signal(self, window):
             return False
@@ -194,12 +194,12 @@ def test_without_signal_no_tile_is_segmented():
     image, backend = discs(0), Blobs((120, 130))
     view = Empty(image)
     for slide_pass in backend.slide_passes:
-        view.keep(slide_pass)
+        view.execute(slide_pass)
     assert not backend.segment_window(Window(0, 0, 120, 130), view).any()
     assert backend.seen == []
 
 
-def test_a_channel_without_contrast_is_none():
+def test_channel_without_contrast_is_none():
     image = discs(0)
     image[1] = 12
     backend = Blobs((120, 130))
@@ -209,13 +209,13 @@ def test_a_channel_without_contrast_is_none():
     assert labels[1].any()
 
 
-def test_levels_become_0_and_1_without_clipping():
+def test_percentiles_become_0_and_1_without_clipping():
     unit = scaled(np.array([[0, 100, 300, 500]], np.uint16), 100.0, 300.0)
     assert unit.dtype == np.float32
     assert unit.tolist() == [[-0.5, 0.0, 1.0, 2.0]]
 
 
-def test_by_patch_there_are_no_surveys_and_the_context_counts():
+def test_patch_normalisation_has_no_slide_passes_and_a_context():
     slide, patch = (
         Blobs((50, 50), settings={"normalization": n}) for n in ("slide", "patch")
     )
@@ -226,7 +226,7 @@ def test_by_patch_there_are_no_surveys_and_the_context_counts():
     assert (patch.context_px, patch.halo_px) == (16, 32)
 
 
-def test_the_survey_says_what_was_done():
+def test_slide_pass_counts_tiles_and_notes_the_device():
     image, backend = discs(0), Blobs((120, 130))
     view = view_of(backend, image)
     found = backend.slide_passes[1].map_block(0, view)

@@ -13,15 +13,16 @@ from codexseg.backends.base import (
     WholeSlideBackend,
 )
 from codexseg.backends.networks.weights import UNET
-from codexseg.backends.panoptic.backend import InMemory, Panoptic
+from codexseg.backends.panoptic.backend import Panoptic
+from codexseg.backends.slide_pass import InMemory
 from codexseg.backends.unet.backend import Unet
 from codexseg.backends.unet.postprocessing import (
     REACH_PX,
-    flood_constants,
+    depth_map,
+    depth_params,
     margin_px,
-    relief,
 )
-from codexseg.backends.unet.spec import Objects, UnetSpec, limits, read_spec, to_unit
+from codexseg.backends.unet.spec import Objects, UnetSpec, limits, read_spec, scale_to_unit
 from codexseg.config.schema import SegmentationConfig
 from codexseg.core.algorithms.deep_watershed import deep_watershed
 from codexseg.core.grid import Window
@@ -93,7 +94,7 @@ def unet(path, image, mpp=0.5, **settings):
 def surveyed(path, image, **settings):
     backend, view = unet(path, image, **settings), InMemory(image)
     for slide_pass in backend.slide_passes:
-        view.keep(slide_pass)
+        view.execute(slide_pass)
     return backend, view
 
 
@@ -111,12 +112,12 @@ def discs(shape, seed=0, count=60):
     return image.clip(0).astype(np.uint16)
 
 
-def test_touching_discs_are_told_apart_by_their_shape():
+def test_touching_discs_are_separated_by_shape():
     yy, xx = np.mgrid[:60, :90]
     image = (np.hypot(yy - 30, xx - 30) < 15) | (np.hypot(yy - 30, xx - 54) < 13)
     objects = Objects()
-    constants = flood_constants(objects)
-    maps = relief(image.astype(np.float32), objects)
+    constants = depth_params(objects)
+    maps = depth_map(image.astype(np.float32), objects)
     found = deep_watershed(
         *maps,
         h=constants.h,
@@ -132,30 +133,30 @@ def test_touching_discs_are_told_apart_by_their_shape():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_depth_hangs_on_nothing_beyond_its_reach(seed):
+def test_depth_does_not_depend_on_pixels_beyond_its_reach(seed):
     rng = np.random.default_rng(seed)
     image = np.ones((420, 430), np.float32)
     image[tuple(rng.integers(0, 420, (2, 6)))] = 0
     objects = Objects(smoothing_px=1.7)
-    whole, margin = relief(image, objects), margin_px(objects)
-    part = relief(image[40:400, 20:390], objects)
+    whole, margin = depth_map(image, objects), margin_px(objects)
+    part = depth_map(image[40:400, 20:390], objects)
     inner = np.s_[:, margin:-margin, margin:-margin]
     assert np.array_equal(part[inner], whole[:, 40:400, 20:390][inner])
     assert whole.max() == 1
-    assert (relief(np.ones((30, 30), np.float32), objects) == 1).all()
+    assert (depth_map(np.ones((30, 30), np.float32), objects) == 1).all()
     assert REACH_PX > 20
 
 
-def test_grey_levels_become_0_to_1():
+def test_intensities_are_scaled_to_0_to_1():
     statistics = ChannelStatistics(10, 500, 20, 3, 420)
     assert limits(statistics, "range") == (10, 500)
     assert limits(statistics, "levels") == (20, 420)
-    unit = to_unit(np.array([[0, 20, 120, 900]], np.uint16), 20, 420)
+    unit = scale_to_unit(np.array([[0, 20, 120, 900]], np.uint16), 20, 420)
     assert unit.tolist() == [[0, 0, 0.25, 1]]
-    assert not to_unit(np.ones((2, 2)), 5, 5).any()
+    assert not scale_to_unit(np.ones((2, 2)), 5, 5).any()
 
 
-def test_finds_the_objects_of_both_compartments(net):
+def test_objects_of_both_compartments_are_segmented(net):
     image = discs((300, 400))
     backend, view = surveyed(net, image)
     cells, nuclei = backend.segment_window(Window(0, 0, 300, 400), view)
@@ -165,20 +166,20 @@ def test_finds_the_objects_of_both_compartments(net):
     assert (light & (cells > 0)).sum() / (light | (cells > 0)).sum() > 0.85
 
 
-def test_one_output_fills_its_compartment(tmp_path):
+def test_single_output_fills_its_compartment(tmp_path):
     path = write_unet(tmp_path / "n.onnx", NUCLEI)
     image = discs((200, 200))
     backend = unet(path, image, compartment="nuclear", normalization="patch")
     found = backend.predict(image[None], [Window(0, 0, 200, 200)])[0]
     assert found[1].max() > 5
     assert not found[0].any()
-    with pytest.raises(ConfigError, match=r"finds nuclei only.*'nuclear'"):
+    with pytest.raises(ConfigError, match=r"segments nuclei only.*'nuclear'"):
         unet(path, image)
 
 
 @settings(max_examples=8, deadline=None)
 @given(st.integers(0, 99), st.sampled_from([None, 0.4, 0.8]), st.data())
-def test_a_window_of_a_surveyed_slide_shows_its_objects(tmp_path_factory, seed, mpp, data):
+def test_window_has_the_objects_of_the_slide(tmp_path_factory, seed, mpp, data):
     spec = UnetSpec(BOTH.inputs, BOTH.outputs, mpp=mpp)
     path = write_unet(tmp_path_factory.mktemp("net") / "net.onnx", spec)
     image = discs((430, 520), seed)
@@ -205,7 +206,7 @@ def test_a_window_of_a_surveyed_slide_shows_its_objects(tmp_path_factory, seed, 
             assert np.array_equal(other == twins[0], mask)
 
 
-def test_pixel_size_is_that_of_the_training(tmp_path):
+def test_image_has_the_pixel_size_of_training(tmp_path):
     """At half the pixel size discs are twice as large, and the same are found."""
     path = write_unet(tmp_path / "net.onnx", UnetSpec(BOTH.inputs, BOTH.outputs, mpp=0.5))
     image = discs((200, 260), count=25)
@@ -227,7 +228,7 @@ GRIDS = [
 ]
 
 
-def test_patches_do_not_show_in_a_run(tmp_path):
+def test_run_does_not_depend_on_patches(tmp_path):
     net = write_unet(tmp_path / "dim.onnx", BOTH, light=0.2)
     write_slide(tmp_path, tissue((340, 380), 70, empty=120))
     runs = []
@@ -246,7 +247,7 @@ def test_patches_do_not_show_in_a_run(tmp_path):
             np.testing.assert_array_equal(labels(run, name), labels(runs[0], name))
 
 
-def test_a_patch_alone_is_what_a_surveyed_slide_of_its_size_shows(net):
+def test_patch_equals_a_slide_of_its_size(net):
     image = discs((270, 290))
     backend, view = surveyed(net, image)
     whole = Window(0, 0, 270, 290)
@@ -258,7 +259,7 @@ def test_a_patch_alone_is_what_a_surveyed_slide_of_its_size_shows(net):
         assert same_objects(one, other)
 
 
-def test_a_tile_without_signal_is_not_predicted(net):
+def test_tile_without_signal_is_not_predicted(net):
     image = discs((500, 700))
 
     class Empty(InMemory):
@@ -272,13 +273,13 @@ def test_a_tile_without_signal_is_not_predicted(net):
     assert counts["tiles_without_signal"] > 0
 
 
-def test_a_slide_without_contrast_has_no_objects(net):
+def test_slide_without_contrast_has_no_objects(net):
     image = np.full((2, 200, 220), 700, np.uint16)
     backend, view = surveyed(net, image)
     assert not backend.segment_window(Window(0, 0, 200, 220), view).any()
 
 
-def test_keeps_the_contract(net):
+def test_backend_fulfils_the_protocol(net):
     backend = unet(net, discs((100, 100)))
     assert isinstance(backend, Backend)
     assert isinstance(backend, WholeSlideBackend)
@@ -289,7 +290,7 @@ def test_keeps_the_contract(net):
     assert backend.context_px == 64
 
 
-def test_networks_of_the_wrong_kind_are_refused(net):
+def test_networks_of_another_kind_are_refused(net):
     with pytest.raises(InputError, match="backend to 'unet'"):
         Panoptic(
             SegmentationConfig(backend="panoptic", model_path=net),
@@ -299,7 +300,7 @@ def test_networks_of_the_wrong_kind_are_refused(net):
         unet(TOY, discs((50, 50)))
 
 
-def test_what_is_wrong_is_said(tmp_path, net):
+def test_invalid_metadata_are_refused(tmp_path, net):
     image = discs((50, 50))
     slide = SlideContext(image.shape[1:], 0.5, has_wholecell=False)
     with pytest.raises(ConfigError, match="model_path is missing"):
@@ -324,7 +325,7 @@ def test_what_is_wrong_is_said(tmp_path, net):
         {"objects": {"cells": {"h_px": 0, "smoothing_px": 1, "min_area": 5}}},
     ):
         write_unet(tmp_path / "w.onnx", BOTH, json.dumps(said | wrong))
-        with pytest.raises(InputError, match="cannot be used"):
+        with pytest.raises(InputError, match="contains invalid metadata"):
             read_spec(tmp_path / "w.onnx")
     whole = net.read_bytes()
     (tmp_path / "cut.onnx").write_bytes(whole[: len(whole) // 2])
@@ -332,7 +333,7 @@ def test_what_is_wrong_is_said(tmp_path, net):
         unet(tmp_path / "cut.onnx", image)
 
 
-def test_the_command_gives_one_error_for_a_network_of_the_wrong_kind(tmp_path, net):
+def test_command_reports_a_network_of_another_kind(tmp_path, net):
     write_slide(tmp_path)
     config = write_config(tmp_path)
     said = yaml.safe_load(config.read_text())

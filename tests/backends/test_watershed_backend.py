@@ -88,7 +88,7 @@ def assert_patches_do_not_show(image, step, **options):
     st.tuples(st.integers(37, 95), st.integers(37, 95)),
     st.sampled_from(["uint16", "float32", "uint8", "saturated", "few levels", "no marker"]),
 )
-def test_patches_do_not_show(seed, step, kind):
+def test_labels_do_not_depend_on_patches(seed, step, kind):
     image = tissue(seed)
     if kind == "float32":
         image = (image / np.float32(9000)).astype(np.float32)
@@ -103,7 +103,7 @@ def test_patches_do_not_show(seed, step, kind):
     assert_patches_do_not_show(image, step, has_wholecell=kind != "no marker")
 
 
-def test_patches_do_not_show_on_a_lattice_of_exact_ties():
+def test_labels_do_not_depend_on_patches_on_a_lattice_of_ties():
     image = np.zeros((2, 150, 150), np.uint8)
     image[0, 4::7, 4::7] = image[0, 5::7, 4::7] = 255  # every saddle equals every other
     image[0, 60:75, 20:35] = 255
@@ -113,11 +113,11 @@ def test_patches_do_not_show_on_a_lattice_of_exact_ties():
     assert whole.max() > 100
 
 
-def test_patches_do_not_show_at_another_resolution():
+def test_labels_do_not_depend_on_patches_at_another_resolution():
     assert_patches_do_not_show(tissue(5), (60, 71), mpp=0.9, expansion_um=3.0)
 
 
-def test_backend_keeps_its_contract():
+def test_backend_fulfils_the_protocol():
     image = tissue(1)
     made = backend(image)
     labels = made.predict(np.stack([image, image[:, ::-1]]), [Window(0, 0, 170, 190)] * 2)
@@ -149,13 +149,13 @@ def test_cells_contain_their_nuclei_under_the_same_label():
     assert (cells > 0).sum() > (nuclei > 0).sum()
 
 
-def test_cells_reach_as_far_as_told():
+def test_cells_are_expanded_by_the_configured_distance():
     cells, nuclei = segment(backend(tissue(2), expansion_um=2.5), tissue(2))
     distance = ndimage.distance_transform_edt(nuclei == 0)
     assert np.array_equal(cells > 0, distance <= 2.5)
 
 
-def test_nuclei_are_whole_and_not_too_small():
+def test_nuclei_are_connected_and_have_the_minimum_area():
     _, nuclei = segment(backend(tissue(3), min_nucleus_area_um2=15.0), tissue(3))
     assert np.bincount(nuclei.ravel())[1:].min() >= 15
     for label in range(1, nuclei.max() + 1):
@@ -181,7 +181,7 @@ def test_constant_patch_of_a_slide_with_signal_has_no_objects():
     assert not segment(made, np.full((2, 90, 90), 60000, np.uint16)).any()
 
 
-def test_normalisation_by_patch_equals_that_by_slide_where_the_patch_is_the_slide():
+def test_patch_normalisation_equals_slide_normalisation_on_the_whole_slide():
     image = tissue(4)
     assert np.array_equal(
         segment(backend(image), image),
@@ -189,7 +189,7 @@ def test_normalisation_by_patch_equals_that_by_slide_where_the_patch_is_the_slid
     )
 
 
-def test_normalisation_by_patch_finds_what_is_dim_beside_a_bright_slide():
+def test_patch_normalisation_segments_dim_patches_of_a_bright_slide():
     image = tissue(4)
     slide = backend(np.concatenate([image, image * 7], axis=2))
     patch = backend(image, normalization="patch")
@@ -205,7 +205,7 @@ def test_tissue_without_glass_around_it_keeps_its_nuclei():
     )
 
 
-def test_gain_changes_nothing():
+def test_labels_do_not_depend_on_gain():
     dim = tissue(6) >> 2
     for image, other in ((dim, dim * 4), (as_float(dim), as_float(dim) / 4096)):
         assert np.array_equal(
@@ -222,21 +222,21 @@ def test_floats_are_segmented_like_integers():
     assert integer.max() == pytest.approx(real.max(), rel=0.03)
 
 
-def test_wholecell_of_zeros_is_no_wholecell():
+def test_zero_wholecell_channel_has_no_effect():
     image = tissue(7)
     image[1] = 0
     alone = segment(backend(image, has_wholecell=False), image)
     assert np.array_equal(segment(backend(image), image), alone)
 
 
-def test_slide_where_nuclei_are_rarer_than_the_percentile():
+def test_nuclei_rarer_than_the_percentile_are_segmented():
     image = np.full((2, 300, 300), 100, np.uint16)
     yy, xx = np.mgrid[:300, :300]
     image[0][(yy - 70) ** 2 + (xx - 200) ** 2 < 16] = 5000
     assert segment(backend(image), image).max() == 1
 
 
-def test_missing_statistics_are_an_error_that_says_what_to_do():
+def test_missing_statistics_are_reported_with_the_remedy():
     config = SimpleNamespace(normalization="slide", watershed=WatershedOptions())
     made = Watershed(config, SlideContext((50, 50), 0.5))
     with pytest.raises(InputError, match="normalization to 'patch'"):

@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from codexseg.backends.networks import weights
-from codexseg.backends.networks.archive import file_hash
-from codexseg.backends.networks.contract import append_properties, graph_digest
 from codexseg.backends.networks.runtime import choose_runtime
+from codexseg.backends.networks.signature import append_properties, graph_digest
 from codexseg.backends.networks.weights import KNOWN, converted_path, models_dir, resolve
+from codexseg.backends.process_cache import file_hash
 from codexseg.errors import BackendUnavailable, ConfigError, InputError
 from tests.networks import TOY, TOY_ONNX, TOY_SAVED_MODEL, onnx_bytes, pack
 
@@ -55,14 +55,14 @@ def left_over():
     return [path.name for path in models_dir().iterdir()] if models_dir().exists() else []
 
 
-def test_a_saved_model_by_its_folder_or_the_one_around_it():
+def test_saved_model_is_resolved_from_its_folder_or_the_parent():
     found = resolve(TOY_SAVED_MODEL)
     assert (found.path, found.kind) == (TOY_SAVED_MODEL, "saved_model")
     assert (found.name, found.licence, found.onnx) == (TOY_SAVED_MODEL.name, None, None)
     assert resolve(TOY) == found
 
 
-def test_an_onnx_file_is_its_bytes():
+def test_digest_of_an_onnx_file_is_that_of_its_bytes():
     found = resolve(TOY_ONNX)
     assert (found.path, found.kind, found.name) == (TOY_ONNX, "onnx", "toy")
     assert found.digest == file_hash(TOY_ONNX, "sha256")
@@ -73,7 +73,7 @@ def test_an_onnx_file_is_its_bytes():
 @pytest.mark.parametrize(
     ("name", "mode"), [("a.tar.gz", "w:gz"), ("a.TGZ", "w:gz"), ("a.tar", "w")]
 )
-def test_a_tarball_is_unpacked_once_and_is_the_same_weights(tmp_path, name, mode):
+def test_tarball_is_unpacked_once_and_has_the_same_digest(tmp_path, name, mode):
     md5 = pack(tmp_path / name, mode)
     found = resolve(tmp_path / name)
     assert found.path == models_dir() / md5 / "MultiplexSegmentation"
@@ -84,7 +84,7 @@ def test_a_tarball_is_unpacked_once_and_is_the_same_weights(tmp_path, name, mode
     assert (found.path / "saved_model.pb").stat() == before
 
 
-def test_the_digest_is_of_names_and_bytes_and_of_nothing_else(tmp_path):
+def test_digest_of_a_saved_model_covers_names_and_bytes_only(tmp_path):
     copy = shutil.copytree(TOY_SAVED_MODEL, tmp_path / "copy")
     digest = resolve(TOY_SAVED_MODEL).digest
     (copy / "keras_metadata.pb").unlink()
@@ -95,7 +95,7 @@ def test_the_digest_is_of_names_and_bytes_and_of_nothing_else(tmp_path):
     assert resolve(copy).digest != digest
 
 
-def test_a_file_is_hashed_once_while_it_does_not_change(tmp_path, monkeypatch):
+def test_file_is_hashed_once_until_it_changes(tmp_path, monkeypatch):
     path = tmp_path / "a.onnx"
     path.write_bytes(onnx_bytes())
     digest = resolve(path).digest
@@ -106,7 +106,7 @@ def test_a_file_is_hashed_once_while_it_does_not_change(tmp_path, monkeypatch):
     assert file_hash(path, "sha256") != digest
 
 
-def test_a_conversion_counts_as_its_source():
+def test_conversion_has_the_digest_of_its_source():
     source = resolve(TOY_SAVED_MODEL)
     path = put_conversion(source=source.digest, title="")
     assert resolve(TOY_SAVED_MODEL).onnx == path
@@ -115,7 +115,7 @@ def test_a_conversion_counts_as_its_source():
     assert found.is_conversion
 
 
-def test_a_conversion_that_was_edited_is_its_bytes():
+def test_edited_conversion_has_the_digest_of_its_bytes():
     source = resolve(TOY_SAVED_MODEL)
     path = put_conversion(source=source.digest)
     append_properties(path, {"note": "not of the graph"})
@@ -131,19 +131,19 @@ def test_a_conversion_that_was_edited_is_its_bytes():
         resolve(None)
 
 
-def test_what_names_a_source_and_no_graph_is_its_bytes(tmp_path):
+def test_source_without_a_graph_digest_is_ignored(tmp_path):
     path = tmp_path / "a.onnx"
     path.write_bytes(onnx_bytes(properties={"codexseg_source": "ab" * 32}))
     assert resolve(path).digest == file_hash(path, "sha256")
 
 
-def test_a_conversion_of_other_weights_is_passed_over():
+def test_conversion_of_other_weights_is_skipped():
     digest = resolve(TOY_SAVED_MODEL).digest
     put_conversion(source=digest[:16] + "0" * 48)
     assert resolve(TOY_SAVED_MODEL).onnx is None
 
 
-def test_mesmer_is_where_deepcell_keeps_it(home, deepcell, monkeypatch):
+def test_mesmer_is_resolved_from_the_cache_of_deepcell(home, deepcell, monkeypatch):
     md5 = publish(deepcell, monkeypatch)
     found = resolve(None)
     assert found.path == models_dir() / md5 / "MultiplexSegmentation"
@@ -154,7 +154,7 @@ def test_mesmer_is_where_deepcell_keeps_it(home, deepcell, monkeypatch):
     assert resolve(Path("~/my weights.tgz")) == found
 
 
-def test_mesmer_is_the_folder_where_the_tarball_was_deleted(deepcell):
+def test_mesmer_is_resolved_from_the_folder_without_the_tarball(deepcell):
     folder = shutil.copytree(TOY_SAVED_MODEL, deepcell / "MultiplexSegmentation")
     found = resolve(None)
     assert (found.path, found.name, found.licence) == (folder, "mesmer", LICENCE)
@@ -164,7 +164,7 @@ def test_mesmer_is_the_folder_where_the_tarball_was_deleted(deepcell):
     assert by_path.known is None
 
 
-def test_mesmer_has_its_saved_model_and_its_conversion(deepcell, monkeypatch):
+def test_mesmer_has_saved_model_and_conversion(deepcell, monkeypatch):
     publish(deepcell, monkeypatch)
     path = put_conversion(source=resolve(TOY_SAVED_MODEL).digest)
     found = resolve(None)
@@ -174,7 +174,7 @@ def test_mesmer_has_its_saved_model_and_its_conversion(deepcell, monkeypatch):
     assert choose_runtime(found, "tensorflow") == "tensorflow"
 
 
-def test_without_its_saved_model_mesmer_is_the_conversion():
+def test_mesmer_is_resolved_from_the_conversion_alone():
     path = put_conversion()
     put_conversion(source="cd" * 32, title="another")
     found = resolve(None)
@@ -187,21 +187,21 @@ def test_without_its_saved_model_mesmer_is_the_conversion():
         resolve(None)
 
 
-def test_a_damaged_conversion_is_named():
+def test_damaged_conversion_is_reported():
     path = put_conversion()
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(InputError, match=f"{path.name} is damaged; delete it"):
+    with pytest.raises(InputError, match=f"{path.name} is damaged. Delete it"):
         resolve(None)
 
 
-def test_mesmer_that_is_not_here_tells_how_to_get_it(home):
+def test_missing_mesmer_is_reported_with_the_command(home):
     with pytest.raises(BackendUnavailable, match="codexseg models fetch mesmer") as caught:
         resolve(None)
     assert "segmentation.model_path" in str(caught.value)
     assert str(home) in str(caught.value)
 
 
-def test_a_wrong_md5_names_file_found_expected_and_remedy(deepcell):
+def test_wrong_md5_is_reported_with_file_and_remedy(deepcell):
     md5 = pack(deepcell / "MultiplexSegmentation-9.tar.gz")
     words = rf"-9\.tar\.gz .*has md5 {md5}, expected {KNOWN['mesmer'].md5}.*models fetch"
     with pytest.raises(InputError, match=words):
@@ -209,8 +209,8 @@ def test_a_wrong_md5_names_file_found_expected_and_remedy(deepcell):
     assert left_over() == []
 
 
-def test_names_that_nobody_knows():
-    with pytest.raises(ConfigError, match="'mesmerr', expected mesmer"):
+def test_unknown_names_are_refused():
+    with pytest.raises(ConfigError, match=r"'mesmerr'\. Expected mesmer"):
         resolve(None, known="mesmerr")
     with pytest.raises(ConfigError, match=r"segmentation\.model_path is missing"):
         resolve(None, known=None)
@@ -222,7 +222,7 @@ def test_names_that_nobody_knows():
     max_examples=40,
 )
 @given(st.data(), st.sampled_from(["w:gz", "w"]))
-def test_a_cut_tarball_is_an_error_and_leaves_nothing(tmp_path, data, mode):
+def test_truncated_tarball_leaves_no_files(tmp_path, data, mode):
     shutil.rmtree(models_dir(), ignore_errors=True)
     path = tmp_path / ("cut.tar" if mode == "w" else "cut.tgz")
     pack(path, mode)
@@ -239,7 +239,7 @@ def test_a_cut_tarball_is_an_error_and_leaves_nothing(tmp_path, data, mode):
         assert found.digest == resolve(TOY_SAVED_MODEL).digest
 
 
-def test_a_tarball_cut_off_says_so(tmp_path):
+def test_truncated_tarball_is_reported(tmp_path):
     path = tmp_path / "cut.tar.gz"
     pack(path)
     path.write_bytes(path.read_bytes()[:-500])
@@ -247,7 +247,7 @@ def test_a_tarball_cut_off_says_so(tmp_path):
         resolve(path)
 
 
-def test_a_tarball_with_a_flipped_bit_is_an_error(tmp_path):
+def test_tarball_with_a_flipped_bit_is_refused(tmp_path):
     path = tmp_path / "a.tar.gz"
     pack(path)
     content = bytearray(path.read_bytes())
@@ -259,7 +259,7 @@ def test_a_tarball_with_a_flipped_bit_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/../../../evil"])
-def test_a_tarball_writes_only_where_it_should(tmp_path, name):
+def test_tarball_with_members_outside_its_folder_is_refused(tmp_path, name):
     path = tmp_path / "evil.tar"
     with tarfile.open(path, "w") as archive:
         archive.add(TOY_SAVED_MODEL, "model")
@@ -269,7 +269,7 @@ def test_a_tarball_writes_only_where_it_should(tmp_path, name):
     assert left_over() == []
 
 
-def test_links_in_a_tarball_are_not_followed(tmp_path):
+def test_links_in_a_tarball_are_skipped(tmp_path):
     path = tmp_path / "links.tar"
     with tarfile.open(path, "w") as archive:
         archive.add(TOY_SAVED_MODEL, "model")
@@ -281,31 +281,33 @@ def test_links_in_a_tarball_are_not_followed(tmp_path):
     assert not (tmp_path / "written").exists()
 
 
-def test_what_holds_no_or_several_saved_models(tmp_path):
-    with pytest.raises(InputError, match="holds none, expected one SavedModel"):
+def test_folder_with_no_or_several_saved_models_is_refused(tmp_path):
+    with pytest.raises(InputError, match="contains none, expected one SavedModel"):
         resolve(tmp_path)
     for name in "ab":
         shutil.copytree(TOY_SAVED_MODEL, tmp_path / name)
-    with pytest.raises(InputError, match=r"holds several SavedModels \(a, b\)"):
+    with pytest.raises(InputError, match=r"contains several SavedModels \(a, b\)"):
         resolve(tmp_path)
     with pytest.raises(
-        InputError, match=r"there is no .*nothing: segmentation\.model_path"
+        InputError, match=r"nothing does not exist\. Set segmentation\.model_path"
     ):
         resolve(tmp_path / "nothing")
     (tmp_path / "model.h5").write_text("x")
-    with pytest.raises(InputError, match="not of a kind that is read"):
+    with pytest.raises(InputError, match="Unsupported file type"):
         resolve(tmp_path / "model.h5")
 
 
 @pytest.mark.parametrize("lost", ["variables.index", "variables.data-00000-of-00001"])
-def test_a_saved_model_without_its_variables(tmp_path, lost):
+def test_saved_model_without_variables_is_refused(tmp_path, lost):
     copy = shutil.copytree(TOY_SAVED_MODEL, tmp_path / "copy")
     (copy / "variables" / lost).unlink()
-    with pytest.raises(InputError, match=r"not complete: its folder variables/ holds var"):
+    with pytest.raises(
+        InputError, match=r"not complete: its folder variables/ contains var"
+    ):
         resolve(copy)
 
 
-def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+def test_read_only_cache_is_reported(tmp_path, monkeypatch):
     pack(tmp_path / "a.tgz")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CODEXSEG_CACHE", str(tmp_path / "file"))
@@ -313,7 +315,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
         resolve(tmp_path / "a.tgz")
 
 
-def test_two_that_unpack_at_once_do_not_meet(tmp_path, monkeypatch):
+def test_concurrent_unpacking_is_safe(tmp_path, monkeypatch):
     md5 = pack(tmp_path / "a.tgz")
     check = weights._saved_model_in
 
@@ -327,8 +329,8 @@ def test_two_that_unpack_at_once_do_not_meet(tmp_path, monkeypatch):
     assert left_over() == [md5]
 
 
-def test_a_tarball_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("codexseg.backends.networks.archive.MOST_BYTES", 1000)
+def test_tarball_above_the_maximum_size_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("codexseg.backends.networks.archive.MAX_BYTES", 1000)
     monkeypatch.setenv("CODEXSEG_CACHE", str(tmp_path / "cache"))
     tarball = tmp_path / "big.tar.gz"
     with tarfile.open(tarball, "w:gz") as archive:

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from codexseg.backends.base import Labels, Pixels, SlideContext
+from codexseg.arrays import Labels, Pixels
+from codexseg.backends.base import SlideContext
 from codexseg.core.grid import Window
 from tests.benchmarks.common import shared
 

@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codexseg.backends.base import SlideContext
-from codexseg.backends.panoptic.backend import InMemory, Panoptic
+from codexseg.backends.panoptic.backend import Panoptic
 from codexseg.backends.panoptic.image import MAPS, Image
+from codexseg.backends.slide_pass import InMemory
 from codexseg.config.schema import SegmentationConfig
 from codexseg.core.grid import Window
 from tests.benchmarks.common import deepcell_side, shared, toy
@@ -57,7 +58,7 @@ def compare(
     whole = Window(0, 0, *image.shape[1:])
     view = InMemory(image)
     for slide_pass in panoptic(image, 0.5).slide_passes:
-        view.keep(slide_pass)
+        view.execute(slide_pass)
     seen = Image.of(view.shape, 0.5)
     preprocessed = np.moveaxis(seen.preprocessed(whole, view), 0, -1)
     maps = seen.maps(whole, MAPS, view)

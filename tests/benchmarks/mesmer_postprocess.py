@@ -21,9 +21,10 @@ import tifffile
 from numpy.typing import NDArray
 
 from codexseg.backends.base import SlideContext
-from codexseg.backends.panoptic.backend import InMemory, Panoptic
+from codexseg.backends.panoptic.backend import Panoptic
 from codexseg.backends.panoptic.image import MAPS, Image
 from codexseg.backends.panoptic.parameters import MESMER
+from codexseg.backends.slide_pass import InMemory
 from codexseg.config.schema import SegmentationConfig
 from codexseg.core.algorithms.deep_watershed import deep_watershed
 from codexseg.core.algorithms.flood import Ties
@@ -71,7 +72,7 @@ def toy_maps(image: NDArray[np.uint16]) -> NDArray[np.float32]:
     config = SegmentationConfig(backend="panoptic", model_path=toy() / "toy.onnx")
     view = InMemory(image)
     for slide_pass in Panoptic(config, SlideContext(view.shape, 0.5)).slide_passes:
-        view.keep(slide_pass)
+        view.execute(slide_pass)
     maps = Image.of(view.shape, 0.5).maps(Window(0, 0, *view.shape), MAPS, view)
     if maps is None:
         raise SystemExit("the network predicted nothing.")

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from codexseg.backends.networks.contract import append_properties, graph_digest
+from codexseg.backends.networks.signature import append_properties, graph_digest
 from codexseg.backends.networks.weights import resolve
 from codexseg.backends.tiled.instanseg_weights import FILE_NAME
 from tests.networks import TOY, TOY_ONNX, TOY_SAVED_MODEL, onnx_bytes, pack

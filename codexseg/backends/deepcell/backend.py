@@ -1,9 +1,8 @@
-"""The deepcell package itself, in a Python 3.10 of its own.
+"""The deepcell package, run in a separate Python 3.10.
 
-A worker process (:mod:`codexseg.backends.deepcell.worker`) has TensorFlow and Mesmer;
-pixels and labels go through memory-mapped ``.npy`` files. Each patch is an image of its
-own, as `Mesmer.predict` treats it, also where the slide is normalised as a whole for
-other backends.
+A worker process (:mod:`codexseg.backends.deepcell.worker`) runs TensorFlow and Mesmer.
+Pixels and labels are exchanged in memory-mapped ``.npy`` files. Each patch is an image of
+its own for `Mesmer.predict`, also with slide normalisation.
 """
 
 import logging
@@ -18,7 +17,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from codexseg.backends.base import Labels, Pixels, SlideContext
+from codexseg.arrays import Labels, Pixels
+from codexseg.backends.base import SlideContext
 from codexseg.backends.deepcell.environment import DEEPCELL_VERSION, find_deepcell
 from codexseg.backends.deepcell.process import JsonProcess, ProcessEnded
 from codexseg.backends.networks.contract import NETWORK_MPP, TILE_PX
@@ -32,7 +32,7 @@ from codexseg.run.files import map_npy
 log = logging.getLogger(__name__)
 
 WEIGHTS = KNOWN["mesmer"]
-"""The weights that deepcell 0.12.10 takes by itself."""
+"""Default weights of deepcell 0.12.10."""
 
 _SCRIPT = Path(__file__).with_name("worker.py")
 _HALO_PX, _CONTEXT_PX = 128, 64  # px of the network
@@ -45,11 +45,11 @@ class Deepcell:
     Parameters
     ----------
     config
-        The segmentation section: `python` (the executable of a Python with deepcell),
+        The segmentation section. Its `python` (the executable of a Python with deepcell),
         `model_path` (a SavedModel with Mesmer's contract; None: deepcell's own weights),
         `compartment` and `device` are read.
     slide : SlideContext
-        `mpp` is what the images are resized from.
+        `mpp` is the pixel size of the images.
 
     Raises
     ------
@@ -58,7 +58,7 @@ class Deepcell:
     ConfigError
         If `model_path` is an ONNX file.
     InputError
-        If it is neither the folder nor the tarball of a SavedModel.
+        If `model_path` is neither the folder nor the tarball of a SavedModel.
     """
 
     name: ClassVar[str] = "deepcell"
@@ -66,7 +66,7 @@ class Deepcell:
     channels: ClassVar[tuple[str, ...]] = ("nucleus", "wholecell")
     paired: ClassVar[bool] = False
     bytes_per_px: ClassVar[int] = 180
-    """Measured were 151, without those of the files."""
+    """151 measured, without the files."""
 
     def __init__(self, config: Any, slide: SlideContext) -> None:
         self._slide = slide
@@ -98,47 +98,36 @@ class Deepcell:
 
     @property
     def about(self) -> dict[str, str | None]:
-        """What the manifest says of the package and the weights."""
-        mine = self._weights
+        """Package, weights and licence, for the manifest of a run."""
+        weights = self._weights
         return {
             "deepcell": DEEPCELL_VERSION,
             "python": str(self._python),
-            "weights": mine.name if mine else WEIGHTS.title,
-            "licence": mine.licence if mine else WEIGHTS.licence,
+            "weights": weights.name if weights else WEIGHTS.title,
+            "licence": weights.licence if weights else WEIGHTS.licence,
         }
 
     def fingerprint(self) -> str:
-        """Name, version, and the weights."""
+        """Return name, version and weights."""
         weights = self._weights.digest[:16] if self._weights else WEIGHTS.title
         return f"{self.name}-{DEEPCELL_VERSION}-{weights}"
 
     def predict(self, patches: Pixels, windows: Sequence[Window]) -> Labels:
-        """Segment patches of one shape, each on its own.
+        """Segment each patch as an image of its own.
 
-        Where one axis has less than a tile and the other more, deepcell fails (its issue
-        709): the short axis is reflected first.
-
-        Parameters
-        ----------
-        patches : (n, 2, y, x) uint8, uint16 or float32
-            Channel 0 nucleus, channel 1 whole cell (zeros where there is none).
-        windows : sequence of n windows
-            Not needed: nothing depends on where a patch lies.
-
-        Returns
-        -------
-        labels : (n, 2, y, x) uint32
-            Compartment 0 cells, 1 nuclei; zeros in one that `compartment` excludes.
+        Parameters and result are those of :meth:`codexseg.backends.base.Backend.predict`;
+        `windows` are not used. A compartment that `compartment` excludes is zero.
 
         Raises
         ------
         BackendUnavailable
             If the worker cannot be started.
         WorkerDied
-            If the worker was killed, and killed once more when it was tried again.
+            If the worker is killed twice.
         CodexsegError
             If deepcell fails.
         """
+        del windows
         n, _, height, width = patches.shape
         if n == 0:
             return np.zeros(patches.shape, np.uint32)
@@ -152,11 +141,11 @@ class Deepcell:
                 image[...] = np.pad(np.moveaxis(patch, 0, -1), (*margin, (0, 0)), "reflect")
             labels = map_npy(files["labels"], np.dtype(np.uint32), shape)
             self._segment({name: str(path) for name, path in files.items()}, shape)
-            found = np.moveaxis(labels, -1, 1)[:, :, :height, :width]
-            return np.array(found, order="C")
+            planes = np.moveaxis(labels, -1, 1)[:, :, :height, :width]
+            return np.array(planes, order="C")
 
     def _segment(self, files: dict[str, str], shape: tuple[int, ...]) -> None:
-        """Have the images in a file segmented into the labels in another."""
+        """Let the worker segment the images of a file into the labels of another."""
         request = {
             **files,
             "mpp": self._slide.mpp,
@@ -172,13 +161,13 @@ class Deepcell:
         log.debug("deepcell: images of shape %s in %s s", shape, answer["seconds"])
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Ask the worker; one that dies is started again, once."""
+        """Send a request to the worker; restart a worker that dies, once."""
         try:
             return self._begun().ask(request)
         except ProcessEnded as error:
             self._worker = None
             ended = _clean(str(error))
-            log.warning("deepcell's worker %s\nThe batch is tried once more.", ended)
+            log.warning("deepcell's worker %s\nThe batch is repeated once.", ended)
         except BaseException:
             self._worker = None
             raise
@@ -187,13 +176,13 @@ class Deepcell:
         except ProcessEnded as error:
             self._worker = None
             raise WorkerDied(
-                f"deepcell's worker {_clean(str(error))}\nIt was tried twice. If memory "
-                f"ran out, which is most likely after SIGKILL, take smaller patches "
+                f"deepcell's worker {_clean(str(error))}\nThis was the second attempt. "
+                f"SIGKILL usually means out of memory. Use smaller patches "
                 f"(patching.patch_height, patch_width) or fewer workers (--workers)."
             ) from error
 
     def _begun(self) -> JsonProcess:
-        """Return the worker; start it where there is none."""
+        """Return the worker; start it if there is none."""
         if self._unavailable:
             raise BackendUnavailable(self._unavailable)
         if self._worker is None:
@@ -203,36 +192,38 @@ class Deepcell:
 
     def _start(self) -> JsonProcess:
         """Start a worker and wait until it has loaded the network."""
-        # not -I: deepcell may be among the packages that the user installed for himself
+        # not -I: deepcell may be in the user's site-packages
         command = [str(self._python), "-E", str(_SCRIPT)]
         if self._weights:
             command += ["--model", str(self._weights.path.absolute())]
         try:
             worker = JsonProcess(command, self._environment(), {"hello", "ok", "error"})
-            answer = worker.hear()
+            answer = worker.receive()
         except ProcessEnded as error:
             raise self._refusal(f"deepcell's worker ({self._python}) {error}") from error
         if "hello" not in answer:
             worker.kill()
             raise self._refusal(
-                f"deepcell's worker ({self._python}) cannot load it: {answer['error']}",
+                f"deepcell's worker ({self._python}) cannot load deepcell: "
+                f"{answer['error']}",
                 answer["traceback"],
             )
         if self._device == "cuda" and not answer["gpus"]:
             worker.kill()
             raise self._refusal(
-                f"segmentation.device is 'cuda', but deepcell's TensorFlow "
-                f"{answer['hello']['tensorflow']} finds no GPU that it can use: set it to "
-                f"'auto' or 'cpu', or take the backend mesmer."
+                f"segmentation.device is 'cuda', and deepcell's TensorFlow "
+                f"{answer['hello']['tensorflow']} has no usable GPU. Set it to 'auto' or "
+                f"'cpu', or use the backend 'mesmer'."
             )
         self._has_started = True
         log.info("deepcell's worker: %s", answer["hello"])
         return worker
 
     def _refusal(self, text: str, trace: str = "") -> BackendUnavailable:
-        """Make the error of a worker that cannot start.
+        """Return the error of a worker that cannot start.
 
-        It is remembered if none ever did: each of many patches would wait for seconds.
+        If no worker has ever started, the error is kept, as each patch would wait for
+        seconds.
         """
         refusal = BackendUnavailable(_clean(text))
         if not self._has_started:
@@ -243,8 +234,10 @@ class Deepcell:
 
     def _environment(self) -> dict[str, str]:
         env = dict(os.environ)
-        env.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only: they are shown
-        env.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # others want memory, too
+        env.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only, which are shown
+        env.setdefault(
+            "TF_FORCE_GPU_ALLOW_GROWTH", "true"
+        )  # leaves memory to other programs
         if self._device == "cpu":
             env["CUDA_VISIBLE_DEVICES"] = "-1"
         if self._weights:
@@ -252,41 +245,40 @@ class Deepcell:
         return env
 
     def _padded(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """Return the height and width that deepcell can take.
+        """Return a height and width that deepcell can process.
 
-        Where one axis has less than a tile and the other more it pads both, and fails
-        (its issue 709): the short axis is reflected until it holds a tile.
+        If one axis is shorter than a tile and the other longer, deepcell pads both and
+        fails (its issue 709). The short axis is reflected up to the size of a tile.
         """
         scale = self._slide.mpp / NETWORK_MPP
         sides = [int(side * scale) for side in shape]
         if not min(sides) < TILE_PX < max(sides):
             return shape
-        least = next(n for n in count(int(TILE_PX / scale)) if int(n * scale) >= TILE_PX)
-        return max(shape[0], least), max(shape[1], least)
+        side = next(n for n in count(int(TILE_PX / scale)) if int(n * scale) >= TILE_PX)
+        return max(shape[0], side), max(shape[1], side)
 
 
 def _clean(text: str) -> str:
-    """Remove the token, which deepcell's message about a wrong one would show."""
+    """Remove the token, which is part of deepcell's message about a wrong token."""
     token = os.environ.get(TOKEN)
     return text.replace(token, "***") if token else text
 
 
 def _check_own_weights() -> None:
-    """Check that deepcell can have its own weights: it has them, or fetches them."""
+    """Check that deepcell has its own weights, or can fetch them."""
     archive = deepcell_dir() / WEIGHTS.file_name
     if not archive.is_file() and not os.environ.get(TOKEN):
         raise BackendUnavailable(
-            f"deepcell has no weights: {archive} is missing, and {TOKEN} is not set to "
-            f"fetch it. Set it to a token from https://users.deepcell.org and run "
-            f"'codexseg models fetch mesmer', or set segmentation.model_path to the folder "
-            f"of a SavedModel."
+            f"deepcell has no weights: {archive} is missing, and {TOKEN} is not set. Set "
+            f"it to a token from https://users.deepcell.org and run 'codexseg models fetch "
+            f"mesmer', or set segmentation.model_path to the folder of a SavedModel."
         )
 
 
 def _lock_own_weights() -> AbstractContextManager[object]:
-    """Let one worker at a time load deepcell's own weights.
+    """Return a lock, so that one worker at a time loads deepcell's own weights.
 
-    Mesmer() unpacks its archive each time, over what another one may be reading.
+    Mesmer() unpacks its archive each time, over files that another worker may be reading.
     """
     from filelock import FileLock
 
@@ -298,13 +290,13 @@ def _checked(weights: Weights) -> Weights:
     if weights.kind == "saved_model":
         return weights
     raise ConfigError(
-        f"segmentation.model_path: {weights.path} is an ONNX file, which deepcell "
-        f"does not read; the backend deepcell expects a SavedModel (its folder or its "
-        f"tarball), or null for its own weights. The backend mesmer takes ONNX files."
+        f"segmentation.model_path: {weights.path} is an ONNX file. The backend 'deepcell' "
+        f"expects a SavedModel (its folder or its tarball), or null for its own weights. "
+        f"The backend 'mesmer' takes ONNX files."
     )
 
 
 def _beside(patches: Pixels) -> Path | None:
-    """Return the folder of patches that are a mapped file: a run tidies it up."""
+    """Return the folder of memory-mapped patches, which the run cleans up."""
     filename = getattr(patches, "filename", None)
     return None if filename is None else Path(filename).parent

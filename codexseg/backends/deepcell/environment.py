@@ -1,4 +1,4 @@
-"""The Python 3.10 that deepcell needs: where it is, and an environment made from it."""
+"""The Python 3.10 of deepcell: search, and installation of an environment."""
 
 import os
 import re
@@ -16,14 +16,14 @@ VARIABLE = "CODEXSEG_PYTHON310"
 
 _SETUP = "codexseg models setup-deepcell"
 _INSTALL_PYTHON = (
-    "install one (for instance `uv python install 3.10`, `pyenv install 3.10` or your "
+    "Install one (for instance `uv python install 3.10`, `pyenv install 3.10` or your "
     f"system's python3.10 with venv), or set {VARIABLE} to its executable"
 )
 _MARKER = "codexseg-complete.txt"
 _PROBE_S = 60
 
-# -E: PYTHONPATH and the like are those of this Python. The current folder, which -c puts
-# first, may hold anything.
+# -E ignores PYTHONPATH, which is for this Python. -c puts the current folder first, which
+# may contain any module.
 _CLEAN = "import sys; del sys.path[0]; "
 _ASK_PYTHON = _CLEAN + "import ensurepip, venv; print('%d.%d' % sys.version_info[:2])"
 _ASK_DEEPCELL = (
@@ -33,10 +33,10 @@ _IMPORT_ALL = _CLEAN + "import tensorflow, deepcell.applications"
 
 
 def find_python310() -> Path | None:
-    """Return a Python 3.10 that runs and can make environments, or None.
+    """Return a Python 3.10 that runs and has venv, or None.
 
-    Looked for are, in this order: $CODEXSEG_PYTHON310, ``python3.10`` on the PATH (a shim
-    of pyenv may stand there and not run), pyenv's versions, and uv's.
+    Searched in this order: $CODEXSEG_PYTHON310, ``python3.10`` on the PATH (which may be a
+    shim of pyenv that does not run), the versions of pyenv, and those of uv.
 
     Raises
     ------
@@ -49,18 +49,18 @@ def find_python310() -> Path | None:
 
 
 def has_deepcell(python: Path) -> bool:
-    """Whether a Python has the deepcell package in the version that is expected."""
+    """Return whether a Python has the expected version of the deepcell package."""
     return _output(python, _ASK_DEEPCELL)[0] == DEEPCELL_VERSION
 
 
 def find_deepcell(configured: Path | None = None) -> Path:
-    """Find the Python that `backend: deepcell` runs in.
+    """Return the Python of `backend: deepcell`.
 
     Parameters
     ----------
     configured : Path, optional
-        `segmentation.python`. Without it, $CODEXSEG_PYTHON310 is taken if it has deepcell,
-        then the environment that :func:`setup_deepcell` made.
+        `segmentation.python`. By default $CODEXSEG_PYTHON310, if it has deepcell, else the
+        environment of :func:`setup_deepcell`.
 
     Returns
     -------
@@ -70,47 +70,47 @@ def find_deepcell(configured: Path | None = None) -> Path:
     Raises
     ------
     BackendUnavailable
-        If there is none; the message says how to make one.
+        If there is none; the message contains the command that installs one.
     """
-    remedy = f"`{_SETUP}` makes an environment that has it (2 GB)"
+    remedy = f"Run `{_SETUP}` to install one (2 GB)"
     if configured is not None:
         python = configured.expanduser()
-        found, reason = _output(python, _ASK_DEEPCELL)
-        if found != DEEPCELL_VERSION:
+        installed, reason = _output(python, _ASK_DEEPCELL)
+        if installed != DEEPCELL_VERSION:
             raise BackendUnavailable(
-                f"segmentation.python: {python} has {_got(found, reason)}, expected the "
-                f"executable of a Python 3.10 with deepcell {DEEPCELL_VERSION}; {remedy}, "
-                f"leave segmentation.python away then."
+                f"segmentation.python: {python} has {_version_or(installed, reason)}, "
+                f"expected the executable of a Python 3.10 with deepcell "
+                f"{DEEPCELL_VERSION}. {remedy} and remove segmentation.python."
             )
         return python.absolute()
     if variable := os.environ.get(VARIABLE):
         python = _checked(Path(variable), VARIABLE)
         if has_deepcell(python):
             return python
-    if made := _made(cache_dir() / "deepcell"):
-        return made
+    if environment := _complete_environment(cache_dir() / "deepcell"):
+        return environment
     raise BackendUnavailable(
-        f"backend deepcell needs the package deepcell {DEEPCELL_VERSION} in a Python 3.10 "
-        f"of its own, and there is none: {remedy}; or set segmentation.python to a Python "
-        f"that has it. The backend mesmer computes the same without it."
+        f"The backend 'deepcell' needs a Python 3.10 with deepcell {DEEPCELL_VERSION}, and "
+        f"there is none. {remedy}, or set segmentation.python to a Python that has it. The "
+        f"backend 'mesmer' computes the same without it."
     )
 
 
 def setup_deepcell(
     python: str | None = None, announce: Callable[[str], object] = lambda _: None
 ) -> Path:
-    """Make the environment with deepcell in the cache folder, unless there is one.
+    """Install an environment with deepcell in the cache folder, unless there is one.
 
-    2 GB are installed by pip, which reads the user's settings and says on stderr what it
-    does. An environment that is not complete, or has other versions, is made again.
+    pip installs 2 GB with the user's settings and its progress on stderr. An incomplete
+    environment, or one with other versions, is replaced.
 
     Parameters
     ----------
     python : str, optional
-        The Python 3.10 to make it from; by default :func:`find_python310` looks for one,
-        and nothing is made where $CODEXSEG_PYTHON310 has deepcell.
+        The Python 3.10 for venv; by default that of :func:`find_python310`. Without it,
+        nothing is installed if $CODEXSEG_PYTHON310 has deepcell.
     announce : callable
-        Is told what is about to be installed; not called where nothing is.
+        Called with a message before the installation.
 
     Returns
     -------
@@ -134,23 +134,23 @@ def setup_deepcell(
         lock.acquire()
     except OSError as error:
         raise BackendUnavailable(
-            f"the cache folder {folder.parent} cannot be written ({error.strerror}); set "
-            "CODEXSEG_CACHE to one that can."
+            f"The cache folder {folder.parent} cannot be written ({error.strerror}). Set "
+            f"CODEXSEG_CACHE to a writable folder."
         ) from error
     try:
-        return _made(folder) or _make(folder, python, announce)
+        return _complete_environment(folder) or _make(folder, python, announce)
     finally:
         lock.release()
 
 
 def _make(folder: Path, python: str | None, announce: Callable[[str], object]) -> Path:
-    """Make the environment; what is left of one that fails serves nothing."""
+    """Install the environment; remove it if the installation fails."""
     base = _checked(Path(python), "python") if python else find_python310()
     if base is None:
-        raise BackendUnavailable(f"there is no Python 3.10 here: {_INSTALL_PYTHON}.")
+        raise BackendUnavailable(f"No Python 3.10 found. {_INSTALL_PYTHON}.")
     announce(
-        f"pip installs deepcell {DEEPCELL_VERSION} with its TensorFlow into {folder}: "
-        f"2 GB, some minutes."
+        f"Installing deepcell {DEEPCELL_VERSION} and its TensorFlow with pip into {folder} "
+        f"(2 GB, some minutes)."
     )
     try:
         return _install(folder, base)
@@ -160,11 +160,11 @@ def _make(folder: Path, python: str | None, announce: Callable[[str], object]) -
 
 
 def _install(folder: Path, base: Path) -> Path:
-    """Install all into the folder; the marker comes last."""
+    """Install into the folder; the marker is written last."""
     if folder.exists():
         shutil.rmtree(folder)
-    # in place: an environment cannot be moved
-    _call([base, "-E", "-m", "venv", folder], "no virtual environment could be made")
+    # in its final place, as an environment cannot be moved
+    _call([base, "-E", "-m", "venv", folder], "venv has failed")
     python = _python_of(folder)
     pip: list[str | Path] = [
         python,
@@ -174,19 +174,19 @@ def _install(folder: Path, base: Path) -> Path:
         "install",
         "--disable-pip-version-check",
     ]
-    _call([*pip, "-r", REQUIREMENTS], "deepcell could not be installed")
+    _call([*pip, "-r", REQUIREMENTS], "deepcell cannot be installed")
     if not has_deepcell(python):
         raise BackendUnavailable(
-            f"pip has installed {_got(*_output(python, _ASK_DEEPCELL))}, expected "
-            f"deepcell {DEEPCELL_VERSION}: look for constraints in pip's settings."
+            f"pip has installed {_version_or(*_output(python, _ASK_DEEPCELL))}, expected "
+            f"deepcell {DEEPCELL_VERSION}. Check the constraints in pip's settings."
         )
-    _call([python, "-E", "-c", _IMPORT_ALL], "what was installed cannot be imported")
+    _call([python, "-E", "-c", _IMPORT_ALL], "The installed packages cannot be imported")
     (folder / _MARKER).write_text(_pins(), encoding="utf-8")
     return python
 
 
-def _made(folder: Path) -> Path | None:
-    """Return the Python of an environment that is complete, of these pins, and runs."""
+def _complete_environment(folder: Path) -> Path | None:
+    """Return the Python of an environment that is complete, has these pins, and runs."""
     marker, python = folder / _MARKER, _python_of(folder)
     if not marker.is_file() or marker.read_text(encoding="utf-8") != _pins():
         return None
@@ -204,8 +204,8 @@ def _python_of(folder: Path) -> Path:
 
 def _candidates() -> Iterator[Path]:
     for folder in os.get_exec_path():
-        if found := shutil.which("python3.10", path=folder):
-            yield Path(found).absolute()
+        if executable := shutil.which("python3.10", path=folder):
+            yield Path(executable).absolute()
     root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     yield from sorted(root.glob("versions/3.10.*/bin/python"), key=_numbers, reverse=True)
     if uv := shutil.which("uv"):
@@ -225,20 +225,23 @@ def _numbers(path: Path) -> list[int]:
 
 
 def _checked(python: Path, name: str) -> Path:
-    """Return the absolute path of a Python 3.10; symbolic links make an environment."""
+    """Return the absolute path of a Python 3.10.
+
+    Symbolic links are kept, as they are the executables of environments.
+    """
     python = python.expanduser()
-    found, reason = _output(python, _ASK_PYTHON)
-    if found != "3.10":
-        got = reason if found is None else f"is Python {found}"
+    version, reason = _output(python, _ASK_PYTHON)
+    if version != "3.10":
+        actual = reason if version is None else f"is Python {version}"
         raise BackendUnavailable(
-            f"{name}: {python} {got}, expected the executable of a Python 3.10: correct "
-            f"it, or {_INSTALL_PYTHON}."
+            f"{name}: {python} {actual}, expected the executable of a Python 3.10. "
+            f"{_INSTALL_PYTHON}."
         )
     return python.absolute()
 
 
 def _output(python: Path, code: str) -> tuple[str | None, str]:
-    """Run code in a Python; return what it prints, or None and why there is nothing."""
+    """Run code in a Python; return its output, or None and the reason of the failure."""
     try:
         done = subprocess.run(
             [python, "-E", "-c", code],
@@ -259,18 +262,18 @@ def _output(python: Path, code: str) -> tuple[str | None, str]:
     return done.stdout.strip(), ""
 
 
-def _got(found: str | None, reason: str) -> str:
-    return f"no deepcell: it {reason}" if found is None else f"deepcell {found}"
+def _version_or(installed: str | None, reason: str) -> str:
+    return f"no deepcell: it {reason}" if installed is None else f"deepcell {installed}"
 
 
 def _call(command: Sequence[str | Path], failure: str) -> None:
-    """Run a command with its messages on stderr."""
+    """Run a command with its output on stderr."""
     env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     try:
         subprocess.run(command, stdin=subprocess.DEVNULL, stdout=2, env=env, check=True)
     except subprocess.CalledProcessError as error:
-        words = " ".join(map(str, command))
+        line = " ".join(map(str, command))
         raise BackendUnavailable(
-            f"{failure}: `{words}` ended with exit code {error.returncode}; what it said "
-            f"stands above. Mend that, and run `{_SETUP}` again."
+            f"{failure}: `{line}` ended with exit code {error.returncode}. Its output is "
+            f"above. Solve the problem and run `{_SETUP}` again."
         ) from error

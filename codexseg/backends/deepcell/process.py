@@ -1,4 +1,4 @@
-"""A process that answers a line of JSON with a line of JSON."""
+"""Process that answers a line of JSON with a line of JSON."""
 
 import json
 import os
@@ -16,24 +16,24 @@ _END_S = 10
 
 
 class ProcessEnded(Exception):
-    """The process is gone: how it ended, and what it said last."""
+    """The process has ended; the message contains the exit code and its last output."""
 
 
 class JsonProcess:
-    """A process that reads requests from stdin and writes answers to stdout.
+    """Process that reads requests from stdin and writes answers to stdout.
 
-    It is ended with this object, and with this process at the latest: its stdin is closed
-    then. What it says on stderr is read all the time, and its last lines are kept.
+    It ends when its stdin is closed: with this object, at the latest with this process.
+    Its stderr is read continuously, and the last lines are kept.
 
     Parameters
     ----------
     command : sequence of str
-        What to run.
+        Program and arguments.
     env : mapping
-        Its environment, whole.
+        Complete environment.
     keys : set of str
-        An answer has one of them. Other lines on stdout, of a wrapper or a sitecustomize
-        for instance, are treated like those on stderr.
+        An answer has one of them. Other lines on stdout, from a wrapper or a
+        sitecustomize, are treated as stderr.
 
     Raises
     ------
@@ -65,18 +65,18 @@ class JsonProcess:
         self._end = weakref.finalize(self, _end, self._process, os.getpid())
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Send a request and :meth:`hear` its answer."""
+        """Send a request and :meth:`receive` its answer."""
         if self._process.stdin is not None:
-            with suppress(BrokenPipeError):  # hear() says why
+            with suppress(BrokenPipeError):  # receive() raises the reason
                 self._process.stdin.write(json.dumps(request) + "\n")
                 self._process.stdin.flush()
-        return self.hear()
+        return self.receive()
 
-    def hear(self) -> dict[str, Any]:
-        """Wait for the next answer, however long it takes.
+    def receive(self) -> dict[str, Any]:
+        """Wait for the next answer, without a time limit.
 
-        Where waiting is interrupted, the process is killed: its answer would be taken for
-        that to the next request.
+        An interruption kills the process, as its answer would be mistaken for that to the
+        next request.
 
         Raises
         ------
@@ -93,13 +93,13 @@ class JsonProcess:
             raise
         self._end()
         self._drain.join(_END_S)
-        said = "".join(f"\n  {line.rstrip()}" for line in tuple(self._tail))
+        output = "".join(f"\n  {line.rstrip()}" for line in tuple(self._tail))
         raise ProcessEnded(
-            f"{_how(self._process.returncode)}. It said last:{said or ' nothing'}"
+            f"{_exit_reason(self._process.returncode)}. Last output:{output or ' none'}"
         )
 
     def kill(self) -> None:
-        """End the process in the middle of what it does."""
+        """Kill the process."""
         if self._end.alive:
             self._process.kill()
             self._end()
@@ -119,11 +119,11 @@ def _drain(stream: TextIO, tail: deque[str]) -> None:
 
 
 def _end(process: "subprocess.Popen[str]", owner: int) -> None:
-    """Close stdin, at which the process ends, and wait until it has."""
+    """Close stdin, which ends the process, and wait for it."""
     if os.getpid() != owner:
-        return  # in a fork of the owner, who still needs it
+        return  # in a fork; the owner still needs the process
     if process.stdin is not None:
-        with suppress(BrokenPipeError):  # for what it has not read
+        with suppress(BrokenPipeError):  # unread requests
             process.stdin.close()
     try:
         process.wait(_END_S)
@@ -134,7 +134,7 @@ def _end(process: "subprocess.Popen[str]", owner: int) -> None:
         process.stdout.close()
 
 
-def _how(code: int) -> str:
+def _exit_reason(code: int) -> str:
     if code >= 0:
         return f"ended with exit code {code}"
     known = {member.value: member.name for member in signal.Signals}

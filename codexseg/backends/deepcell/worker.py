@@ -1,21 +1,21 @@
-"""Runs deepcell's Mesmer for codexseg: a script for deepcell's own Python 3.10.
+"""Worker script that runs deepcell's Mesmer in the Python 3.10 of deepcell.
 
-``PYTHON deepcell_worker.py [--model SAVEDMODEL_FOLDER]`` reads requests from stdin and
-answers on stdout, one line of JSON each. Without ``--model`` deepcell takes its published
-weights, which it fetches with the user's token where they are not in ``~/.deepcell``.
+``PYTHON worker.py [--model SAVEDMODEL_FOLDER]`` reads requests from stdin and answers on
+stdout, one line of JSON each. Without ``--model`` deepcell uses its published weights, and
+fetches them with the user's token if they are not in ``~/.deepcell``.
 
-First line, once the network is loaded
+First line, after the network is loaded
     ``{"hello": {"python", "deepcell", "tensorflow", "numpy", "scikit-image"}, "gpus"}``
 Request
-    ``{"images", "labels", "mpp", "compartment", "batch_size"}``: an ``.npy`` file of
-    (n, y, x, 2) pixels, nucleus and whole cell, and one of (n, y, x, 2) uint32 zeros,
-    which is filled with the labels of cells and nuclei; micrometres per pixel;
-    "both", "whole-cell" or "nuclear"; tiles that the network takes at once
+    ``{"images", "labels", "mpp", "compartment", "batch_size"}``: an ``.npy`` file with
+    (n, y, x, 2) pixels, nucleus and whole cell; one with (n, y, x, 2) uint32 zeros, which
+    is filled with the labels of cells and nuclei; micrometres per pixel; "both",
+    "whole-cell" or "nuclear"; tiles per batch of the network
 Answer
     ``{"ok": true, "seconds"}``, or ``{"error", "traceback"}``, also in place of hello
 
-It imports nothing of codexseg, and ends when its stdin is closed, so also when whoever
-started it is killed.
+It does not import codexseg, and ends when its stdin is closed, also if the parent process
+is killed.
 """
 
 import argparse
@@ -43,41 +43,41 @@ def main() -> None:
     parser.add_argument("--model", help="folder of a SavedModel")
     options = parser.parse_args()
     out = _take_stdout()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who then ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     requests: SimpleQueue[str] = SimpleQueue()
     Thread(target=_read, args=(requests,), daemon=True).start()
     try:
         app, hello = _load(options.model)
-    except Exception as error:  # noqa: BLE001 - the answer says it
-        _say(out, _failure(error))
+    except Exception as error:  # noqa: BLE001 - part of the answer
+        _send(out, _failure(error))
         raise SystemExit(1) from None
-    _say(out, hello)
+    _send(out, hello)
     while True:
-        _say(out, _answer(app, json.loads(requests.get())))
+        _send(out, _answer(app, json.loads(requests.get())))
 
 
 def _take_stdout() -> TextIO:
-    """Keep stdout for the answers; whatever else is printed goes to stderr."""
+    """Reserve stdout for answers; redirect other output to stderr."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return out
 
 
 def _read(requests: "SimpleQueue[str]") -> None:
-    """Pass requests on; end at once, even in the middle of one, when nobody asks more."""
+    """Queue requests; exit at once when stdin is closed, even during a request."""
     for line in sys.stdin:
         requests.put(line)
     os._exit(0)
 
 
-def _say(out: TextIO, answer: dict[str, Any]) -> None:
+def _send(out: TextIO, answer: dict[str, Any]) -> None:
     out.write(json.dumps(answer) + "\n")
     out.flush()
 
 
 def _load(model: str | None) -> tuple[Any, dict[str, Any]]:
     """Load deepcell and its network, or another one with Mesmer's contract."""
-    # beside this script lies a deepcell.py that is not the package
+    # the folder of this script contains modules of codexseg, not of deepcell
     here = Path(__file__).resolve().parent
     sys.path[:] = [p for p in sys.path if Path(p).resolve() != here]
     tensorflow = import_module("tensorflow")
@@ -101,7 +101,7 @@ def _answer(app: Any, request: dict[str, Any]) -> dict[str, Any]:
     started = time.perf_counter()
     try:
         _segment(app, request)
-    except Exception as error:  # noqa: BLE001 - the answer says it
+    except Exception as error:  # noqa: BLE001 - part of the answer
         return _failure(error)
     return {"ok": True, "seconds": round(time.perf_counter() - started, 3)}
 
@@ -111,8 +111,8 @@ def _segment(app: Any, request: dict[str, Any]) -> None:
     images = np.load(request["images"], mmap_mode="r")
     labels = np.lib.format.open_memmap(request["labels"], mode="r+")
     channels = CHANNELS[request["compartment"]]
-    for image, found in zip(images, labels, strict=True):
-        found[..., channels] = app.predict(
+    for image, planes in zip(images, labels, strict=True):
+        planes[..., channels] = app.predict(
             np.array(image)[np.newaxis],
             image_mpp=request["mpp"],
             compartment=request["compartment"],
@@ -121,7 +121,7 @@ def _segment(app: Any, request: dict[str, Any]) -> None:
 
 
 def _failure(error: Exception) -> dict[str, Any]:
-    """Describe an error; deepcell's message about a wrong token would hold the token."""
+    """Describe an error, without the token that deepcell's message may contain."""
     texts = {
         "error": f"{type(error).__name__}: {error}",
         "traceback": "".join(traceback.format_exception(error)),

@@ -1,8 +1,8 @@
-"""From a SavedModel to ONNX, on the user's machine: the licence forbids to ship either.
+"""Conversion of a SavedModel to ONNX.
 
-TensorFlow and tf2onnx do it in a process of their own, of this Python or of another, so
-that neither is loaded here. What they made is compared with the SavedModel tile by tile
-before it is kept.
+It runs on the machine of the user, as the licence of Mesmer does not allow to distribute
+either. TensorFlow and tf2onnx run in a separate process, of this Python or another. The
+conversion is compared with the SavedModel tile by tile before it is kept.
 """
 
 import json
@@ -17,13 +17,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from numpy.typing import NDArray
 
-from codexseg.backends.networks.contract import (
-    TILE_PX,
-    Contract,
+from codexseg.arrays import Float32
+from codexseg.backends.networks.contract import TILE_PX, Contract, check_contract
+from codexseg.backends.networks.signature import (
     append_properties,
-    check_contract,
     graph_digest,
     read_signature,
 )
@@ -45,10 +43,10 @@ from codexseg.run.files import replacing
 log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4
-"""Largest difference between the maps of SavedModel and conversion: both run to 1.0."""
+"""Maximum difference between the maps of SavedModel and conversion, in units of 1."""
 
 EXTRA = (
-    "install the extra 'mesmer' (in a clone: pip install -c constraints.txt '.[mesmer]')"
+    "Install the extra 'mesmer' (in a clone: pip install -c constraints.txt '.[mesmer]')"
 )
 
 _OPSET = 17
@@ -71,7 +69,7 @@ def version(name):
 print(json.dumps({name: version(name) for name in ("tensorflow", "tf2onnx", "onnx")}))
 """
 
-# runs in a Python that need not have codexseg
+# executed by a Python that may lack codexseg
 _PREDICT = """
 import json, sys
 import numpy, tensorflow
@@ -89,16 +87,16 @@ numpy.save(job["expected"], numpy.asarray(maps, "float32"))
 
 @dataclass(frozen=True)
 class Conversion:
-    """A network that was converted.
+    """A converted network.
 
     Attributes
     ----------
     path : Path
         The ONNX file.
     tiles : int
-        On how many tiles it was compared with the SavedModel.
+        Number of tiles on which it was compared with the SavedModel.
     max_abs_diff : float
-        The largest difference of a pixel of the four maps that are used.
+        Maximum difference of a pixel in the four maps that are used.
     """
 
     path: Path
@@ -112,53 +110,53 @@ def convert(
     python: str | None = None,
     announce: Callable[[str], object] = lambda _: None,
 ) -> Conversion:
-    """Convert a SavedModel to ONNX, and keep it if it computes the same.
+    """Convert a SavedModel to ONNX, and keep the result if its maps are equal.
 
     Parameters
     ----------
     weights : Weights
-        A SavedModel of Mesmer's contract.
+        A SavedModel with Mesmer's contract.
     out : Path, optional
-        The .onnx file to write; default: where :func:`resolve` finds it, in the cache.
-        A file that is there is replaced if it is a conversion of these weights.
+        The .onnx file to write; by default a file in the cache, where
+        :func:`codexseg.backends.networks.weights.resolve` finds it. An existing conversion
+        of these weights is replaced.
     python : str, optional
-        A Python that has tensorflow and tf2onnx; default: the one that runs this.
+        A Python with tensorflow and tf2onnx; by default this one.
     announce : callable
-        Is told what is done, once all that is needed was found.
+        Called with a message before the conversion starts.
 
     Raises
     ------
     BackendUnavailable
         If that Python lacks a package, or has TensorFlow 2.16.
     InputError
-        If the weights are no SavedModel of the contract, `out` is something else, or the
-        conversion fails, computes something else, or cannot be written.
+        If the weights are no SavedModel with the contract, `out` exists and is no
+        conversion of them, or the conversion fails, differs, or cannot be written.
     """
     if weights.kind != "saved_model":
-        raise InputError(f"{weights.path} is an ONNX file already: there is nothing to do.")
+        raise InputError(f"{weights.path} is an ONNX file already. Nothing to convert.")
     target = out or converted_path(weights.digest)
     if target.suffix != ".onnx" or target.is_dir():
         raise InputError(
-            f"--out is {target}, expected the name of a file, such as my.onnx."
+            f"--out is {target}. Expected the name of a file, such as my.onnx."
         )
     if out is not None:
         _check_place(out, weights)
     contract = check_contract(read_signature(weights.path), weights.path)
     executable = _checked_python(python)
-    announce(f"Converting {weights.path}; with Mesmer's network this takes minutes.")
+    announce(f"Converting {weights.path}. This takes minutes with Mesmer's network.")
     try:
         with replacing(target) as part, TemporaryDirectory(prefix="codexseg-") as name:
             return Conversion(target, *_convert(weights, contract, part, name, executable))
     except OSError as error:
         raise InputError(
-            f"the conversion cannot be written to {target} ({error.strerror or error}); "
-            f"give another place with --out, or set CODEXSEG_CACHE to a folder that can be "
-            f"written."
+            f"The conversion cannot be written to {target} ({error.strerror or error}). "
+            f"Choose another --out, or set CODEXSEG_CACHE to a writable folder."
         ) from error
 
 
-def compared_tiles() -> NDArray[np.float32]:
-    """Make the tiles on which a conversion is compared: noise, edges and made up cells.
+def compared_tiles() -> Float32:
+    """Return tiles with noise, edges and synthetic cells, to compare networks on.
 
     Returns
     -------
@@ -180,16 +178,16 @@ def compared_tiles() -> NDArray[np.float32]:
 
 
 def _check_place(out: Path, weights: Weights) -> None:
-    """Refuse to write over what is not a conversion of the same weights."""
+    """Refuse to replace a file that is no conversion of the same weights."""
     if not out.exists():
         return
     try:
-        there = resolve(out, known=None).digest
+        digest = resolve(out, known=None).digest
     except InputError:
-        there = ""
-    if there != weights.digest:
+        digest = ""
+    if digest != weights.digest:
         raise InputError(
-            f"--out is {out}, which exists and is no conversion of {weights.path}: choose "
+            f"--out is {out}, which exists and is no conversion of {weights.path}. Choose "
             f"another name, or delete it."
         )
 
@@ -197,11 +195,11 @@ def _check_place(out: Path, weights: Weights) -> None:
 def _convert(
     weights: Weights, contract: Contract, part: Path, folder: str, python: str
 ) -> tuple[int, float]:
-    """Write the conversion to `part`; return how many tiles were compared, and how well."""
+    """Write the conversion to `part`; return the number of tiles and the difference."""
     saved_model = str(weights.path.absolute())
-    words = ["--saved-model", saved_model, "--output", str(part.absolute())]
-    words += ["--tag", "serve", "--signature_def", "serving_default"]
-    command = [python, "-m", "tf2onnx.convert", *words, "--opset", str(_OPSET)]
+    arguments = ["--saved-model", saved_model, "--output", str(part.absolute())]
+    arguments += ["--tag", "serve", "--signature_def", "serving_default"]
+    command = [python, "-m", "tf2onnx.convert", *arguments, "--opset", str(_OPSET)]
     _call(command, folder, f"tf2onnx cannot convert {weights.path}")
     check_contract(read_signature(part), part)
     tiles = compared_tiles()
@@ -209,8 +207,8 @@ def _convert(
     append_properties(part, _properties(weights, part))
     from codexseg.backends.networks.runtime import open_network
 
-    made = Weights(part, "onnx", weights.name, weights.digest)
-    network = open_network(made, "onnxruntime", "cpu")
+    converted = Weights(part, "onnx", weights.name, weights.digest)
+    network = open_network(converted, "onnxruntime", "cpu")
     differences = [
         float(np.abs(network.predict(tile[None])[0] - maps).max())
         for tile, maps in zip(tiles, expected, strict=True)
@@ -218,10 +216,10 @@ def _convert(
     worst = max(differences, key=lambda value: (np.isnan(value), value))
     if not worst <= TOLERANCE:
         raise InputError(
-            f"the conversion of {weights.path} does not compute the same: tile "
-            f"{differences.index(worst)} of {len(tiles)} differs by {worst:.3g}, expected "
-            f"at most {TOLERANCE:g}; it was not kept. Try another TensorFlow with "
-            f"--python, or run the SavedModel itself (segmentation.runtime: tensorflow)."
+            f"The conversion of {weights.path} differs from it by {worst:.3g} in tile "
+            f"{differences.index(worst)} of {len(tiles)}, expected at most {TOLERANCE:g}; "
+            f"it was not kept. Try another TensorFlow with --python, or run the SavedModel "
+            f"itself (segmentation.runtime: tensorflow)."
         )
     return len(tiles), worst
 
@@ -231,8 +229,8 @@ def _expected(
     contract: Contract,
     folder: Path,
     python: str,
-    tiles: NDArray[np.float32],
-) -> NDArray[np.float32]:
+    tiles: Float32,
+) -> Float32:
     """Predict with the SavedModel, (n, 4, y, x)."""
     np.save(folder / "tiles.npy", tiles)
     job = {
@@ -240,7 +238,7 @@ def _expected(
         "tiles": str(folder / "tiles.npy"),
         "expected": str(folder / "expected.npy"),
         "input": contract.input_name,
-        # of the pixelwise heads the interior
+        # channel 1 of the pixelwise heads is the interior
         "maps": list(zip(contract.output_names, (0, 1, 0, 1), strict=True)),
     }
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
@@ -253,9 +251,9 @@ def _expected(
 
 
 def _properties(weights: Weights, part: Path) -> dict[str, str]:
-    """Return what the conversion of weights says of itself."""
+    """Return the metadata of a conversion."""
     known = weights.known
-    said = {
+    properties = {
         SOURCE: weights.digest,
         NAME: weights.name,
         LICENCE: weights.licence,
@@ -263,13 +261,13 @@ def _properties(weights: Weights, part: Path) -> dict[str, str]:
         VERIFIED: known.md5 if known and weights.verified else None,
         GRAPH: graph_digest(part),
     }
-    return {key: value for key, value in said.items() if value}
+    return {key: value for key, value in properties.items() if value}
 
 
 def _checked_python(named: str | None) -> str:
-    """Return the executable of a Python that has what converts."""
-    found = shutil.which(named or sys.executable)
-    python = str(Path(found or named or sys.executable).absolute())
+    """Return the executable of a Python with the packages of the conversion."""
+    executable = named or sys.executable
+    python = str(Path(shutil.which(executable) or executable).absolute())
     try:
         done = subprocess.run(
             [python, "-c", _PROBE],
@@ -282,27 +280,27 @@ def _checked_python(named: str | None) -> str:
         versions: Mapping[str, str | None] = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         raise BackendUnavailable(
-            f"{python} does not run ({error}), expected the executable of a Python with "
-            f"{' and '.join(_NEEDED)}: correct --python."
+            f"{python} does not run ({error}). Expected the executable of a Python with "
+            f"{' and '.join(_NEEDED)}. Correct --python."
         ) from error
     missing = [name for name in _NEEDED if not versions[name]]
     if missing:
-        remedy = f"run {python} -m pip install tensorflow tf2onnx"
+        remedy = f"Run {python} -m pip install tensorflow tf2onnx"
         raise BackendUnavailable(
-            f"converting needs {', '.join(missing)}, which {python} does not have: "
+            f"Converting needs {', '.join(missing)}, missing in {python}. "
             f"{remedy if named else EXTRA}, or name a Python that has them with --python."
         )
     if str(versions["tensorflow"]).startswith("2.16."):
         raise BackendUnavailable(
-            f"{python} has TensorFlow {versions['tensorflow']}, with which nothing can be "
-            f"converted: the packages that it asks for break onnx. Install "
-            f"tensorflow>=2.18, or name a Python that has it with --python."
+            f"{python} has TensorFlow {versions['tensorflow']}, which cannot convert: its "
+            f"dependencies break onnx. Install tensorflow>=2.18, or name a Python that has "
+            f"it with --python."
         )
     return python
 
 
 def _call(command: Sequence[str], folder: str, failure: str) -> None:
-    """Run a command in a folder with nothing to import; say why it failed."""
+    """Run a command in a folder without modules; raise InputError if it fails."""
     env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     env.pop(TOKEN, None)
     done = subprocess.run(
@@ -319,9 +317,9 @@ def _call(command: Sequence[str], folder: str, failure: str) -> None:
     log.debug("%s: %s", command[:3], done.stdout)
     if done.returncode:
         lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
-        last = lines[-1][:300] if lines else "it said nothing"
+        last = lines[-1][:300] if lines else "no output"
         raise InputError(
             f"{failure} (exit code {done.returncode}): {last}. Try another TensorFlow with "
-            f"--python, more memory where it was killed (exit code -9), or run the "
-            f"SavedModel itself (segmentation.runtime: tensorflow)."
+            f"--python, free memory if it was killed (exit code -9), or run the SavedModel "
+            f"itself (segmentation.runtime: tensorflow)."
         )

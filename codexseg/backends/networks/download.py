@@ -1,8 +1,8 @@
-"""Mesmer's published weights, from the DeepCell API into deepcell's own cache.
+"""Download of Mesmer's published weights from the DeepCell API into deepcell's cache.
 
-The access token is read where it is sent, and stands in no variable of ours; the errors
-of requests, which quote addresses, are not chained to those raised here; the address of
-the storage carries a signature and is as secret as the token.
+The access token is read when it is sent and is not kept in a variable. The address of the
+storage contains a signature and is as secret as the token, so errors of requests, which
+quote addresses, are not chained to errors of this module.
 """
 
 import logging
@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tqdm import tqdm
 
-from codexseg.backends.networks.archive import file_hash
 from codexseg.backends.networks.weights import (
     KNOWN,
     TOKEN,
@@ -25,6 +24,7 @@ from codexseg.backends.networks.weights import (
     deepcell_dir,
     unpack_saved_model,
 )
+from codexseg.backends.process_cache import file_hash
 from codexseg.errors import BackendUnavailable, InputError
 from codexseg.run.files import replacing
 
@@ -34,24 +34,24 @@ if TYPE_CHECKING:
 API = "https://users.deepcell.org/api/getData/"
 
 _ACCOUNT = "https://users.deepcell.org"
-_AGENT = "Wget/1.20 (linux-gnu)"  # deepcell's client names itself so to the storage
-_TIMEOUT_S = (10.0, 60.0)  # to connect; of silence
+_AGENT = "Wget/1.20 (linux-gnu)"  # as deepcell's client
+_TIMEOUT_S = (10.0, 60.0)  # to connect, to receive
 _CHUNK_BYTES = 2**20
 
 T = TypeVar("T")
 
 
 def fetch_mesmer(announce: Callable[[str], object] = lambda _: None) -> Path:
-    """Fetch Mesmer's weights to where deepcell keeps them, and unpack them beside.
+    """Fetch Mesmer's weights into deepcell's cache and unpack them.
 
-    A tarball that is there needs neither token nor network; one of another md5 is
-    replaced. Progress is shown on a terminal.
+    An existing tarball needs neither token nor network. One with another md5 is replaced.
+    A terminal shows the progress.
 
     Parameters
     ----------
     announce : callable
-        Is told the licence before something is downloaded, and of a tarball that is not
-        the one expected, that it is so and, then, that it was replaced.
+        Called with the licence before the download, and with a message before and after
+        an existing tarball is replaced.
 
     Returns
     -------
@@ -61,10 +61,10 @@ def fetch_mesmer(announce: Callable[[str], object] = lambda _: None) -> Path:
     Raises
     ------
     BackendUnavailable
-        If there is no token or it is refused, if the API does not know the file, or if
-        API or storage cannot be reached.
+        If there is no token, or it is refused, or the API has no such file, or API or
+        storage cannot be reached.
     InputError
-        If what came is not the file expected, or cannot be written.
+        If the downloaded file has another md5, or cannot be written.
 
     Notes
     -----
@@ -74,22 +74,22 @@ def fetch_mesmer(announce: Callable[[str], object] = lambda _: None) -> Path:
     folder = deepcell_dir()
     tarball, unpacked = folder / known.file_name, folder / known.folder
     try:
-        found = tarball.is_file()
-        here = found and file_hash(tarball, "md5") == known.md5
-        if found and not here:
+        has_tarball = tarball.is_file()
+        is_complete = has_tarball and file_hash(tarball, "md5") == known.md5
+        if has_tarball and not is_complete:
             announce(f"{tarball} has another md5 than {known.title}.")
-        if not here:
+        if not is_complete:
             _check_token(known)
             announce(f"Licence: {known.licence}")
             _download(known, tarball)
-            if found:
+            if has_tarball:
                 announce(f"{tarball} was replaced.")
-        if not (here and unpacked.is_dir()):
+        if not (is_complete and unpacked.is_dir()):
             _unpack(tarball, unpacked)
     except OSError as error:
         raise InputError(
-            f"the weights cannot be written to {folder} ({error.strerror or error}): make "
-            f"room there, or the folder writable."
+            f"The weights cannot be written to {folder} ({error.strerror or error}). Free "
+            f"some space there, or make the folder writable."
         ) from error
     return tarball
 
@@ -97,14 +97,14 @@ def fetch_mesmer(announce: Callable[[str], object] = lambda _: None) -> Path:
 def _check_token(known: KnownWeights) -> None:
     if not _token():
         raise BackendUnavailable(
-            f"{TOKEN} is not set: {known.title} is fetched from DeepCell with an access "
-            f"token, which is free for academic use ({_ACCOUNT}). Set it in the "
-            f"environment, or copy the tarball from where it is into {deepcell_dir()}."
+            f"{TOKEN} is not set. {known.title} needs an access token of DeepCell, which "
+            f"is free for academic use ({_ACCOUNT}). Set it in the environment, or copy "
+            f"the tarball into {deepcell_dir()}."
         )
     if not re.fullmatch(r"[!-~]+", _token()):
         raise BackendUnavailable(
-            f"{TOKEN} is set, and holds characters that no access token has: set it to the "
-            f"token alone, as {_ACCOUNT} shows it."
+            f"{TOKEN} contains characters that no access token has. Set it to the token "
+            f"alone, as {_ACCOUNT} shows it."
         )
 
 
@@ -117,17 +117,17 @@ def _download(known: KnownWeights, tarball: Path) -> None:
 
     with replacing(tarball) as part, requests.Session() as session, _no_log():
         _answered(lambda: _save(_open(session, known), part, known.file_name))
-        found = file_hash(part, "md5")
-        if found != known.md5:
+        md5 = file_hash(part, "md5")
+        if md5 != known.md5:
             raise InputError(
                 f"{known.file_name} as downloaded ({part.stat().st_size} bytes) has md5 "
-                f"{found}, expected {known.md5}; it was removed. Try again; if it "
+                f"{md5}, expected {known.md5}; it was removed. Try again. If the error "
                 f"persists, a proxy changes files, or another version was published."
             )
 
 
 def _answered(send: Callable[[], T]) -> T:
-    """Send, and raise errors that quote no address and no header, chained to none."""
+    """Send a request; raise errors without address and headers, chained to none."""
     import requests
 
     try:
@@ -135,20 +135,20 @@ def _answered(send: Callable[[], T]) -> T:
     except requests.RequestException as error:
         reason = f"{type(error).__name__}{_system_reason(error)}"
     raise BackendUnavailable(
-        f"DeepCell cannot be reached, or the connection broke ({reason}): check the "
+        f"DeepCell cannot be reached, or the connection broke ({reason}). Check the "
         f"network and the proxy (HTTPS_PROXY), and try again. Nothing was kept."
     )
 
 
 def _ask(session: "requests.Session", known: KnownWeights) -> str:
-    """Return where the storage has the file: an address that is signed, and secret."""
+    """Return the address of the file in the storage; it is signed, and secret."""
     import requests
 
     def key(request: "requests.PreparedRequest") -> "requests.PreparedRequest":
         request.headers["X-Api-Key"] = _token()
         return request
 
-    # a redirection would carry the header to another host
+    # a redirection would send the header to another host
     response = session.post(
         API,
         data={"s3_key": known.asset_key},
@@ -159,13 +159,13 @@ def _ask(session: "requests.Session", known: KnownWeights) -> str:
     status = response.status_code
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         raise BackendUnavailable(
-            f"the DeepCell API refuses the token in {TOKEN} ({_words(status)}): it may "
-            f"have expired. Make a new one at {_ACCOUNT}."
+            f"The DeepCell API refuses the token in {TOKEN} ({_phrase(status)}). It may "
+            f"have expired. Create a new one at {_ACCOUNT}."
         )
     if status == HTTPStatus.NOT_FOUND:
         raise BackendUnavailable(
-            f"the DeepCell API does not know {known.asset_key} ({_words(status)}): it may "
-            f"not be published any more. Look for a newer codexseg, or set "
+            f"The DeepCell API has no {known.asset_key} ({_phrase(status)}). It may not be "
+            f"published any more. Look for a newer codexseg, or set "
             f"segmentation.model_path to a copy."
         )
     try:
@@ -173,12 +173,12 @@ def _ask(session: "requests.Session", known: KnownWeights) -> str:
     except (requests.JSONDecodeError, KeyError, TypeError):
         address = None
     if not isinstance(address, str):
-        raise _unexpected("the DeepCell API", status)
+        raise _unexpected("The DeepCell API", status)
     return address
 
 
 def _open(session: "requests.Session", known: KnownWeights) -> "requests.Response":
-    """Ask for the file; the address does not outlive this function."""
+    """Request the file; the address does not outlive this function."""
     address, headers = _ask(session, known), {"User-Agent": _AGENT}
     return session.get(address, headers=headers, stream=True, timeout=_TIMEOUT_S)
 
@@ -206,18 +206,21 @@ def _save(response: "requests.Response", part: Path, name: str) -> None:
 
 def _unexpected(who: str, status: int) -> BackendUnavailable:
     return BackendUnavailable(
-        f"{who} answered {_words(status)}, expected what was asked for: try again later."
+        f"{who} answered {_phrase(status)}. Expected the file. Try again later."
     )
 
 
-def _words(status: int) -> str:
-    """Return a status in words of our own: a server may quote anything in its reason."""
-    known = status in HTTPStatus.__members__.values()
-    return f"{status} {HTTPStatus(status).phrase}" if known else str(status)
+def _phrase(status: int) -> str:
+    """Return a status with its standard phrase; that of a server may quote anything."""
+    is_standard = status in HTTPStatus.__members__.values()
+    return f"{status} {HTTPStatus(status).phrase}" if is_standard else str(status)
 
 
 def _system_reason(error: BaseException | None) -> str:
-    """Return what the system said, such as "Connection refused": it quotes no address."""
+    """Return the message of the system, "Connection refused" for instance.
+
+    It contains no address.
+    """
     while error is not None:
         if isinstance(error, OSError) and error.strerror:
             return f": {error.strerror}"
@@ -226,17 +229,17 @@ def _system_reason(error: BaseException | None) -> str:
 
 
 def _unpack(tarball: Path, folder: Path) -> None:
-    """Unpack the SavedModel to a folder; what is there goes, as with deepcell."""
+    """Unpack the SavedModel to a folder, which is replaced, as deepcell does."""
     with TemporaryDirectory(prefix=".unpack-", dir=folder.parent) as name:
-        found = unpack_saved_model(tarball, Path(name) / "new")
+        saved_model = unpack_saved_model(tarball, Path(name) / "new")
         if folder.is_dir():
             folder.rename(Path(name) / "old")
-        found.rename(folder)
+        saved_model.rename(folder)
 
 
 @contextmanager
 def _no_log() -> Iterator[None]:
-    """Keep urllib3 from logging addresses."""
+    """Disable the loggers of urllib3, which log addresses."""
     names = [name for name in logging.root.manager.loggerDict if name.startswith("urllib3")]
     loggers = [log for log in map(logging.getLogger, names) if not log.disabled]
     for log in loggers:

@@ -1,4 +1,4 @@
-"""ONNX files in onnxruntime, and what all runtimes of networks share."""
+"""Sessions of onnxruntime, and errors and threads of all runtimes."""
 
 import logging
 import os
@@ -22,29 +22,29 @@ _OUT_OF_MEMORY = re.compile(
 
 
 class OutOfMemory(Exception):
-    """The runtime could not get the memory for a batch."""
+    """The runtime has not enough memory for a batch."""
 
 
 class Session:
-    """An ONNX file, loaded.
+    """A loaded ONNX file.
 
     Parameters
     ----------
     path : Path
-    device : "auto", "cpu" or "cuda"
-        auto: a GPU where onnxruntime sees one. cuda never falls back to the CPU.
+    device : {"auto", "cpu", "cuda"}
+        auto: a GPU if onnxruntime can use one. cuda never falls back to the CPU.
 
     Attributes
     ----------
     device : str
         cpu or cuda.
     inputs : list of str
-        Their names.
+        Names of the inputs.
 
     Raises
     ------
     BackendUnavailable
-        If the device cannot be had.
+        If the device is not available.
     InputError
         If the file cannot be loaded.
     """
@@ -55,9 +55,9 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads() or 0
-        # Threads that wait in a loop take a seventh of the CPU time, and save no time.
+        # spinning threads take a seventh of the CPU time and make nothing faster
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # TF32 would round more than the networks of two runtimes may differ.
+        # TF32 rounds more than two runtimes may differ
         providers: list[Any] = [(_CUDA, {"use_tf32": "0"})] if wants_cuda else []
         try:
             self._session = onnxruntime.InferenceSession(
@@ -65,18 +65,21 @@ class Session:
             )
         except Exception as error:
             raise InputError(
-                f"{path} cannot be loaded by onnxruntime ({first_line(error)}), expected "
-                f"an ONNX network; make or fetch it again."
+                f"{path} cannot be loaded by onnxruntime ({first_line(error)}). Expected "
+                f"an ONNX network. Export or fetch it again."
             ) from error
         self._session.disable_fallback()
         has_cuda = _CUDA in self._session.get_providers()
         if wants_cuda and not has_cuda and device == "auto":
-            log.warning("onnxruntime cannot use the GPU; with device 'cuda' it says why")
+            log.warning(
+                "onnxruntime cannot use the GPU. Set segmentation.device to 'cuda' for the "
+                "reason."
+            )
         if device == "cuda" and not has_cuda:
             raise BackendUnavailable(
                 "segmentation.device is 'cuda', and onnxruntime cannot use the GPU: its "
-                "driver, CUDA or cuDNN are missing or of another version. See the page of "
-                "onnxruntime on CUDA, or set segmentation.device to 'cpu'."
+                "driver, CUDA or cuDNN is missing or of another version. See the CUDA page "
+                "of onnxruntime, or set segmentation.device to 'cpu'."
             )
         self.device = "cuda" if has_cuda else "cpu"
         self.inputs = [tensor.name for tensor in self._session.get_inputs()]
@@ -84,7 +87,7 @@ class Session:
     def run(
         self, outputs: Sequence[str] | None, tensors: Mapping[str, NDArray[np.float32]]
     ) -> list[Any]:
-        """Return the outputs of these names, all if None.
+        """Return the named outputs; all if None.
 
         Raises
         ------
@@ -93,15 +96,15 @@ class Session:
         """
         try:
             names = None if outputs is None else list(outputs)
-            found: list[Any] = self._session.run(names, dict(tensors))
+            arrays: list[Any] = self._session.run(names, dict(tensors))
         except Exception as error:
             raise_out_of_memory(error)
             raise
-        return found
+        return arrays
 
 
 def _onnxruntime() -> Any:
-    """Import onnxruntime, which would write and send a record of the machine otherwise."""
+    """Import onnxruntime with its telemetry switched off."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
@@ -109,25 +112,25 @@ def _onnxruntime() -> Any:
 
 
 def need_cuda() -> None:
-    """Raise BackendUnavailable where this onnxruntime knows no GPU."""
+    """Raise BackendUnavailable if this onnxruntime is built without CUDA."""
     available = _onnxruntime().get_available_providers()
     if _CUDA not in available:
         raise BackendUnavailable(
             f"segmentation.device is 'cuda', and this onnxruntime has "
-            f"{', '.join(available)} only: put onnxruntime-gpu in its place (pip uninstall "
+            f"{', '.join(available)} only. Replace it by onnxruntime-gpu (pip uninstall "
             f"onnxruntime, then pip install onnxruntime-gpu), or set segmentation.device "
             f"to 'cpu'."
         )
 
 
 def threads() -> int | None:
-    """Return how many threads this process may use (OMP_NUM_THREADS); None: all cores."""
+    """Return the number of threads of this process (OMP_NUM_THREADS); None: all cores."""
     text = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     return int(text) if text.isdigit() and int(text) > 0 else None
 
 
 def raise_out_of_memory(error: Exception) -> None:
-    """Raise OutOfMemory if that is what an error of a runtime says."""
+    """Raise OutOfMemory if an error of a runtime means that."""
     if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(
         f"{type(error).__name__}: {error}"
     ):
@@ -135,5 +138,5 @@ def raise_out_of_memory(error: Exception) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """Return what an error says in its first line, at most 300 characters."""
+    """Return the first line of an error, at most 300 characters."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

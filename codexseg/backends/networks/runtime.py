@@ -1,21 +1,14 @@
-"""Networks with Mesmer's contract, run by onnxruntime or by TensorFlow."""
+"""Networks with Mesmer's contract, run by onnxruntime or TensorFlow."""
 
 import importlib.util
 import logging
-import os
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from codexseg.backends.networks.contract import (
-    HEAD_CHANNELS,
-    TILE_PX,
-    check_contract,
-    read_signature,
-)
+from codexseg.arrays import Float32
+from codexseg.backends.networks.contract import HEAD_CHANNELS, TILE_PX, check_contract
 from codexseg.backends.networks.onnx import (
     OutOfMemory,
     Session,
@@ -24,40 +17,41 @@ from codexseg.backends.networks.onnx import (
     raise_out_of_memory,
     threads,
 )
+from codexseg.backends.networks.signature import read_signature
 from codexseg.backends.networks.weights import Weights
+from codexseg.backends.optional import tensorflow_device
+from codexseg.backends.process_cache import load_once
 from codexseg.errors import BackendUnavailable, InputError
 
 log = logging.getLogger(__name__)
 
-Floats = NDArray[np.float32]
-
 BYTES_PER_TILE = 115 * 2**20
-"""What Mesmer's network needs for a tile of a batch: measured with `mesmer_batching`."""
-MOST_TILES = 64
-"""No more tiles go to the network at once, however much memory there is."""
+"""Memory of Mesmer's network per tile of a batch, measured with `mesmer_batching`."""
+MAX_TILES = 64
+"""Maximum number of tiles in a batch."""
 INTERIOR = 1
 """Channel of the pixelwise heads: boundary, interior, background."""
 
 
 class Network(Protocol):
-    """A network with its weights, ready to run.
+    """A loaded network.
 
     Attributes
     ----------
-    runtime, device : str
-        What runs it ("onnxruntime" or "tensorflow"), and where ("cpu" or "cuda").
+    runtime : {"onnxruntime", "tensorflow"}
+    device : {"cpu", "cuda"}
     """
 
     runtime: str
     device: str
 
-    def predict(self, tiles: Floats) -> Floats:
+    def predict(self, tiles: Float32) -> Float32:
         """Predict a batch.
 
         Parameters
         ----------
         tiles : (n, 256, 256, 2) float32
-            Preprocessed: nucleus, whole cell.
+            Preprocessed nucleus and whole cell.
 
         Returns
         -------
@@ -72,92 +66,104 @@ class Network(Protocol):
 
 
 class Batch:
-    """How many tiles go to the network at once; less once memory has run out.
+    """Number of tiles that a network predicts at once.
 
     Parameters
     ----------
     memory_gb : float
-        The budget of a worker.
+        Memory of a worker, GB.
+
+    Attributes
+    ----------
+    size : int
+        Tiles per batch.
+    times_halved : int
+        How often memory has run out.
     """
 
     def __init__(self, memory_gb: float) -> None:
         tiles = int(memory_gb * 2**30 / BYTES_PER_TILE)
-        self.size = max(1, min(MOST_TILES, tiles))
+        self.size = max(1, min(MAX_TILES, tiles))
         self.times_halved = 0
 
     def halve(self) -> None:
-        """Go on with half as many tiles."""
+        """Continue with half as many tiles."""
         self.size = max(1, self.size // 2)
         self.times_halved += 1
 
 
 def choose_runtime(weights: Weights, runtime: str, device: str = "auto") -> str:
-    """Decide what runs the weights, without loading anything.
+    """Choose the runtime for weights, without loading it.
 
     Parameters
     ----------
     weights : Weights
-    runtime : "auto", "onnxruntime" or "tensorflow"
-        auto: onnxruntime where the weights are converted, else TensorFlow.
-    device : "auto", "cpu" or "cuda"
-        What onnxruntime has is looked at where it is to be cuda.
+    runtime : {"auto", "onnxruntime", "tensorflow"}
+        auto: onnxruntime if the weights are converted, else TensorFlow.
+    device : {"auto", "cpu", "cuda"}
+        cuda: the providers of onnxruntime are checked.
+
+    Returns
+    -------
+    {"onnxruntime", "tensorflow"}
 
     Raises
     ------
     BackendUnavailable
-        If the weights cannot be run so, or what is needed is not installed.
+        If the runtime cannot run the weights, or is not installed.
     """
     converted = weights.kind == "onnx" or weights.onnx is not None
     if runtime == "onnxruntime" and not converted:
         raise BackendUnavailable(
             f"{weights.path} is a SavedModel, and segmentation.runtime 'onnxruntime' needs "
-            f"it converted: run 'codexseg models convert {weights.path}' once, or set "
+            f"an ONNX file. Run 'codexseg models convert {weights.path}' once, or set "
             f"segmentation.runtime to 'tensorflow'."
         )
     if runtime == "tensorflow" and weights.kind == "onnx":
         raise BackendUnavailable(
-            f"{weights.path} is an ONNX file, which TensorFlow does not run: set "
+            f"{weights.path} is an ONNX file, which TensorFlow does not run. Set "
             f"segmentation.runtime to 'auto', or segmentation.model_path to the SavedModel."
         )
     chosen = runtime if runtime != "auto" else "onnxruntime" if converted else "tensorflow"
     if chosen == "tensorflow" and importlib.util.find_spec("tensorflow") is None:
+        remedy = (
+            "The weights are converted already. Set segmentation.runtime to 'auto'."
+            if converted
+            else f"Install the extra 'mesmer' (in a clone: pip install -c constraints.txt "
+            f"'.[mesmer]') and run 'codexseg models convert {weights.path}' once. "
+            f"TensorFlow is no longer needed then."
+        )
         raise BackendUnavailable(
-            f"{weights.path} is run by TensorFlow, which is not installed: "
-            + (
-                "set segmentation.runtime to 'auto', the weights are converted already."
-                if converted
-                else f"install the extra 'mesmer' (in a clone: pip install -c "
-                f"constraints.txt '.[mesmer]'), and convert the weights once with "
-                f"'codexseg models convert {weights.path}', after which TensorFlow is not "
-                f"needed any more."
-            )
+            f"{weights.path} needs TensorFlow, which is not installed. {remedy}"
         )
     if device == "cuda" and chosen == "onnxruntime":
         need_cuda()
     return chosen
 
 
-@lru_cache(maxsize=1)
 def open_network(weights: Weights, runtime: str = "auto", device: str = "auto") -> Network:
     """Load weights, once per process.
 
     Parameters
     ----------
     weights : Weights
-    runtime : "auto", "onnxruntime" or "tensorflow"
-    device : "auto", "cpu" or "cuda"
-        auto: a GPU where the runtime sees one. cuda never falls back to the CPU.
+    runtime : {"auto", "onnxruntime", "tensorflow"}
+    device : {"auto", "cpu", "cuda"}
+        auto: a GPU if the runtime can use one. cuda never falls back to the CPU.
 
     Raises
     ------
     BackendUnavailable
-        If runtime or device cannot be had.
+        If runtime or device is not available.
     InputError
-        If the weights are not Mesmer's contract, or cannot be read.
+        If the weights break Mesmer's contract, or cannot be read.
     """
-    chosen = choose_runtime(weights, runtime)
+    return load_once(_open_network, weights, runtime, device)
+
+
+def _open_network(weights: Weights, runtime: str, device: str) -> Network:
     network: Network
-    if chosen == "onnxruntime":
+    if choose_runtime(weights, runtime) == "onnxruntime":
         network = _OnnxRuntime(weights, device)
     else:
         network = _TensorFlow(weights, device)
@@ -166,61 +172,60 @@ def open_network(weights: Weights, runtime: str = "auto", device: str = "auto") 
 
 
 def predict_tiles(
-    network: Network, tiles: Sequence[Floats], batch: Batch
-) -> Iterator[Floats]:
-    """Predict tiles batch by batch; where memory runs out, in batches of half the size.
+    network: Network, tiles: Sequence[Float32], batch: Batch
+) -> Iterator[Float32]:
+    """Predict tiles in batches, which are halved when memory runs out.
 
     Parameters
     ----------
     network : Network
     tiles : sequence of (2, 256, 256) float32
-        Nucleus, whole cell. Views will do.
+        Nucleus, whole cell; views are allowed.
     batch : Batch
-        Tiles at once.
+        Number of tiles at once.
 
     Yields
     ------
     maps : (4, 256, 256) float32
-        Of each tile, in their order.
+        Maps of each tile, in order.
 
     Raises
     ------
     BackendUnavailable
-        If there is not even memory for one tile.
+        If memory does not suffice for one tile.
     """
     done = 0
     while done < len(tiles):
-        part = np.moveaxis(np.stack(tiles[done : done + batch.size]), 1, -1)
+        images = np.moveaxis(np.stack(tiles[done : done + batch.size]), 1, -1)
         try:
-            maps = network.predict(np.ascontiguousarray(part))
+            maps = network.predict(np.ascontiguousarray(images))
         except OutOfMemory as error:
             if batch.size == 1:
                 raise BackendUnavailable(
-                    f"the memory of the device ({network.device}) does not suffice for a "
-                    f"single tile: {error}. Use fewer workers (--workers, "
-                    f"execution.workers), end what else uses the device, or set "
-                    f"segmentation.device to 'cpu'."
+                    f"Out of memory on {network.device} even with one tile: {error}. Use "
+                    f"fewer workers (--workers, execution.workers), close other programs "
+                    f"that use the device, or set segmentation.device to 'cpu'."
                 ) from error
             batch.halve()
             log.warning(
-                "out of memory on %s: going on with batches of %d tiles "
-                "(segmentation.batch_memory_gb sets the first size)",
+                "Out of memory on %s. Continuing with batches of %d tiles; "
+                "segmentation.batch_memory_gb sets the initial size.",
                 network.device,
                 batch.size,
             )
             continue
-        done += len(part)
+        done += len(images)
         yield from maps
 
 
-def _maps(outputs: list[Any]) -> Floats:
-    """Keep the four maps that are used of the heads' eight, channels first."""
+def _maps(outputs: list[Any]) -> Float32:
+    """Return the four maps that are used from the eight of the heads, channels first."""
     shapes = [tuple(output.shape[1:]) for output in outputs]
     expected = [(TILE_PX, TILE_PX, channels) for channels in HEAD_CHANNELS]
     if shapes != expected:
         raise InputError(
-            f"the network gives tiles of {shapes}, expected {expected} as it says of "
-            f"itself: it is damaged or made wrongly; see 'codexseg models check'."
+            f"The network gives tiles of {shapes}, and its signature declares {expected}. "
+            f"It is damaged or was exported wrongly. Run 'codexseg models check'."
         )
     distance, pixelwise, nucleus_distance, nucleus_pixelwise = outputs
     return np.stack(
@@ -244,7 +249,7 @@ class _OnnxRuntime:
         self.device = self._session.device
         self._input, self._outputs = contract.input_name, contract.output_names
 
-    def predict(self, tiles: Floats) -> Floats:
+    def predict(self, tiles: Float32) -> Float32:
         return _maps(self._session.run(self._outputs, {self._input: tiles}))
 
 
@@ -252,27 +257,18 @@ class _TensorFlow:
     runtime = "tensorflow"
 
     def __init__(self, weights: Weights, device: str) -> None:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        self._contract = check_contract(read_signature(weights.path), weights.path)
+        self.device = tensorflow_device(device)
         import tensorflow
 
-        self._contract = check_contract(read_signature(weights.path), weights.path)
         gpus = tensorflow.config.list_physical_devices("GPU")
-        if device == "cuda" and not gpus:
-            raise BackendUnavailable(
-                "segmentation.device is 'cuda', and TensorFlow sees no GPU: install "
-                "tensorflow[and-cuda] in an environment of its own, or set "
-                "segmentation.device to 'cpu'."
-            )
-        self.device = "cuda" if gpus and device != "cpu" else "cpu"
         try:
-            if self.device == "cpu":
-                tensorflow.config.set_visible_devices([], "GPU")
             for gpu in gpus if self.device == "cuda" else []:
                 tensorflow.config.experimental.set_memory_growth(gpu, True)  # noqa: FBT003
             tensorflow.config.experimental.enable_tensor_float_32_execution(False)  # noqa: FBT003
             tensorflow.config.threading.set_intra_op_parallelism_threads(threads() or 0)
         except RuntimeError:
-            log.info("TensorFlow was in use before: its devices and threads stay as set")
+            log.info("TensorFlow is in use already; its threads stay as set")
         self._tensorflow = tensorflow
         try:
             self._model = tensorflow.saved_model.load(str(weights.path))
@@ -280,10 +276,10 @@ class _TensorFlow:
         except Exception as error:
             raise InputError(
                 f"{weights.path} cannot be loaded by TensorFlow {tensorflow.__version__} "
-                f"({first_line(error)}), expected a SavedModel; fetch it again."
+                f"({first_line(error)}). Expected a SavedModel. Fetch it again."
             ) from error
 
-    def predict(self, tiles: Floats) -> Floats:
+    def predict(self, tiles: Float32) -> Float32:
         batch = {self._contract.input_name: self._tensorflow.constant(tiles)}
         try:
             outputs = self._function(**batch)

@@ -1,4 +1,4 @@
-"""Which weights a network runs with: where they lie, what they are, whose they are."""
+"""Weights of networks: where they are stored, their digests and their licences."""
 
 import hashlib
 import re
@@ -6,45 +6,46 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from codexseg.backends.networks.archive import TARBALLS, file_hash, unpack
-from codexseg.backends.networks.contract import graph_digest, read_signature
+from codexseg.backends.networks.archive import TARBALLS, unpack
+from codexseg.backends.networks.signature import graph_digest, read_signature
+from codexseg.backends.process_cache import file_hash
 from codexseg.backends.registry import MESMER_LICENCE
 from codexseg.errors import BackendUnavailable, ConfigError, InputError
 from codexseg.run.files import cache_dir
 
 TOKEN = "DEEPCELL_ACCESS_TOKEN"
-"""The variable with the user's access token to DeepCell."""
+"""Environment variable with the access token of the user to DeepCell."""
 SOURCE, NAME, LICENCE = "codexseg_source", "codexseg_name", "codexseg_licence"
 TITLE, VERIFIED, GRAPH = "codexseg_title", "codexseg_md5", "codexseg_graph"
-"""metadata_props of an ONNX file that codexseg converted.
+"""Keys in the metadata_props of an ONNX file that codexseg converted.
 
-Title: of `KNOWN`; md5: of the tarball, where it was checked; graph: sha256 of the graph
-that was converted, without which, or with another, the others say nothing.
+Title: the one of `KNOWN`; md5: of the tarball, if it was checked; graph: sha256 of the
+converted graph. The other keys are ignored if it is missing or differs.
 """
 
 UNET = "codexseg_unet"
-"""Name in the metadata_props of an ONNX file that is a semantic U-Net: see `unet_spec`."""
+"""Key in the metadata_props of a semantic U-Net: see `codexseg.backends.unet.spec`."""
 
 EMBEDDED = Path(__file__).parents[2] / "models" / "embedded.onnx"
-"""The network that ships in the package."""
+"""The network that is part of the package."""
 
 
 @dataclass(frozen=True)
 class KnownWeights:
-    """Weights that others publish, and that codexseg can fetch.
+    """Published weights that codexseg can fetch.
 
     Attributes
     ----------
     asset_key : str
-        What the DeepCell API calls the tarball.
+        Key of the tarball in the DeepCell API.
     md5 : str
-        Of the tarball, in hexadecimal.
+        md5 of the tarball, in hexadecimal.
     folder : str
-        The SavedModel folder in it.
+        Name of the SavedModel folder in it.
     licence : str
-        In short, with its address.
+        Licence in short, with the address.
     home : str
-        Where they are described.
+        Address of their description.
     """
 
     asset_key: str
@@ -60,7 +61,7 @@ class KnownWeights:
 
     @property
     def title(self) -> str:
-        """Name with its version."""
+        """Name and version."""
         return self.file_name.removesuffix(".tar.gz")
 
 
@@ -82,25 +83,25 @@ class Weights:
     Attributes
     ----------
     path : Path
-        A SavedModel folder, or an ONNX file.
-    kind : str
-        Which of the two.
+        A SavedModel folder, an ONNX file or a TorchScript file.
+    kind : {"saved_model", "onnx", "torchscript"}
+        Format.
     name : str
         A name of `KNOWN`, else that of the folder or file.
     digest : str
-        What the weights are, in hexadecimal: sha256 of the SavedModel, also of a
-        conversion of it; of another ONNX file sha256 of the file.
+        sha256 in hexadecimal, of the SavedModel or the file. A conversion has the digest
+        of its SavedModel.
     licence : str or None
         None: unknown.
     onnx : Path or None
-        The conversion of a SavedModel, where one is in the cache.
+        The conversion of a SavedModel, if there is one in the cache.
     verified : bool
-        Whether they are of `KNOWN` for sure: of a tarball of the published md5, or a
-        conversion of that.
+        Whether they are the published weights: from a tarball with the published md5, or
+        a conversion of it, or a file with the published sha256.
     """
 
     path: Path
-    kind: Literal["saved_model", "onnx"]
+    kind: Literal["saved_model", "onnx", "torchscript"]
     name: str
     digest: str
     licence: str | None = None
@@ -109,12 +110,12 @@ class Weights:
 
     @property
     def is_conversion(self) -> bool:
-        """Whether this is an ONNX file that codexseg made from a SavedModel."""
+        """Whether this is an ONNX file that codexseg converted from a SavedModel."""
         return self.kind == "onnx" and self.digest != file_hash(self.path, "sha256")
 
     @property
     def about(self) -> dict[str, str | bool | None]:
-        """What the manifest of a run says of them."""
+        """Facts for the manifest of a run."""
         return {
             "weights": self.name,
             "weights_path": str(self.path),
@@ -125,7 +126,7 @@ class Weights:
 
     @property
     def known(self) -> KnownWeights | None:
-        """What is known of them, None if they are not of `KNOWN`."""
+        """Their entry in `KNOWN`, or None."""
         known = KNOWN.get(self.name)
         return known if known and known.licence == self.licence else None
 
@@ -136,21 +137,20 @@ def resolve(model_path: Path | None, *, known: str | None = "mesmer") -> Weights
     Parameters
     ----------
     model_path : Path or None
-        A SavedModel folder, a folder that holds one, an .onnx file, or a tarball, which
-        is unpacked once into the cache. None: those of `known`, looked for where deepcell
-        keeps them (tarball, folder), then as a conversion in the cache.
+        A SavedModel folder, a folder that contains one, an .onnx file, or a tarball, which
+        is unpacked once into the cache. None: those of `known`, from deepcell's cache
+        (tarball, folder), else a conversion in the cache of codexseg.
     known : str or None
         A name of `KNOWN`.
 
     Raises
     ------
     InputError
-        If what is there is not what it should be: no SavedModel, a truncated tarball,
-        another md5.
+        If the weights are no SavedModel, or a tarball is truncated or has another md5.
     BackendUnavailable
         If model_path is None and the weights of `known` are not on this machine.
     ConfigError
-        If both are None, or `known` is not known.
+        If both are None, or there is no such name in `KNOWN`.
     """
     try:
         if model_path is None:
@@ -159,57 +159,57 @@ def resolve(model_path: Path | None, *, known: str | None = "mesmer") -> Weights
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         raise InputError(
-            f"the weights {model_path or known} cannot be read or unpacked "
-            f"({error.strerror or error}{where}); correct segmentation.model_path, or set "
-            f"CODEXSEG_CACHE to a folder that can be written, {cache_dir()} now."
+            f"The weights {model_path or known} cannot be read or unpacked "
+            f"({error.strerror or error}{where}). Correct segmentation.model_path, or set "
+            f"CODEXSEG_CACHE to a writable folder in place of {cache_dir()}."
         ) from error
 
 
 def deepcell_dir() -> Path:
-    """Return the folder in which deepcell keeps models."""
+    """Return the folder of deepcell's models."""
     return Path.home() / ".deepcell" / "models"
 
 
 def models_dir() -> Path:
-    """Return the folder in which codexseg keeps what it unpacked and converted."""
+    """Return the cache folder of unpacked and converted weights."""
     return cache_dir() / "models"
 
 
 def converted_path(digest: str) -> Path:
-    """Return where the conversion of a SavedModel lies, or would."""
+    """Return the cache path of a converted SavedModel."""
     return models_dir() / f"{digest[:16]}.onnx"
 
 
 def check_tarball(path: Path, known: KnownWeights) -> None:
-    """Check that a tarball is the one that was published.
+    """Check that a tarball is the published one.
 
     Raises
     ------
     InputError
-        If its md5 is another.
+        If its md5 differs.
     """
-    found = file_hash(path, "md5")
-    if found != known.md5:
+    md5 = file_hash(path, "md5")
+    if md5 != known.md5:
         raise InputError(
-            f"{path} ({path.stat().st_size} bytes) has md5 {found}, expected {known.md5} "
+            f"{path} ({path.stat().st_size} bytes) has md5 {md5}, expected {known.md5} "
             f"({known.title}): it is cut off or of another version. Run 'codexseg models "
-            f"fetch mesmer', which replaces it, or delete it."
+            f"fetch mesmer' to replace it, or delete it."
         )
 
 
 def unpack_saved_model(tarball: Path, folder: Path) -> Path:
-    """Unpack a tarball that holds one SavedModel, and return that.
+    """Unpack a tarball with one SavedModel and return the folder of the SavedModel.
 
     Parameters
     ----------
     tarball : Path
     folder : Path
-        Takes the content of the tarball; where it exists, nothing is unpacked.
+        Target folder; nothing is unpacked if it exists.
 
     Raises
     ------
     InputError
-        If the tarball is cut off, damaged, or does not hold one SavedModel.
+        If the tarball is cut off or damaged, or does not contain exactly one SavedModel.
     """
     unpack(tarball, folder, lambda content: _saved_model_in(content, tarball))
     return _saved_model_in(folder, tarball)
@@ -218,11 +218,11 @@ def unpack_saved_model(tarball: Path, folder: Path) -> Path:
 def _resolve_known(name: str | None) -> Weights:
     if name is None:
         raise ConfigError(
-            "segmentation.model_path is missing: set it to a SavedModel folder, its "
+            "segmentation.model_path is missing. Set it to a SavedModel folder, its "
             "tarball or an .onnx file."
         )
     if name not in KNOWN:
-        raise ConfigError(f"there are no weights {name!r}, expected {', '.join(KNOWN)}.")
+        raise ConfigError(f"Unknown weights {name!r}. Expected {', '.join(KNOWN)}.")
     known = KNOWN[name]
     tarball, folder = deepcell_dir() / known.file_name, deepcell_dir() / known.folder
     if tarball.is_file():
@@ -233,9 +233,9 @@ def _resolve_known(name: str | None) -> Weights:
     if (converted := _conversion_of(known)) is not None:
         return _onnx(converted)
     raise BackendUnavailable(
-        f"the weights of {name} are not on this machine (looked for in {models_dir()} and "
-        f"{deepcell_dir()}): run 'codexseg models fetch {name}', or set "
-        f"segmentation.model_path to where they are."
+        f"The weights of {name} are not on this machine, neither in {models_dir()} nor in "
+        f"{deepcell_dir()}. Run 'codexseg models fetch {name}', or set "
+        f"segmentation.model_path to their path."
     )
 
 
@@ -244,8 +244,8 @@ def _resolve_path(path: Path) -> Weights:
         return _saved_model(_saved_model_in(path, path))
     if not path.exists():
         raise InputError(
-            f"there is no {path}: segmentation.model_path is a SavedModel folder, its "
-            f"tarball ({', '.join(TARBALLS)}) or an .onnx file."
+            f"{path} does not exist. Set segmentation.model_path to a SavedModel folder, "
+            f"its tarball ({', '.join(TARBALLS)}) or an .onnx file."
         )
     lower = path.name.lower()
     if lower.endswith(".onnx"):
@@ -256,38 +256,38 @@ def _resolve_path(path: Path) -> Weights:
         folder = unpack_saved_model(path, models_dir() / md5)
         return _saved_model(folder, name, verified=name is not None)
     raise InputError(
-        f"{path} is not of a kind that is read: segmentation.model_path is a SavedModel "
+        f"Unsupported file type: {path}. Set segmentation.model_path to a SavedModel "
         f"folder, its tarball ({', '.join(TARBALLS)}) or an .onnx file."
     )
 
 
 def _saved_model_in(folder: Path, asked: Path) -> Path:
-    """Return the one complete SavedModel folder that a folder is, or holds."""
-    found = [folder] if (folder / "saved_model.pb").is_file() else []
-    found = found or sorted(file.parent for file in folder.glob("*/saved_model.pb"))
-    if len(found) != 1:
-        several = ", ".join(path.name for path in found)
+    """Return the one complete SavedModel in a folder, or the folder itself."""
+    models = [folder] if (folder / "saved_model.pb").is_file() else []
+    models = models or sorted(file.parent for file in folder.glob("*/saved_model.pb"))
+    if len(models) != 1:
+        several = ", ".join(path.name for path in models)
         raise InputError(
-            f"{asked} holds {f'several SavedModels ({several})' if found else 'none'}, "
+            f"{asked} contains {f'several SavedModels ({several})' if models else 'none'}, "
             f"expected one SavedModel: a folder with saved_model.pb and variables/. Set "
             f"segmentation.model_path to that folder."
         )
-    files = sorted(file.name for file in found[0].glob("variables/variables.*"))
+    files = sorted(file.name for file in models[0].glob("variables/variables.*"))
     shards = [re.fullmatch(r"variables\.data-\d+-of-(\d+)", name) for name in files]
     totals = [int(shard[1]) for shard in shards if shard]
     if "variables.index" not in files or set(totals) != {len(totals)}:
         raise InputError(
-            f"the SavedModel {asked} is not complete: its folder variables/ holds "
+            f"The SavedModel {asked} is not complete: its folder variables/ contains "
             f"{', '.join(files) or 'nothing'}, expected variables.index and every "
             f"variables.data-*. Copy or fetch it again."
         )
-    return found[0]
+    return models[0]
 
 
 def _saved_model(
     folder: Path, name: str | None = None, *, verified: bool = False
 ) -> Weights:
-    # a folder of the published name comes from there, of whatever version
+    # a folder with the published name is published, in whatever version
     licences = {known.folder: known.licence for known in KNOWN.values()}
     total = hashlib.sha256()
     for file in (
@@ -311,54 +311,56 @@ def _saved_model(
 
 
 def _onnx(path: Path) -> Weights:
-    said = read_signature(path).metadata
-    if UNET in said:
+    metadata = read_signature(path).metadata
+    if UNET in metadata:
         raise InputError(
             f"{path} is a semantic U-Net of 'codexseg train', expected a network with "
-            f"Mesmer's contract: set segmentation.backend to 'unet', or "
+            f"Mesmer's contract. Set segmentation.backend to 'unet', or "
             f"segmentation.model_path to another network."
         )
-    ours = _properties(path)
+    conversion = _conversion_properties(path)
     titles = {known.title: name for name, known in KNOWN.items()}
-    name = titles.get(ours.get(TITLE, ""))
+    name = titles.get(conversion.get(TITLE, ""))
     return Weights(
         path,
         "onnx",
-        name=name or ours.get(NAME) or path.stem,
-        digest=ours.get(SOURCE) or file_hash(path, "sha256"),
+        name=name or conversion.get(NAME) or path.stem,
+        digest=conversion.get(SOURCE) or file_hash(path, "sha256"),
         # an edited network stays under the licence
-        licence=said.get(LICENCE) or None,
-        verified=name is not None and ours.get(VERIFIED) == KNOWN[name].md5,
+        licence=metadata.get(LICENCE) or None,
+        verified=name is not None and conversion.get(VERIFIED) == KNOWN[name].md5,
     )
 
 
 def _conversion_of(known: KnownWeights) -> Path | None:
-    found = [
+    paths = [
         path
         for path in sorted(models_dir().glob("*.onnx"))
         if _cached(path).get(TITLE) == known.title
     ]
-    if len(found) > 1:
+    if len(paths) > 1:
         raise InputError(
-            f"the cache holds several conversions of {known.title}: "
-            f"{', '.join(map(str, found))}. Delete all but one, or set "
+            f"The cache contains several conversions of {known.title}: "
+            f"{', '.join(map(str, paths))}. Delete all but one, or set "
             f"segmentation.model_path."
         )
-    return found[0] if found else None
+    return paths[0] if paths else None
 
 
-def _properties(path: Path) -> dict[str, str]:
-    """Return what a conversion says of itself; nothing where its graph is another now."""
-    said = dict(read_signature(path).metadata)
-    return said if SOURCE in said and said.get(GRAPH) == graph_digest(path) else {}
+def _conversion_properties(path: Path) -> dict[str, str]:
+    """Return the metadata of a conversion; empty if its graph has changed since."""
+    metadata = dict(read_signature(path).metadata)
+    if SOURCE in metadata and metadata.get(GRAPH) == graph_digest(path):
+        return metadata
+    return {}
 
 
 def _cached(path: Path) -> dict[str, str]:
-    """Return what a conversion in the cache says of itself."""
+    """Return the metadata of a conversion in the cache."""
     try:
-        return _properties(path)
+        return _conversion_properties(path)
     except InputError as error:
         raise InputError(
-            f"the converted network {path} is damaged; delete it, and run 'codexseg "
+            f"The converted network {path} is damaged. Delete it and run 'codexseg "
             f"models convert' again."
         ) from error

@@ -1,38 +1,29 @@
 """Mesmer's computation for every network with its contract, on slides of any size.
 
 Greenwald et al., Whole-cell segmentation of tissue images with human-level performance
-using large-scale data annotation and deep learning, Nature Biotechnology 40, 2022. The
-steps and their constants are those of `deepcell.applications.Mesmer` 0.12.10. What it
-takes from the whole image is gathered by slide passes, so that the image need not fit
-in memory; an image that does is a slide of its own.
+using large-scale data annotation and deep learning, Nature Biotechnology 40, 2022. Steps
+and parameters are those of `deepcell.applications.Mesmer` 0.12.10. Slide passes gather the
+statistics of the whole image, so that it need not fit into memory.
 """
 
 import logging
 from collections.abc import Sequence
 from math import ceil
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from codexseg.backends.base import (
-    CELL_UM,
-    NUCLEUS_UM,
-    Arrays,
-    Labels,
-    Pixels,
-    SlideContext,
-    SlidePass,
-    SlideView,
-    enlargement,
-)
+from codexseg.arrays import Labels, Pixels
+from codexseg.backends.base import CELL_UM, NUCLEUS_UM, SlideContext, enlargement
+from codexseg.backends.network_backend import NetworkBackend
 from codexseg.backends.networks.contract import NETWORK_MPP
 from codexseg.backends.networks.runtime import Batch, choose_runtime
 from codexseg.backends.networks.weights import EMBEDDED, Weights, resolve
-from codexseg.backends.panoptic.image import MAPS, Image
-from codexseg.backends.panoptic.parameters import Constants, constants_of
+from codexseg.backends.panoptic.image import MAPS
+from codexseg.backends.panoptic.parameters import PostprocessingParams, params_of
 from codexseg.backends.panoptic.passes import slide_passes
-from codexseg.backends.panoptic.postprocessing import finished
+from codexseg.backends.panoptic.postprocessing import postprocess
+from codexseg.backends.slide_pass import InMemory, SlidePass, SlideView
 from codexseg.core.algorithms.deep_watershed import deep_watershed
 from codexseg.core.algorithms.flood import Ties
 from codexseg.core.grid import Window
@@ -42,22 +33,22 @@ log = logging.getLogger(__name__)
 
 VERSION = 1
 CONTEXT_PX = 64
-"""How far from a cut edge labels may differ, px of the network's image."""
-LARGEST_PX = 64
-"""Diameter of a large cell, px of the network's image: 32 um. Larger ones grow the halo."""
-MOST_PX = 4096**2
-"""A window grows up to this many pixels, or twice its own, to prove a peak."""
+"""Distance from a cut edge within which labels may differ, px of the network's image."""
+LARGE_CELL_PX = 64
+"""Diameter of a large cell, px of the network's image. Larger ones grow the halo."""
+MAX_PX = 4096**2
+"""Maximum size of a grown window, unless twice its own size is more, px."""
 
 COMPARTMENTS = {"both": (0, 1), "whole-cell": (0,), "nuclear": (1,)}
 
 
-class Panoptic:
+class Panoptic(NetworkBackend):
     """Cells and nuclei from a network with Mesmer's contract.
 
     Parameters
     ----------
     config
-        The segmentation section: model_path, compartment, runtime, device, normalization
+        The segmentation section. Model_path, compartment, runtime, device, normalization
         and batch_memory_gb are read.
     slide : SlideContext
         `mpp` and `shape` set the image of 0.5 um per px that the network sees.
@@ -65,110 +56,74 @@ class Panoptic:
     Raises
     ------
     ConfigError
-        If no weights are named.
+        If weights are missing, or are given to a backend that takes none.
     InputError, BackendUnavailable
-        If the weights are not what is expected, or cannot be run here.
+        If the weights break the contract, or cannot be run on this machine.
     """
 
     name: ClassVar[str] = "panoptic"
-    mpp: ClassVar[float | None] = NETWORK_MPP
+    mpp: float | None = NETWORK_MPP
     channels: ClassVar[tuple[str, ...]] = ("nucleus", "wholecell")
     paired: ClassVar[bool] = False
     diameter_um: float = CELL_UM
 
     def __init__(self, config: Any, slide: SlideContext) -> None:
-        self._config, self._slide = config, slide
+        super().__init__(config, slide)
         self._weights = self._find_weights(config)
-        self._constants = constants_of(self._weights)
+        self._params = params_of(self._weights)
         choose_runtime(self._weights, config.runtime, config.device)
         self._batch = Batch(config.batch_memory_gb)
         if config.compartment == "nuclear":
             self.diameter_um = NUCLEUS_UM
         per_px = enlargement(slide, NETWORK_MPP)
         self.context_px = ceil(CONTEXT_PX / per_px)
-        self.halo_px = ceil((CONTEXT_PX + LARGEST_PX) / per_px)
-        self.slide_passes: Sequence[SlidePass] = ()
+        self.halo_px = ceil((CONTEXT_PX + LARGE_CELL_PX) / per_px)
         if config.normalization == "slide":
             self.slide_passes = self._slide_passes(slide.shape)
 
     def _find_weights(self, config: Any) -> Weights:
         if config.model_path is None:
             raise ConfigError(
-                "segmentation.model_path is missing: the backend 'panoptic' needs the "
-                "weights of a network with Mesmer's contract, a SavedModel folder or an "
-                "ONNX file. For Mesmer itself use the backend 'mesmer'."
+                "segmentation.model_path is missing. The backend 'panoptic' needs a "
+                "network with Mesmer's contract: a SavedModel folder or an ONNX file. Set "
+                "it, or use the backend 'mesmer' for Mesmer itself."
             )
         return resolve(config.model_path)
 
-    @property
-    def about(self) -> dict[str, str | bool | None]:
-        """What the manifest says of the weights."""
-        return self._weights.about
-
     def fingerprint(self) -> str:
-        """Name the computation and the weights; converted weights count as the same."""
+        """Return a name of the computation and the weights, converted or not."""
         return f"panoptic-{VERSION}-{self._weights.digest[:16]}"
 
-    def predict(self, patches: Pixels, windows: Sequence[Window]) -> Labels:
-        """Segment each patch as an image of its own, as `Mesmer.predict` would.
-
-        Parameters
-        ----------
-        patches : (n, 2, y, x) uint8, uint16 or float32
-            Channel 0 nucleus, channel 1 whole cell (zeros where there is none).
-        windows : sequence of n windows
-            Not needed.
-
-        Returns
-        -------
-        labels : (n, 2, y, x) uint32
-            Compartment 0 cells, 1 nuclei.
-        """
-        del windows
-        labels = np.zeros(patches.shape, np.uint32)
-        every = self._slide_passes(patches.shape[2:])
-        for patch, found in zip(patches, labels, strict=True):
-            view = InMemory(patch, every)
-            whole = Window(0, 0, *patch.shape[1:])
-            found[:] = self._label(whole, view, "heap")  # as deepcell: nothing to join
-        return labels
-
     def segment_window(self, window: Window, slide: SlideView) -> Labels:
-        """Segment a window of a surveyed slide.
+        """Segment a window of a slide after the slide passes."""
+        return self._segment(window, slide, "raster")
 
-        Parameters
-        ----------
-        window : Window
-            Of the slide.
-        slide : SlideView
-            The slide after all slide_passes.
+    def _segment_alone(self, image: InMemory) -> Labels:
+        # ties as in deepcell: there are no windows to join
+        return self._segment(Window(0, 0, *image.shape), image, "heap")
 
-        Returns
-        -------
-        labels : (2, y, x) uint32
-            Cells, nuclei. Those that lie farther than `context_px` from a cut edge of the
-            window are those of the whole slide.
-        """
-        return self._label(window, slide, "raster")
-
-    def _label(self, window: Window, slide: SlideView, ties: Ties) -> Labels:
+    def _segment(self, window: Window, slide: SlideView, ties: Ties) -> Labels:
         compartments = COMPARTMENTS[self._config.compartment]
-        image = Image.of(slide.shape, self._slide.mpp)
-        both = len(compartments) == 2
-        rule: Literal["skimage", "opencv"] = "skimage" if both else "opencv"  # as deepcell
+        image = self._image(slide.shape)
+        is_pair = len(compartments) == 2
+        rule: Literal["skimage", "opencv"] = "skimage" if is_pair else "opencv"  # deepcell
         labels = np.zeros((2, *window.shape), np.uint32)
-        seen = image.scaling.target_window(window)
+        target = image.scaling.target_window(window)
         for compartment in compartments:
-            constants = self._constants[compartment]
-            flooded = flood(image, seen, compartment, slide, constants, ties)
+            params = self._params[compartment]
+            flooded = flood(image, target, compartment, slide, params, ties)
             if flooded is not None:
                 labels[compartment] = image.scaling.nearest(*flooded, window, rule=rule)
         return labels
 
+    def _passes_over(self, pixels: Pixels) -> Sequence[SlidePass]:
+        height, width = pixels.shape[1:]
+        return self._slide_passes((height, width))
+
     def _slide_passes(self, shape: tuple[int, int]) -> Sequence[SlidePass]:
         config = self._config
         return slide_passes(
-            Image.of(shape, self._slide.mpp),
+            self._image(shape),
             self._weights,
             config.runtime,
             config.device,
@@ -178,50 +133,69 @@ class Panoptic:
 
 
 def flood(
-    image: Image,
+    image: Any,
     window: Window,
     compartment: int,
     slide: SlideView,
-    constants: Constants,
+    params: PostprocessingParams,
     ties: Ties,
 ) -> tuple[Labels, Window] | None:
-    """Flood a window of the network's image; return the labels and what they cover.
+    """Segment a compartment in a window of the network's image.
 
-    A peak is proven where its surroundings end before a cut edge. While one is in doubt
-    farther than the context from the edges, the window grows. None: nothing is there.
+    The window grows until every peak farther than the context from its edges ends before
+    a cut edge.
+
+    Parameters
+    ----------
+    image : Image, or an object with its `shape` and `maps`
+    window : Window
+        Window of the image, px.
+    compartment : int
+        0 cells, 1 nuclei.
+    slide : SlideView
+        Results of the slide passes.
+    params : PostprocessingParams
+    ties : {"raster", "heap"}
+        Argument of :func:`codexseg.core.algorithms.deep_watershed.deep_watershed`.
+
+    Returns
+    -------
+    (labels, window), or None if no tile was predicted
+        Labels (y, x) uint32 of the grown window.
     """
-    names, seen = MAPS[2 * compartment : 2 * compartment + 2], window
+    names, grown = MAPS[2 * compartment : 2 * compartment + 2], window
     growth = CONTEXT_PX
-    while (maps := image.maps(seen, names, slide)) is not None:
-        cut = _cut_edges(seen, image.shape)
-        labels, doubtful = deep_watershed(
-            *maps, **constants.watershed_kwargs, ties=ties, cut=cut
+    while (maps := image.maps(grown, names, slide)) is not None:
+        cut = _cut_edges(grown, image.shape)
+        labels, unverified = deep_watershed(
+            *maps, **params.watershed_kwargs, ties=ties, cut=cut
         )
-        labels = finished(labels, (maps[0], maps[1]), constants)
+        labels = postprocess(labels, (maps[0], maps[1]), params)
         del maps
         growth *= 2
-        wider = seen.grow(growth, image.shape)
+        wider = grown.grow(growth, image.shape)
         inner = _without_context(window, image.shape)
-        if inner is None or not doubtful[inner.within(seen)].any():
-            return labels, seen
-        if wider.area > max(MOST_PX, 2 * window.area):
+        if inner is None or not unverified[inner.within(grown)].any():
+            return labels, grown
+        if wider.area > max(MAX_PX, 2 * window.area):
             log.warning(
-                "a peak of the network's map is in doubt in %s, however far one looks: "
-                "objects there may depend on where patches lie",
+                "The extent of a peak of the network's map in %s is not known even in a "
+                "window of %d Mpx. Objects there may depend on the patches.",
                 window,
+                grown.area // 1_000_000,
             )
-            return labels, seen
-        seen = wider
+            return labels, grown
+        grown = wider
     return None
 
 
 def _cut_edges(window: Window, shape: tuple[int, int]) -> tuple[bool, bool, bool, bool]:
-    """Say at which edges (top, left, bottom, right) an image goes on behind a window."""
+    """Return whether the image continues beyond the top, left, bottom and right edge."""
     return window.y0 > 0, window.x0 > 0, window.y1 < shape[0], window.x1 < shape[1]
 
 
 def _without_context(window: Window, shape: tuple[int, int]) -> Window | None:
-    """Leave out what lies within the context of a cut edge."""
+    """Return the part of a window outside the context of its cut edges."""
     top, left, bottom, right = (CONTEXT_PX * cut for cut in _cut_edges(window, shape))
     y0, x0 = window.y0 + top, window.x0 + left
     y1, x1 = window.y1 - bottom, window.x1 - right
@@ -229,7 +203,7 @@ def _without_context(window: Window, shape: tuple[int, int]) -> Window | None:
 
 
 class Mesmer(Panoptic):
-    """DeepCell's Mesmer: the published weights, or those that `model_path` names."""
+    """DeepCell's Mesmer: the published weights, or those of `model_path`."""
 
     name: ClassVar[str] = "mesmer"
 
@@ -238,60 +212,16 @@ class Mesmer(Panoptic):
 
 
 class Embedded(Panoptic):
-    """The network that ships in the package: see ``codexseg/models/CARD.md``."""
+    """The network that is part of the package, described in ``codexseg/models/CARD.md``."""
 
     name: ClassVar[str] = "embedded"
 
     def _find_weights(self, config: Any) -> Weights:
         if config.model_path is not None:
             raise ConfigError(
-                f"segmentation.model_path is {config.model_path}, expected none: the "
-                f"backend 'embedded' has its own weights. Leave it out, or name the "
-                f"backend that these are for: segmentation.backend 'mesmer', or 'panoptic' "
-                f"for those of 'codexseg train'."
+                f"segmentation.model_path is {config.model_path}, and the backend "
+                f"'embedded' has its own weights. Remove it, or set segmentation.backend "
+                f"to the backend of these weights: 'mesmer', or 'panoptic' for networks of "
+                f"'codexseg train'."
             )
         return resolve(EMBEDDED)
-
-
-class InMemory:
-    """An image in memory as a slide of its own, and what slide_passes found of it.
-
-    Parameters
-    ----------
-    pixels : (2, y, x) uint8, uint16 or float32
-        Nucleus, whole cell.
-    slide_passes : sequence of SlidePass
-        Are done at once.
-    """
-
-    def __init__(self, pixels: Pixels, slide_passes: Sequence[SlidePass] = ()) -> None:
-        self._pixels = pixels
-        self._found: dict[tuple[str, int], Arrays] = {}
-        self._concluded: dict[str, Arrays] = {}
-        self.shape = cast("tuple[int, int]", pixels.shape[1:])
-        self.bounds = float(pixels.min()), float(pixels.max())
-        for slide_pass in slide_passes:
-            self.keep(slide_pass)
-
-    def keep(self, slide_pass: SlidePass) -> None:
-        """Do a slide_pass, and keep what it finds."""
-        for piece in range(slide_pass.n_blocks(self)):
-            self._found[slide_pass.name, piece] = slide_pass.map_block(piece, self).arrays
-        self._concluded[slide_pass.name] = slide_pass.reduce(self)
-
-    def read(self, window: Window) -> NDArray[Any]:
-        """Return the pixels of a window."""
-        return np.asarray(self._pixels[:, *window.slices])
-
-    def has_signal(self, window: Window) -> bool:
-        """Take everything for signal."""
-        del window
-        return True
-
-    def block_result(self, slide_pass: str, piece: int) -> Arrays:
-        """Return what a slide_pass found in a piece."""
-        return self._found[slide_pass, piece]
-
-    def summary(self, slide_pass: str) -> Arrays:
-        """Return what a slide_pass concluded."""
-        return self._concluded[slide_pass]

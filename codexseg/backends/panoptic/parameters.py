@@ -1,51 +1,52 @@
-"""Constants of the flood that follows a network: they belong to its weights.
+"""Parameters of the watershed that follows a network; they are stored with its weights.
 
-An ONNX file carries them in its metadata; without any they are Mesmer's.
+An ONNX file has them in its metadata. The default are those of Mesmer.
 """
 
 import json
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from codexseg.backends.networks.contract import read_signature
+from codexseg.backends.networks.signature import read_signature
 from codexseg.backends.networks.weights import Weights
 from codexseg.errors import InputError
 
 CONSTANTS = "codexseg_constants"
-"""Name in the metadata_props of an ONNX file: JSON, `cell` and `nucleus` apart."""
+"""Key in the metadata_props of an ONNX file: JSON with `cell` and `nucleus`."""
 
 
 @dataclass(frozen=True)
-class Constants:
-    """How maps of one compartment become objects; see `core.deep_watershed`.
+class PostprocessingParams:
+    """Parameters from the maps of one compartment to its objects.
 
     Attributes
     ----------
     h : float
-        How far a peak of the inner distance rises above its saddle.
+        Height of a peak of the inner distance above its saddle.
     interior_threshold : float
-        Objects consist of pixels whose smoothed interior is above.
+        Pixels of objects have a smoothed interior above it.
     smoothing_px : float
         Sigma of that smoothing, px of the network's image.
     min_area : int
-        Objects of fewer pixels of the network's image are dropped.
-    growth_px : float
-        How far objects then grow, px of the network's image, up to each other: the
-        interior leaves out the boundary, which is theirs.
-    least_peak, least_interior : float
-        Objects in which the inner distance, or the interior, stays below are dropped.
-    least_mean_interior : float
-        So are those in which the interior is below on average.
+        Smaller objects are removed, in pixels of the network's image.
+    expansion_px : float
+        Expansion of the objects up to each other, px of the network's image: the interior
+        excludes their boundary.
+    min_peak, min_interior : float
+        Objects are removed if the maximum of the inner distance, or of the interior, is
+        below.
+    min_mean_interior : float
+        Objects are removed if the mean of the interior is below.
     """
 
     h: float
     interior_threshold: float = 0.2
     smoothing_px: float = 2.0
     min_area: int = 15
-    growth_px: float = 0.0
-    least_peak: float = 0.0
-    least_interior: float = 0.0
-    least_mean_interior: float = 0.0
+    expansion_px: float = 0.0
+    min_peak: float = 0.0
+    min_interior: float = 0.0
+    min_mean_interior: float = 0.0
 
     @property
     def watershed_kwargs(self) -> dict[str, Any]:
@@ -58,20 +59,25 @@ class Constants:
         }
 
 
-_NEWER = "growth_px", "least_peak", "least_interior", "least_mean_interior"
-"""Files of before lack them."""
+_OPTIONAL_KEYS = {
+    "expansion_px": "growth_px",
+    "min_peak": "least_peak",
+    "min_interior": "least_interior",
+    "min_mean_interior": "least_mean_interior",
+}
+"""Attributes whose keys in a file differ, and may be missing."""
 
-MESMER = Constants(h=0.075), Constants(h=0.1)
-"""Of cells, of nuclei."""
+MESMER = PostprocessingParams(h=0.075), PostprocessingParams(h=0.1)
+"""Parameters of cells and of nuclei."""
 
 
-def constants_of(weights: Weights) -> tuple[Constants, Constants]:
-    """Return the constants of cells and of nuclei that belong to weights.
+def params_of(weights: Weights) -> tuple[PostprocessingParams, PostprocessingParams]:
+    """Return the parameters of cells and of nuclei that are stored with weights.
 
     Raises
     ------
     InputError
-        If the file names constants that make no sense.
+        If the parameters in the file are invalid.
     """
     if weights.kind != "onnx":
         return MESMER
@@ -79,42 +85,46 @@ def constants_of(weights: Weights) -> tuple[Constants, Constants]:
     if text is None:
         return MESMER
     try:
-        said = json.loads(text)
-        cell, nucleus = (_checked(said[name]) for name in ("cell", "nucleus"))
+        stored = json.loads(text)
+        cell, nucleus = (_checked(stored[name]) for name in ("cell", "nucleus"))
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(
-            f"{weights.path} holds constants of post-processing that cannot be used "
-            f"({type(error).__name__}: {error}), expected JSON as 'codexseg train' writes "
-            f"it under {CONSTANTS!r}; export the network again."
+            f"{weights.path} contains invalid post-processing parameters "
+            f"({type(error).__name__}: {error}). Expected JSON as 'codexseg train' writes "
+            f"it under {CONSTANTS!r}. Export the network again."
         ) from error
     return cell, nucleus
 
 
-def to_json(cell: Constants, nucleus: Constants) -> str:
-    """Write what :func:`constants_of` reads."""
-    return json.dumps({"cell": asdict(cell), "nucleus": asdict(nucleus)}, sort_keys=True)
+def to_json(cell: PostprocessingParams, nucleus: PostprocessingParams) -> str:
+    """Return the text that :func:`params_of` reads."""
+    stored = {
+        name: {_OPTIONAL_KEYS.get(key, key): value for key, value in asdict(params).items()}
+        for name, params in (("cell", cell), ("nucleus", nucleus))
+    }
+    return json.dumps(stored, sort_keys=True)
 
 
-def _checked(said: dict[str, float]) -> Constants:
-    names = {field.name for field in fields(Constants)}
-    if set(said) | set(_NEWER) != names:
-        raise ValueError(f"got {sorted(said)}, expected {sorted(names)}")
-    made = Constants(
-        float(said["h"]),
-        float(said["interior_threshold"]),
-        float(said["smoothing_px"]),
-        int(said["min_area"]),
-        *(float(said.get(name, 0.0)) for name in _NEWER),
+def _checked(stored: dict[str, float]) -> PostprocessingParams:
+    keys = {_OPTIONAL_KEYS.get(f.name, f.name) for f in fields(PostprocessingParams)}
+    if set(stored) | set(_OPTIONAL_KEYS.values()) != keys:
+        raise ValueError(f"got {sorted(stored)}, expected {sorted(keys)}")
+    params = PostprocessingParams(
+        float(stored["h"]),
+        float(stored["interior_threshold"]),
+        float(stored["smoothing_px"]),
+        int(stored["min_area"]),
+        **{name: float(stored.get(key, 0.0)) for name, key in _OPTIONAL_KEYS.items()},
     )
     if not (
-        0 < made.h < 1
-        and 0 < made.interior_threshold < 1
-        and 0 <= made.smoothing_px <= 8
-        and made.min_area >= 1
-        and 0 <= made.growth_px <= 8
-        and 0 <= made.least_peak < 1
-        and 0 <= made.least_interior < 1
-        and 0 <= made.least_mean_interior < 1
+        0 < params.h < 1
+        and 0 < params.interior_threshold < 1
+        and 0 <= params.smoothing_px <= 8
+        and params.min_area >= 1
+        and 0 <= params.expansion_px <= 8
+        and 0 <= params.min_peak < 1
+        and 0 <= params.min_interior < 1
+        and 0 <= params.min_mean_interior < 1
     ):
-        raise ValueError(f"out of range: {made}")
-    return made
+        raise ValueError(f"out of range: {params}")
+    return params

@@ -1,4 +1,4 @@
-"""Cellpose: cells and nuclei by one model each, of cellpose 3 or 4.
+"""Cellpose: one model for cells and one for nuclei, of cellpose 3 or 4.
 
 Stringer et al., Cellpose: a generalist algorithm for cellular segmentation, Nature
 Methods 18, 2021; Stringer and Pachitariu, Cellpose3, Nature Methods 22, 2025; Pachitariu
@@ -8,15 +8,14 @@ et al., Cellpose-SAM, bioRxiv 2025.04.28.651001.
 import os
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 from math import ceil
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from codexseg.backends.base import CELL_UM, Labels, SlideContext
-from codexseg.backends.networks.archive import file_hash
+from codexseg.arrays import Float32, Labels
+from codexseg.backends.base import CELL_UM, SlideContext
 from codexseg.backends.networks.onnx import first_line
 from codexseg.backends.optional import (
     OPTIONS,
@@ -27,7 +26,9 @@ from codexseg.backends.optional import (
     torch_device,
     version_of,
 )
-from codexseg.backends.tiled.backend import Channels, Floats, Tiled
+from codexseg.backends.process_cache import file_hash, load_once
+from codexseg.backends.registry import spec_of
+from codexseg.backends.tiled.backend import Channels, Tiled
 from codexseg.errors import BackendUnavailable, InputError
 
 VERSION = 1
@@ -41,21 +42,21 @@ EVAL_OPTIONS: Mapping[str, tuple[type, ...]] = {
     "augment": (bool,),
     "tile_overlap": (float,),
 }
-"""Options that go to `CellposeModel.eval` as they are."""
+"""Options that are passed to `CellposeModel.eval`."""
 OPTIONS_TAKEN = {"model": (str,), "nuclei_model": (str,), **EVAL_OPTIONS}
 FASTER_ONLY = {"batch_size"}
-"""Options that change no label."""
+"""Options without effect on labels."""
 
 DEFAULTS = {3: ("cyto3", "nuclei"), 4: ("cpsam", "cpsam")}
-"""Model of the cells and of the nuclei, by version of cellpose."""
+"""Models of cells and of nuclei, by major version of cellpose."""
 FILES = {"nuclei": "nucleitorch_0", "cyto": "cytotorch_0", "cyto2": "cyto2torch_0"}
-"""How files are called that are called otherwise than their model."""
+"""File names that differ from the name of the model."""
 LICENCES = {
     3: "the package is BSD-3-Clause; it states no licence of its models. "
     "https://github.com/MouseLand/cellpose",
-    4: "CC-BY-NC 4.0, non-commercial use (the package is BSD-3-Clause). "
-    "https://huggingface.co/mouseland/cellpose-sam",
+    4: spec_of("cellpose").licence,
 }
+"""Licence of the models, by major version of cellpose."""
 MODELS_DIR = "CELLPOSE_LOCAL_MODELS_PATH"
 
 
@@ -63,22 +64,20 @@ class Cellpose(Tiled):
     """Cells from both channels by one model, nuclei from the nuclear channel by another.
 
     With cellpose 3 these are `cyto3` and `nuclei`, with cellpose 4 `cpsam` twice. Without
-    a whole-cell channel cells are the nuclei, grown by segmentation.watershed.expansion_um,
-    and paired with them; otherwise labels of cells and nuclei are each their own.
+    a whole-cell channel, cells are nuclei expanded by segmentation.watershed.expansion_um,
+    and paired with them; otherwise the labels of cells and nuclei are independent.
 
-    Models expect objects of a size: the image is scaled so that cells of 10 um, and nuclei
-    of segmentation.watershed.nucleus_diameter_um, have it. What cellpose would estimate
-    from each image is not used: it depends on how the slide is cut. Cellpose is not local
-    (its tiles, and with cellpose 3 their style, depend on the image's origin): tiles that
-    are fixed on the slide make it a function of the slide; see
-    :class:`codexseg.backends.tiled.backend.Tiled`, also for normalisation, which is done
-    there
-    and not by cellpose.
+    Models expect objects of a certain size: the image is scaled for cells of 10 um, and
+    nuclei of segmentation.watershed.nucleus_diameter_um. The estimate of cellpose for each
+    image is not used, as it depends on the patches. Cellpose is not local: its tiles, and
+    with cellpose 3 their style, depend on the origin of the image. The fixed tile grid of
+    :class:`codexseg.backends.tiled.backend.Tiled`, which also normalises, makes the result
+    a function of the slide.
 
     Parameters
     ----------
     config
-        The segmentation section: model_path (weights for the cells), options, device,
+        The segmentation section. Model_path (weights for the cells), options, device,
         normalization, compartment and watershed are read. Options are `model` and
         `nuclei_model` (names, or paths of weights) and those of `EVAL_OPTIONS`.
     slide : SlideContext
@@ -87,10 +86,10 @@ class Cellpose(Tiled):
     Raises
     ------
     ConfigError
-        If an option is unknown, or of another type than expected.
+        If an option is unknown or has another type.
     BackendUnavailable
         If cellpose is missing or of another version, or there are no weights. They are
-        never downloaded from here.
+        never downloaded by this backend.
     """
 
     name: ClassVar[str] = "cellpose"
@@ -123,7 +122,7 @@ class Cellpose(Tiled):
 
     @property
     def about(self) -> dict[str, str | bool | None]:
-        """What the manifest says of package and weights."""
+        """Package, weights and licence, for the manifest of a run."""
         models = self._models()
         return {
             "cellpose": version_of("cellpose"),
@@ -134,7 +133,7 @@ class Cellpose(Tiled):
         }
 
     def fingerprint(self) -> str:
-        """Name the computation, the package, the weights and the options."""
+        """Return a name of the computation, the package, the weights and the options."""
         settings = {
             "weights": [file_hash(path, "sha256") for path in self._models()],
             "options": {
@@ -149,24 +148,24 @@ class Cellpose(Tiled):
         return f"{self.name}-{VERSION}-{package}-{options_digest(settings)}"
 
     def segment(self, channels: Channels) -> tuple[Labels, str]:
-        """Segment a tile; see :class:`codexseg.backends.tiled.backend.Tiled`."""
+        """Segment a tile."""
         nucleus, wholecell = channels
         shape = next(channel.shape for channel in channels if channel is not None)
         labels = np.zeros((2, *shape), np.uint32)
-        asked, device = self._config.compartment, self._config.device
-        if nucleus is not None and (asked != "whole-cell" or self._cells is None):
+        compartment, device = self._config.compartment, self._config.device
+        if nucleus is not None and (compartment != "whole-cell" or self._cells is None):
             labels[1] = self._eval(self._nuclei, [nucleus], self._diameters[1])
-        if self._cells is not None and asked != "nuclear":
-            # without contrast in the whole-cell channel the nuclear one shows the cells
-            both = [channel for channel in (wholecell, nucleus) if channel is not None]
-            labels[0] = self._eval(self._cells, both, self._diameters[0])
+        if self._cells is not None and compartment != "nuclear":
+            # the nuclear channel alone, if the whole-cell channel has no contrast
+            images = [channel for channel in (wholecell, nucleus) if channel is not None]
+            labels[0] = self._eval(self._cells, images, self._diameters[0])
         return labels, torch_device(device)
 
     def _models(self) -> list[Path]:
         return [path for path in (self._cells, self._nuclei) if path is not None]
 
-    def _eval(self, weights: Path, channels: list[Floats], diameter: float) -> Labels:
-        """Run a model on one channel, or on cells and nuclei."""
+    def _eval(self, weights: Path, channels: list[Float32], diameter: float) -> Labels:
+        """Run a model on one channel, or on whole cell and nucleus."""
         digest = file_hash(weights, "sha256")
         model = load_model(weights, digest, self._config.device, self._major)
         settings: dict[str, Any] = {"diameter": diameter, "normalize": False}
@@ -176,13 +175,13 @@ class Cellpose(Tiled):
         image = channels[0] if len(channels) == 1 else np.stack(channels, axis=-1)
         if len(channels) == 2:
             settings["channel_axis"] = -1
-        if self._major == 3:  # 4 takes channels in any order, and warns
+        if self._major == 3:  # cellpose 4 warns about this argument
             settings["channels"] = [1, 2] if len(channels) == 2 else [0, 0]
         masks = np.asarray(model.eval(image, **settings)[0])
         if masks.size != channels[0].size or masks.dtype.kind not in "iu":
             raise InputError(
                 f"cellpose {version_of('cellpose')} gives masks of {masks.dtype} and shape "
-                f"{masks.shape}, expected integers of shape {channels[0].shape}: take a "
+                f"{masks.shape}, expected integers of shape {channels[0].shape}. Install a "
                 f"version of cellpose from 3.1 to 4."
             )
         return masks.reshape(channels[0].shape).astype(np.uint32)
@@ -194,26 +193,26 @@ def major_version() -> int:
     Raises
     ------
     BackendUnavailable
-        If it is another one than 3.1 and later, or 4.
+        If the version is not from 3.1 to 4.
     """
     text = version_of("cellpose")
-    found = re.match(r"(\d+)\.(\d+)", text)
-    numbers = (int(found[1]), int(found[2])) if found else (0, 0)
+    match = re.match(r"(\d+)\.(\d+)", text)
+    numbers = (int(match[1]), int(match[2])) if match else (0, 0)
     if not (3, 1) <= numbers < (5, 0):
         raise BackendUnavailable(
-            f"cellpose {text} is installed, and the backend 'cellpose' works with 3.1 and "
-            f"later, and with 4: pip install 'cellpose>=3.1,<5'."
+            f"cellpose {text} is installed, and the backend 'cellpose' needs 3.1 to 4. Run "
+            f"pip install 'cellpose>=3.1,<5'."
         )
     return numbers[0]
 
 
-def models_dir() -> Path:
-    """Return the folder in which cellpose keeps its models."""
+def cellpose_dir() -> Path:
+    """Return the folder of cellpose's models."""
     return Path(os.environ.get(MODELS_DIR) or Path.home() / ".cellpose" / "models")
 
 
 def weights_of(model: str | Path, major: int) -> Path:
-    """Find the weights of a model, by its name or its path.
+    """Return the path of the weights of a model, given its name or path.
 
     Raises
     ------
@@ -223,22 +222,21 @@ def weights_of(model: str | Path, major: int) -> Path:
     path = Path(model).expanduser()
     if path.is_file():
         return path
-    cached = models_dir() / FILES.get(str(model), str(model))
+    cached = cellpose_dir() / FILES.get(str(model), str(model))
     if len(path.parts) == 1 and cached.is_file():
         return cached
-    where = str(path) if len(path.parts) > 1 else str(cached)
+    missing = str(path) if len(path.parts) > 1 else str(cached)
     argument = "pretrained_model" if major > 3 else "model_type"
     raise BackendUnavailable(
-        f"there are no weights of cellpose's model '{model}' on this machine ({where} is "
-        f"missing). Have cellpose {major} fetch a model of its own once, where there is a "
+        f"The weights of cellpose's model '{model}' are not on this machine ({missing} is "
+        f"missing). Let cellpose {major} fetch a model of its own once on a machine with a "
         f'network (python -c "from cellpose.models import CellposeModel; '
-        f"CellposeModel({argument}='{model}')\"), and copy the file to {models_dir()}; or "
-        f"set {OPTIONS}.model, {OPTIONS}.nuclei_model to names or paths of models that are "
-        f"there. Licence: {LICENCES[major]}"
+        f"CellposeModel({argument}='{model}')\"), and copy the file to {cellpose_dir()}. "
+        f"Or set {OPTIONS}.model, {OPTIONS}.nuclei_model to names or paths of existing "
+        f"models. Licence: {LICENCES[major]}"
     )
 
 
-@lru_cache(maxsize=2)
 def load_model(weights: Path, digest: str, device: str, major: int) -> Any:
     """Load a model, once per process and content.
 
@@ -247,7 +245,11 @@ def load_model(weights: Path, digest: str, device: str, major: int) -> Any:
     InputError
         If cellpose cannot load it.
     """
-    del digest, major
+    return load_once(_load_model, weights, digest, device, major)
+
+
+def _load_model(weights: Path, digest: str, device: str, major: int) -> Any:
+    del digest, major  # they are part of the cache key
     from cellpose.models import CellposeModel
 
     try:
@@ -257,7 +259,7 @@ def load_model(weights: Path, digest: str, device: str, major: int) -> Any:
     except Exception as error:
         raise InputError(
             f"{weights} cannot be loaded by cellpose {version_of('cellpose')} "
-            f"({first_line(error)}), expected the weights of a model of that version: "
-            f"fetch it again, or correct {OPTIONS}.model, {OPTIONS}.nuclei_model or "
+            f"({first_line(error)}). Expected the weights of a model of that version. "
+            f"Fetch it again, or correct {OPTIONS}.model, {OPTIONS}.nuclei_model or "
             f"segmentation.model_path."
         ) from error

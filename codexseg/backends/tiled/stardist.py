@@ -1,13 +1,11 @@
-"""StarDist: nuclei as star-convex polygons; cells are the nuclei, grown.
+"""StarDist: nuclei as star-convex polygons; cells are expanded nuclei.
 
 Schmidt et al., Cell Detection with Star-convex Polygons, MICCAI 2018.
 """
 
 import hashlib
-import logging
 import os
 from contextlib import redirect_stdout
-from functools import lru_cache
 from io import StringIO
 from math import ceil
 from pathlib import Path
@@ -15,27 +13,24 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from codexseg.backends.base import Labels, SlideContext
-from codexseg.backends.networks.archive import file_hash
+from codexseg.arrays import Labels
+from codexseg.backends.base import SlideContext
 from codexseg.backends.networks.onnx import first_line
 from codexseg.backends.optional import (
     OPTIONS,
     check_options,
     options_digest,
     require,
+    tensorflow_device,
     version_of,
 )
+from codexseg.backends.process_cache import file_hash, load_once
+from codexseg.backends.registry import spec_of
 from codexseg.backends.tiled.backend import Channels, Tiled
 from codexseg.errors import BackendUnavailable, InputError
 
-log = logging.getLogger(__name__)
-
 VERSION = 1
 MODEL = "2D_versatile_fluo"
-LICENCE = (
-    "the package is BSD-3-Clause, its models lie beside it. "
-    "https://github.com/stardist/stardist-models"
-)
 OPTIONS_TAKEN = {"model": (str,), "prob_thresh": (float,), "nms_thresh": (float,)}
 FILES = ("config.json", "weights_best.h5")
 
@@ -43,28 +38,28 @@ FILES = ("config.json", "weights_best.h5")
 class Stardist(Tiled):
     """Nuclei from the nuclear channel; label i of cells and nuclei is one cell.
 
-    Cells are the nuclei, grown by segmentation.watershed.expansion_um; the whole-cell
-    channel is not looked at. StarDist suppresses rivals among all polygons of an image,
-    and pools from the image's corner: tiles that are fixed on the slide make it a
-    function of the slide; see :class:`codexseg.backends.tiled.backend.Tiled`, also for
-    normalisation.
+    Cells are nuclei expanded by segmentation.watershed.expansion_um; the whole-cell
+    channel is not used. StarDist selects among all polygons of an image, and pools from
+    the corner of the image. The fixed tile grid of
+    :class:`codexseg.backends.tiled.backend.Tiled`, which also normalises, makes the result
+    a function of the slide.
 
     Parameters
     ----------
     config
-        The segmentation section: model_path (the folder of a model), options (`model`, a
-        published one; `prob_thresh` and `nms_thresh`, else the model's own), device,
-        normalization and watershed.expansion_um are read.
+        The segmentation section. Model_path (the folder of a model), options (`model`, a
+        published one; `prob_thresh` and `nms_thresh`, by default those of the model),
+        device, normalization and watershed.expansion_um are read.
     slide : SlideContext
         `mpp` and `shape` set the image of 0.5 um per px that the network sees.
 
     Raises
     ------
     ConfigError
-        If an option is unknown, or of another type than expected.
+        If an option is unknown or has another type.
     BackendUnavailable
         If stardist or TensorFlow is missing, or there are no weights. They are never
-        downloaded from here.
+        downloaded by this backend.
     InputError
         If `model_path` is not the folder of a model.
     """
@@ -81,25 +76,26 @@ class Stardist(Tiled):
         check_options(self.name, config.options, OPTIONS_TAKEN)
         require(self.name, "stardist", "tensorflow")
         self._folder = model_folder(config.model_path, config.options.get("model", MODEL))
-        growth_um = config.watershed.expansion_um
-        self.expansion_px = growth_um / self.mpp
+        self.expansion_px = config.watershed.expansion_um / self.mpp
         self.largest_px = Stardist.largest_px + 2 * ceil(self.expansion_px)
         super().__init__(config, slide)
         self.channels = ("nucleus",)
 
     @property
     def about(self) -> dict[str, str | bool | None]:
-        """What the manifest says of package and weights."""
+        """Package, weights and licence, for the manifest of a run."""
         return {
             "stardist": version_of("stardist"),
             "weights": self._folder.name,
             "weights_path": str(self._folder),
             "weights_digest": folder_digest(self._folder),
-            "licence": LICENCE if self._config.model_path is None else None,
+            "licence": (
+                spec_of(self.name).licence if self._config.model_path is None else None
+            ),
         }
 
     def fingerprint(self) -> str:
-        """Name the computation, the package, the weights and the options."""
+        """Return a name of the computation, the package, the weights and the options."""
         settings = {
             "weights": folder_digest(self._folder),
             "options": {k: v for k, v in self._config.options.items() if k != "model"},
@@ -109,25 +105,27 @@ class Stardist(Tiled):
         return f"{self.name}-{VERSION}-{package}-{options_digest(settings)}"
 
     def segment(self, channels: Channels) -> tuple[Labels, str]:
-        """Segment a tile; see :class:`codexseg.backends.tiled.backend.Tiled`."""
+        """Segment a tile."""
         nucleus, wholecell = channels
         if nucleus is None:
             shape = (2, *wholecell.shape) if wholecell is not None else (2, 0, 0)
             return np.zeros(shape, np.uint32), "none"
-        model = load_model(self._folder, folder_digest(self._folder), self._config.device)
+        model, device = load_once(
+            _load_model, self._folder, folder_digest(self._folder), self._config.device
+        )
         settings = {k: v for k, v in self._config.options.items() if k != "model"}
-        found, _ = model.predict_instances(nucleus, show_tile_progress=False, **settings)
-        nuclei = np.asarray(found).astype(np.uint32)
-        return np.stack([np.zeros_like(nuclei), nuclei]), _device(self._config.device)
+        labels, _ = model.predict_instances(nucleus, show_tile_progress=False, **settings)
+        nuclei = np.asarray(labels).astype(np.uint32)
+        return np.stack([np.zeros_like(nuclei), nuclei]), device
 
 
 def model_folder(model_path: Path | None, model: str) -> Path:
-    """Find the folder of a model.
+    """Return the folder of a model.
 
     Parameters
     ----------
     model_path : Path or None
-        The folder. None: where keras keeps what stardist fetched.
+        The folder. None: the cache of keras, to which stardist fetches models.
     model : str
         Name of a published model.
 
@@ -142,27 +140,28 @@ def model_folder(model_path: Path | None, model: str) -> Path:
         folder = model_path.expanduser()
         if missing := _missing(folder):
             raise InputError(
-                f"segmentation.model_path: {folder} holds no {' and no '.join(missing)}, "
-                f"expected the folder of a StarDist2D model with {', '.join(FILES)}."
+                f"segmentation.model_path: {folder} contains no "
+                f"{' and no '.join(missing)}. Expected the folder of a StarDist2D model "
+                f"with {', '.join(FILES)}."
             )
         return folder
     base = keras_dir() / "models" / "StarDist2D" / model
-    # keras 2 unpacks beside the archive, keras 3 into a folder of its own
-    places = [base, base / model, base / f"{model}_extracted"]
-    for folder in places:
+    # keras 2 unpacks next to the archive, keras 3 into a separate folder
+    folders = [base, base / model, base / f"{model}_extracted"]
+    for folder in folders:
         if not _missing(folder):
             return folder
     raise BackendUnavailable(
-        f"there is no model {model!r} of stardist on this machine (looked for in "
-        f"{', '.join(map(str, places))}). Have stardist fetch it once, where there is a "
+        f"The model {model!r} of stardist is not on this machine (searched "
+        f"{', '.join(map(str, folders))}). Let stardist fetch it once on a machine with a "
         f'network (python -c "from stardist.models import StarDist2D; '
         f"StarDist2D.from_pretrained('{model}')\"), and copy {', '.join(FILES)} to "
-        f"{base}; or set segmentation.model_path to the folder of a model."
+        f"{base}. Or set segmentation.model_path to the folder of a model."
     )
 
 
 def keras_dir() -> Path:
-    """Return the folder in which keras keeps what it fetched."""
+    """Return the cache folder of keras."""
     return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
 
 
@@ -171,7 +170,7 @@ def _missing(folder: Path) -> list[str]:
 
 
 def folder_digest(folder: Path) -> str:
-    """Name the content of a model: its network, thresholds and weights."""
+    """Return the sha256 of network, thresholds and weights of a model."""
     total = hashlib.sha256()
     for name in (*FILES, "thresholds.json"):
         if (folder / name).is_file():
@@ -179,52 +178,26 @@ def folder_digest(folder: Path) -> str:
     return total.hexdigest()
 
 
-@lru_cache(maxsize=1)
-def load_model(folder: Path, digest: str, device: str) -> Any:
-    """Load a model, once per process and content.
+def _load_model(folder: Path, digest: str, device: str) -> tuple[Any, str]:
+    """Load a model; return it and the device.
 
     Raises
     ------
     InputError
         If stardist cannot load it.
+    BackendUnavailable
+        If a GPU is requested, and TensorFlow has none.
     """
-    del digest
-    _device(device)
+    del digest  # it is part of the cache key
+    chosen = tensorflow_device(device)
     from stardist.models import StarDist2D
 
     try:
-        with redirect_stdout(StringIO()):  # it tells the terminal what it loads
-            return StarDist2D(None, name=folder.name, basedir=str(folder.parent))
+        with redirect_stdout(StringIO()):  # stardist prints the thresholds
+            return StarDist2D(None, name=folder.name, basedir=str(folder.parent)), chosen
     except Exception as error:
         raise InputError(
-            f"the model {folder} cannot be loaded by stardist {version_of('stardist')} "
-            f"({first_line(error)}), expected the folder of a StarDist2D model: fetch it "
+            f"The model {folder} cannot be loaded by stardist {version_of('stardist')} "
+            f"({first_line(error)}). Expected the folder of a StarDist2D model. Fetch it "
             f"again, or correct segmentation.model_path or {OPTIONS}.model."
         ) from error
-
-
-@lru_cache(maxsize=1)
-def _device(device: str) -> str:
-    """Tell TensorFlow where to compute; return where that is.
-
-    Raises
-    ------
-    BackendUnavailable
-        If it sees no GPU, and one was asked for.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import tensorflow
-
-    gpus = tensorflow.config.list_physical_devices("GPU")
-    if device == "cuda" and not gpus:
-        raise BackendUnavailable(
-            "segmentation.device is 'cuda', and TensorFlow sees no GPU: install "
-            "tensorflow[and-cuda] in an environment of its own, or set "
-            "segmentation.device to 'cpu'."
-        )
-    if device == "cpu" and gpus:
-        try:
-            tensorflow.config.set_visible_devices([], "GPU")
-        except RuntimeError:
-            log.info("TensorFlow was in use before: its devices stay as set")
-    return "cuda" if gpus and device != "cpu" else "cpu"

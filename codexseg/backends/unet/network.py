@@ -1,33 +1,32 @@
-"""A U-Net in onnxruntime, and the slide_pass that has it predict a slide, tile by tile."""
+"""A U-Net in onnxruntime, and the slide pass that predicts a slide tile by tile."""
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
-from codexseg.backends.base import SlideView
+from codexseg.arrays import Float32
 from codexseg.backends.networks.onnx import Session
 from codexseg.backends.networks.runtime import Batch
 from codexseg.backends.networks.weights import Weights
 from codexseg.backends.panoptic.image import Image
 from codexseg.backends.panoptic.passes import TilesPass
-from codexseg.backends.unet.spec import UnetSpec, to_unit
+from codexseg.backends.process_cache import load_once
+from codexseg.backends.slide_pass import SlideView
+from codexseg.backends.unet.spec import UnetSpec, scale_to_unit
 from codexseg.core.algorithms.tiles import TILE_PX
 from codexseg.core.grid import Window
 from codexseg.errors import InputError
 
-Floats = NDArray[np.float32]
 Limits = Sequence[tuple[float, float]]
 
 
 class UnetNetwork:
-    """A U-Net, loaded.
+    """A loaded U-Net.
 
     Attributes
     ----------
-    runtime, device : str
-        onnxruntime; cpu or cuda.
+    runtime : {"onnxruntime"}
+    device : {"cpu", "cuda"}
     """
 
     runtime = "onnxruntime"
@@ -36,50 +35,48 @@ class UnetNetwork:
         self._session = Session(weights.path, device)
         self.device = self._session.device
 
-    def predict(self, tiles: Floats) -> Floats:
+    def predict(self, tiles: Float32) -> Float32:
         """Predict a batch: (n, y, x, inputs) to (n, outputs, y, x), float32."""
         (maps,) = self._session.run(None, {self._session.inputs[0]: tiles})
         return np.ascontiguousarray(np.moveaxis(maps, -1, 1))
 
 
-@lru_cache(maxsize=1)
 def open_unet(weights: Weights, device: str = "auto") -> UnetNetwork:
     """Load a U-Net, once per process.
 
     Raises
     ------
     BackendUnavailable
-        If the device cannot be had.
+        If the device is not available.
     InputError
         If the file cannot be loaded.
     """
-    return UnetNetwork(weights, device)
+    return load_once(UnetNetwork, weights, device)
 
 
 class UnetPass(TilesPass):
-    """The probabilities of a slide.
+    """Foreground probabilities of a slide.
 
-    The tiles are those of :mod:`codexseg.core.algorithms.tiles`, of 256 px, the height of
-    an image
-    in training: every one is a function of the slide alone, so patches cannot show. The
-    receptive field of a deep U-Net is wider than a tile's overlap; what its border does to
-    the maps of a tile is what it did in training, and fades out where tiles blend.
+    The tiles of 256 px of :mod:`codexseg.core.algorithms.tiles` do not depend on patches,
+    and have the height of training images. The receptive field of a deep U-Net is wider
+    than the overlap of tiles. The border affects a tile as in training, and its effect
+    fades out where tiles blend.
 
     Parameters
     ----------
     image : Image
-        What the network sees of the slide.
+        Image of the network.
     weights, spec
         The network.
     limits : callable
-        Returns the grey levels that become 0 and 1, for each input; called once the
-        slide's statistics are needed.
+        Returns the intensities that become 0 and 1, for each input; called when the first
+        tile is read.
     device : str
-        See :func:`open_unet`.
+        Argument of :func:`open_unet`.
     batch : Batch
-        How many tiles go to the network at once.
+        Number of tiles that the network predicts at once.
     names : dict of str
-        By which name the map of an output is kept; others are not.
+        Output to the name of its map; other outputs are not kept.
     """
 
     def __init__(
@@ -100,24 +97,24 @@ class UnetPass(TilesPass):
     def _open(self) -> UnetNetwork:
         return open_unet(self._weights, self._device)
 
-    def _seen(self, window: Window, slide: SlideView) -> Floats:
-        """Read what the network is given of a window: (inputs, y, x), 0 to 1."""
+    def _input(self, window: Window, slide: SlideView) -> Float32:
+        """Read the input of the network in a window: (inputs, y, x), 0 to 1."""
         channels = dict(
             zip(("nucleus", "wholecell"), self._image.read(window, slide), strict=True)
         )
         return np.stack(
             [
-                to_unit(channels[name], *levels)
+                scale_to_unit(channels[name], *levels)
                 for name, levels in zip(self._spec.inputs, self._limits(), strict=True)
             ]
         )
 
-    def _checked(self, output: Floats) -> Floats:
+    def _checked(self, output: Float32) -> Float32:
         expected = (len(self._spec.outputs), TILE_PX, TILE_PX)
         if output.shape != expected or not np.isfinite(output).all():
             raise InputError(
                 f"{self._weights.path} gives maps of {output.shape} or NaN, expected "
-                f"probabilities of {expected}: it is damaged or diverged in training; "
-                f"train or export it again."
+                f"probabilities of {expected}. It is damaged or diverged in training. "
+                f"Train or export it again."
             )
         return output

@@ -1,49 +1,47 @@
-"""From foreground to objects: the distance to the background, its peaks, a flood.
+"""Depth map of the foreground, for the watershed that separates objects.
 
-What a semantic network leaves open, where one object ends and the next begins, is told
-from shapes (Soille 2003, chapter 9). Distances end at 64 px: so a pixel's distance hangs
-on nothing farther away, and no object on where a window was cut out of the slide.
+The distance to the background separates touching objects by their shapes (Soille 2003,
+chapter 9). Distances end at 64 px, so that they depend on no pixel farther away, and no
+object depends on the window that was read.
 """
 
 from math import ceil
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
-from codexseg.backends.panoptic.parameters import Constants
+from codexseg.arrays import Float32
+from codexseg.backends.panoptic.parameters import PostprocessingParams
 from codexseg.backends.unet.spec import THRESHOLD, Objects
 from codexseg.core.algorithms.nuclei_watershed import TRUNCATE, gaussian
 
-Floats = NDArray[np.float32]
-
 REACH_PX = 64
-"""Distances are told up to here; objects that are thicker have a plateau inside."""
+"""Maximum distance; thicker objects have a plateau inside."""
 _OBJECT = 0.5 / REACH_PX
 
 
 def margin_px(objects: Objects) -> int:
-    """Return how far from a cut edge :func:`relief` may be wrong."""
+    """Return the distance from a cut edge within which :func:`depth_map` may be wrong."""
     return REACH_PX + ceil(TRUNCATE * objects.smoothing_px) + 1
 
 
-def relief(probability: Floats, objects: Objects) -> Floats:
-    """Say how deep inside the foreground each pixel lies.
+def depth_map(probability: Float32, objects: Objects) -> Float32:
+    """Return the distance of each pixel to the background.
 
     Parameters
     ----------
     probability : (y, x) float32
-        Of the foreground.
+        Probability of the foreground.
     objects : Objects
         `smoothing_px` is read.
 
     Returns
     -------
     maps : (2, y, x) float32
-        The depth, smoothed and as it is, in units of 64 px, at most 1; 0: background.
+        Smoothed depth and depth, in units of 64 px, at most 1; 0: background.
     """
     inside = probability > np.float32(THRESHOLD)
-    if inside.all():  # else scipy measures to a pixel beyond the corner
+    if inside.all():  # scipy would measure to a pixel beyond the corner
         depth = np.ones(inside.shape, np.float32)
     else:
         depth = ndimage.distance_transform_edt(inside).astype(np.float32)
@@ -52,6 +50,6 @@ def relief(probability: Floats, objects: Objects) -> Floats:
     return np.stack([gaussian(depth, objects.smoothing_px), depth])
 
 
-def flood_constants(objects: Objects) -> Constants:
-    """Return the constants of `core.deep_watershed` for the maps of :func:`relief`."""
-    return Constants(objects.h_px / REACH_PX, _OBJECT, 0.0, objects.min_area)
+def depth_params(objects: Objects) -> PostprocessingParams:
+    """Return the parameters of the watershed on the maps of :func:`depth_map`."""
+    return PostprocessingParams(objects.h_px / REACH_PX, _OBJECT, 0.0, objects.min_area)

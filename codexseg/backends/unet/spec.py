@@ -1,6 +1,7 @@
-"""What the ONNX file of a semantic U-Net says of itself, and what follows from it.
+"""Metadata of a semantic U-Net, and the scaling of its input.
 
-Training and backend share it, so that a network sees on a slide what it has learnt from.
+Training and backend share them, so that a network is applied to the same intensities as
+it is trained on.
 """
 
 import json
@@ -10,38 +11,38 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
+from codexseg.arrays import Float32, Pixels
 from codexseg.backends.base import ChannelStatistics
-from codexseg.backends.networks.archive import file_hash
-from codexseg.backends.networks.contract import TILE_PX, Signature, describe, read_signature
+from codexseg.backends.networks.contract import TILE_PX
+from codexseg.backends.networks.signature import Signature, describe, read_signature
 from codexseg.backends.networks.weights import LICENCE, UNET, Weights
+from codexseg.backends.process_cache import file_hash
 from codexseg.errors import InputError
 
-Floats = NDArray[np.float32]
-Scaling = Literal["levels", "range"]
+InputScaling = Literal["levels", "range"]
 
 INPUTS = ("nucleus", "wholecell")
-"""The channels that a slide has for a backend."""
+"""Segmentation channels of a slide."""
 OUTPUTS = ("cells", "nuclei")
 THRESHOLD = 0.5
-"""Foreground is what is likelier than this."""
+"""Probability above which a pixel is foreground."""
 
 _VERSION = 1
 
 
 @dataclass(frozen=True)
 class Objects:
-    """How foreground becomes objects; see :mod:`codexseg.backends.unet.postprocessing`.
+    """Parameters of :mod:`codexseg.backends.unet.postprocessing`.
 
     Attributes
     ----------
     h_px : float
-        How far a peak of the distance to the background rises above its saddle, px.
+        Height of a peak of the distance to the background above its saddle, px.
     smoothing_px : float
-        Sigma of the Gaussian that smooths the distances before peaks are looked for.
+        Sigma of the Gaussian that smooths the distances before peaks are detected.
     min_area : int
-        Objects of fewer pixels are dropped.
+        Smaller objects are removed, in pixels.
     """
 
     h_px: float = 0.75
@@ -55,27 +56,27 @@ class Objects:
 
 @dataclass(frozen=True)
 class UnetSpec:
-    """What a U-Net reads and gives.
+    """Inputs and outputs of a U-Net.
 
     Attributes
     ----------
     inputs : tuple of str
-        Its input channels in their order: nucleus and wholecell, or of other names, with
-        which it does not run on slides.
+        Input channels in order: nucleus and wholecell. A network with inputs of other
+        names does not run on slides.
     outputs : tuple of str
-        What its maps are the foreground of: cells, nuclei or both.
-    scaling : "levels" or "range"
-        Which grey levels become 0 and 1: background and 99.9th percentile, or the lowest
-        and the highest. What lies outside is clipped.
+        Objects of its foreground maps: cells, nuclei or both.
+    scaling : {"levels", "range"}
+        Intensities that become 0 and 1: background and 99.9th percentile, or the lowest
+        and the highest. Others are clipped.
     mpp : float or None
-        Micrometres per pixel of the images that it learnt from, as it saw them.
+        Pixel size of the training images as shown to the network, um.
     objects : dict of Objects
-        For each output.
+        Post-processing of each output.
     """
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    scaling: Scaling = "levels"
+    scaling: InputScaling = "levels"
     mpp: float | None = None
     objects: Mapping[str, Objects] = field(default_factory=dict)
 
@@ -83,31 +84,31 @@ class UnetSpec:
         if not (
             self.inputs
             and self.outputs in (("cells",), ("nuclei",), OUTPUTS)
-            and self.scaling in get_args(Scaling)
+            and self.scaling in get_args(InputScaling)
             and (self.mpp is None or 0 < self.mpp < 100)
             and set(self.objects) <= set(self.outputs)
         ):
             raise ValueError(f"out of range: {self}")
 
     def objects_of(self, output: str) -> Objects:
-        """Return how the foreground of an output becomes objects."""
+        """Return the post-processing of an output."""
         return self.objects.get(output, Objects())
 
     def to_json(self) -> str:
-        """Write what :func:`read_spec` reads."""
+        """Return the text that :func:`read_spec` reads."""
         return json.dumps({"version": _VERSION, **asdict(self)}, sort_keys=True)
 
 
-def limits(statistics: ChannelStatistics, scaling: Scaling) -> tuple[float, float]:
-    """Return the grey levels that become 0 and 1."""
+def limits(statistics: ChannelStatistics, scaling: InputScaling) -> tuple[float, float]:
+    """Return the intensities that become 0 and 1."""
     if scaling == "range":
         return statistics.minimum, statistics.maximum
     low, high = statistics.background, statistics.p999
     return low, high if high > low else statistics.maximum
 
 
-def to_unit(pixels: NDArray[Any], low: float, high: float) -> Floats:
-    """Scale grey levels to 0..1, float32; all 0 where there is nothing to scale."""
+def scale_to_unit(pixels: Pixels, low: float, high: float) -> Float32:
+    """Scale intensities to 0..1, clipped; all 0 if `high` is not above `low`."""
     if not high > low:
         return np.zeros(pixels.shape, np.float32)
     unit = pixels.astype(np.float32)
@@ -117,12 +118,13 @@ def to_unit(pixels: NDArray[Any], low: float, high: float) -> Floats:
 
 
 def read_spec(path: Path) -> tuple[Weights, UnetSpec]:
-    """Read what a U-Net says of itself, without loading it.
+    """Read the metadata of a U-Net without loading it.
 
     Raises
     ------
     InputError
-        If the file is no ONNX file, no U-Net of ``codexseg train``, or contradicts itself.
+        If the file is no ONNX file or no U-Net of ``codexseg train``, or its metadata
+        contradict its tensors.
     """
     path = path.expanduser()
     signature = read_signature(path)
@@ -130,38 +132,38 @@ def read_spec(path: Path) -> tuple[Weights, UnetSpec]:
     if path.is_dir() or text is None:
         raise InputError(
             f"{path} is not a semantic U-Net of 'codexseg train' (it lacks the metadata "
-            f"{UNET!r}), which segmentation.backend 'unet' needs: for a network with "
-            f"Mesmer's contract set segmentation.backend to 'panoptic', else make one with "
-            f"'codexseg train', preset unet."
+            f"{UNET!r}), which segmentation.backend 'unet' needs. For a network with "
+            f"Mesmer's contract set segmentation.backend to 'panoptic', else train a U-Net "
+            f"with 'codexseg train', preset unet."
         )
     try:
         spec = _parsed(json.loads(text))
         _check_signature(signature, spec)
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path} holds metadata {UNET!r} that cannot be used ({type(error).__name__}: "
-            f"{error}), expected what 'codexseg train' writes: export the network again."
+            f"{path} contains invalid metadata {UNET!r} ({type(error).__name__}: {error}). "
+            f"Expected metadata of 'codexseg train'. Export the network again."
         ) from error
     digest = file_hash(path, "sha256")
     licence = signature.metadata.get(LICENCE) or None
     return Weights(path, "onnx", path.stem, digest, licence=licence), spec
 
 
-def _parsed(said: dict[str, Any]) -> UnetSpec:
-    if said.get("version") != _VERSION:
-        raise ValueError(f"version {said.get('version')}, expected {_VERSION}")
-    mpp = said["mpp"]
+def _parsed(stored: dict[str, Any]) -> UnetSpec:
+    if stored.get("version") != _VERSION:
+        raise ValueError(f"version {stored.get('version')}, expected {_VERSION}")
+    mpp = stored["mpp"]
     return UnetSpec(
-        tuple(said["inputs"]),
-        tuple(said["outputs"]),
-        cast("Scaling", said["scaling"]),
+        tuple(stored["inputs"]),
+        tuple(stored["outputs"]),
+        cast("InputScaling", stored["scaling"]),
         None if mpp is None else float(mpp),
-        {name: Objects(**values) for name, values in said["objects"].items()},
+        {name: Objects(**values) for name, values in stored["objects"].items()},
     )
 
 
 def _check_signature(signature: Signature, spec: UnetSpec) -> None:
-    """Check that the file reads and gives what its metadata says."""
+    """Check that the tensors of the file fit its metadata."""
     for tensors, channels in (
         (signature.inputs, len(spec.inputs)),
         (signature.outputs, len(spec.outputs)),

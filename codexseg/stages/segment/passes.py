@@ -12,7 +12,8 @@ from dataclasses import replace
 from functools import partial
 
 from codexseg.arrays import Columns, Pixels
-from codexseg.backends.base import SlidePass, slide_passes_of
+from codexseg.backends.base import slide_passes_of
+from codexseg.backends.slide_pass import SlidePass
 from codexseg.core.grid import Window
 from codexseg.core.intensity.background import has_signal
 from codexseg.run.directory import Run, digest

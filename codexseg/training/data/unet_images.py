@@ -8,7 +8,7 @@ import numpy as np
 
 from codexseg.arrays import Float32, Labels
 from codexseg.backends.base import ChannelStatistics
-from codexseg.backends.unet.spec import limits, to_unit
+from codexseg.backends.unet.spec import limits, scale_to_unit
 from codexseg.core.intensity.background import channel_statistics
 from codexseg.training.data.pair_examples import RecentlyUsed
 from codexseg.training.data.pairs import Pair, require_channels
@@ -100,7 +100,7 @@ class UnetImages:
         for c, group in enumerate(self._recipe.channels):
             channel = pixels[list(group)].max(axis=0)
             statistics = ChannelStatistics(*channel_statistics(channel))
-            unit = to_unit(channel, *limits(statistics, self._recipe.scaling))
+            unit = scale_to_unit(channel, *limits(statistics, self._recipe.scaling))
             image[..., c] = resize_image(unit, shape)
         truth = np.stack(
             [resize_labels(labels[name], shape) for name in self._recipe.labels], axis=-1

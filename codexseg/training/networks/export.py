@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from codexseg.backends.networks.contract import TILE_PX
-from codexseg.backends.panoptic.parameters import CONSTANTS, Constants, to_json
+from codexseg.backends.panoptic.parameters import CONSTANTS, PostprocessingParams, to_json
 from codexseg.run.files import replacing
 from codexseg.training.networks.panoptic import OUTPUTS, with_heads
 from codexseg.training.networks.test_time import SINGLE_PASS, TEST_TIME, TestTime
@@ -20,7 +20,7 @@ _OPSET = 17
 def export_onnx(
     network: keras.Model,
     path: Path,
-    constants: tuple[Constants, Constants],
+    constants: tuple[PostprocessingParams, PostprocessingParams],
     metadata: dict[str, str],
     test_time: TestTime = SINGLE_PASS,
 ) -> None:
@@ -32,7 +32,7 @@ def export_onnx(
         As :func:`codexseg.training.train_panoptic.fit_panoptic` returns it.
     path : Path
         ONNX file to write or to replace.
-    constants : (Constants, Constants)
+    constants : (PostprocessingParams, PostprocessingParams)
         Post-processing parameters of cells and nuclei.
     metadata : dict of str
         Further entries of the file's metadata.

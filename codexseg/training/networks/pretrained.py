@@ -20,7 +20,8 @@ import keras
 import numpy as np
 
 from codexseg.arrays import Float32
-from codexseg.backends.networks.contract import TILE_PX, check_contract, read_signature
+from codexseg.backends.networks.contract import TILE_PX, check_contract
+from codexseg.backends.networks.signature import read_signature
 from codexseg.backends.networks.weights import EMBEDDED
 from codexseg.errors import BackendUnavailable, ConfigError, InputError
 from codexseg.training.networks.panoptic import with_heads

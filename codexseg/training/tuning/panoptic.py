@@ -13,9 +13,10 @@ import numpy as np
 from codexseg.arrays import Float32, Labels
 from codexseg.backends.base import SlideContext
 from codexseg.backends.networks.contract import NETWORK_MPP
-from codexseg.backends.panoptic.backend import InMemory, Panoptic
+from codexseg.backends.panoptic.backend import Panoptic
 from codexseg.backends.panoptic.image import MAPS, Image
-from codexseg.backends.panoptic.parameters import Constants
+from codexseg.backends.panoptic.parameters import PostprocessingParams
+from codexseg.backends.slide_pass import InMemory
 from codexseg.config.schema import SegmentationConfig
 from codexseg.core.grid import Window
 from codexseg.core.intensity.background import channel_statistics
@@ -46,10 +47,10 @@ LabelledWindow = tuple[tuple[slice, slice], tuple[Labels | None, Labels | None]]
 def tune_panoptic(
     path: Path,
     validation: Sequence[ValidationSource],
-    default: tuple[Constants, Constants],
+    default: tuple[PostprocessingParams, PostprocessingParams],
     out: Path,
     scales: Sequence[float] = (1.0,),
-) -> tuple[Constants, Constants]:
+) -> tuple[PostprocessingParams, PostprocessingParams]:
     """Tune the parameters of cells and nuclei; write them and their scores to a file.
 
     Parameters
@@ -58,7 +59,7 @@ def tune_panoptic(
         ONNX file of the network.
     validation : sequence of Crops or Pairs
         Images at 0.5 um per px, with labels.
-    default : (Constants, Constants)
+    default : (PostprocessingParams, PostprocessingParams)
         Parameters of a compartment without labels.
     out : Path
         Folder of the file, scores.json.
@@ -68,7 +69,7 @@ def tune_panoptic(
 
     Returns
     -------
-    (Constants, Constants)
+    (PostprocessingParams, PostprocessingParams)
         Of cells and nuclei.
 
     Raises

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from codexseg.arrays import Float32, Labels
-from codexseg.backends.panoptic.parameters import Constants
-from codexseg.backends.panoptic.postprocessing import finished
+from codexseg.backends.panoptic.parameters import PostprocessingParams
+from codexseg.backends.panoptic.postprocessing import postprocess
 from codexseg.core.algorithms.deep_watershed import deep_watershed
 from codexseg.core.labels.overlaps import overlaps
 from codexseg.core.metrics.objects import Matches, count_matches, object_pairs
@@ -22,15 +22,17 @@ EXPANSIONS_PX = (0.0, 1.0, 1.5, 2.0, 2.5, 3.0)
 MIN_MEANS = (0.0, 0.5, 0.55, 0.6, 0.625, 0.65, 0.675, 0.7, 0.725, 0.75, 0.8)
 MIN_PEAKS = (0.0, 0.6, 0.7, 0.75, 0.8)
 MIN_OBJECTS = 30
-_FIRST = Constants(h=0.075, interior_threshold=0.4, smoothing_px=1.0, growth_px=1.5)
+_FIRST = PostprocessingParams(
+    h=0.075, interior_threshold=0.4, smoothing_px=1.0, expansion_px=1.5
+)
 _COARSE: dict[str, Sequence[float]] = {
-    "growth_px": EXPANSIONS_PX,
-    "least_mean_interior": (0.0, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8),
+    "expansion_px": EXPANSIONS_PX,
+    "min_mean_interior": (0.0, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8),
 }
 _FINE: Sequence[dict[str, Sequence[float]]] = (
     {"smoothing_px": SMOOTHINGS_PX, "h": HEIGHTS},
-    {"growth_px": EXPANSIONS_PX, "least_mean_interior": MIN_MEANS},
-    {"least_peak": MIN_PEAKS},
+    {"expansion_px": EXPANSIONS_PX, "min_mean_interior": MIN_MEANS},
+    {"min_peak": MIN_PEAKS},
 )
 """Grids of parameters that depend on each other."""
 _CANDIDATES = 3
@@ -77,7 +79,7 @@ class Score:
 
 def search_parameters(
     images: Sequence[ValidationImage], min_objects: int = MIN_OBJECTS
-) -> tuple[Constants, Score]:
+) -> tuple[PostprocessingParams, Score]:
     """Find the parameters with the highest mean of panoptic quality and F1.
 
     All other parameters depend on the threshold of the interior: a higher one gives smaller
@@ -93,7 +95,7 @@ def search_parameters(
 
     Returns
     -------
-    parameters : Constants
+    parameters : PostprocessingParams
         Those with the highest score.
     score : Score
         Their score.
@@ -134,10 +136,10 @@ class _Search:
     def __init__(self, images: Sequence[ValidationImage], min_objects: int) -> None:
         self._images = [_with_enough(image, min_objects) for image in images]
         self._min_objects = min_objects
-        self._scores: dict[Constants, Score] = {}
-        self._flooded: tuple[Constants, list[Labels]] | None = None
+        self._scores: dict[PostprocessingParams, Score] = {}
+        self._flooded: tuple[PostprocessingParams, list[Labels]] | None = None
 
-    def refine(self, parameters: Constants) -> Constants:
+    def refine(self, parameters: PostprocessingParams) -> PostprocessingParams:
         """Improve parameters at a fixed threshold."""
         for _ in range(_MAX_ROUNDS):
             before = parameters
@@ -147,7 +149,9 @@ class _Search:
                 break
         return parameters
 
-    def best(self, parameters: Constants, grid: dict[str, Sequence[float]]) -> Constants:
+    def best(
+        self, parameters: PostprocessingParams, grid: dict[str, Sequence[float]]
+    ) -> PostprocessingParams:
         """Return the best combination of a grid, or the given one if none is better."""
         tried = [parameters]
         for values in product(*grid.values()):
@@ -155,20 +159,20 @@ class _Search:
             tried.append(replace(parameters, **changed))
         return max(tried, key=self.merit)
 
-    def merit(self, parameters: Constants) -> float:
+    def merit(self, parameters: PostprocessingParams) -> float:
         """Return the criterion of the search."""
         return self.score(parameters).mean
 
-    def score(self, parameters: Constants) -> Score:
+    def score(self, parameters: PostprocessingParams) -> Score:
         """Return the mean over the windows with enough objects."""
         if parameters not in self._scores:
             self._scores[parameters] = self._evaluate(parameters)
         return self._scores[parameters]
 
-    def _evaluate(self, parameters: Constants) -> Score:
+    def _evaluate(self, parameters: PostprocessingParams) -> Score:
         matches: list[Matches] = []
         for image, flooded in zip(self._images, self._flood(parameters), strict=True):
-            labels = finished(flooded, (image.distance, image.interior), parameters)
+            labels = postprocess(flooded, (image.distance, image.interior), parameters)
             matches += _matches(image, labels)
         if not matches:
             raise too_few_objects(self._min_objects)
@@ -177,8 +181,8 @@ class _Search:
             float(np.mean([match.f1 for match in matches])),
         )
 
-    def _flood(self, parameters: Constants) -> list[Labels]:
-        flood = Constants(**parameters.watershed_kwargs)
+    def _flood(self, parameters: PostprocessingParams) -> list[Labels]:
+        flood = PostprocessingParams(**parameters.watershed_kwargs)
         if self._flooded is None or self._flooded[0] != flood:
             self._flooded = (
                 flood,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from codexseg.arrays import Float32, Labels
-from codexseg.backends.unet.postprocessing import flood_constants, relief
+from codexseg.backends.unet.postprocessing import depth_map, depth_params
 from codexseg.backends.unet.spec import Objects
 from codexseg.core.algorithms.deep_watershed import deep_watershed
 from codexseg.core.labels.overlaps import overlaps
@@ -30,10 +30,12 @@ def search_objects(
     images = [(m, t) for m, t in zip(maps, truths, strict=True) if t.any()]
     best, score = Objects(), -1.0
     for smoothing in SMOOTHINGS_PX:
-        depths = [relief(probability, Objects(1.0, smoothing)) for probability, _ in images]
+        depths = [
+            depth_map(probability, Objects(1.0, smoothing)) for probability, _ in images
+        ]
         for h in HEIGHTS_PX:
             objects = Objects(h, smoothing)
-            flood = flood_constants(objects).watershed_kwargs
+            flood = depth_params(objects).watershed_kwargs
             labels = [deep_watershed(*depth, **flood) for depth in depths]
             f1 = float(
                 np.mean([_f1(t, o) for (_, t), o in zip(images, labels, strict=True)])

@@ -47,10 +47,10 @@ def test_search_expands_objects_with_narrow_interiors():
     parameters, score = search_parameters(images)
     assert score.f1 == 1
     assert 0.8 < score.quality <= 1
-    assert parameters.growth_px + parameters.smoothing_px > 1
+    assert parameters.expansion_px + parameters.smoothing_px > 1
 
 
-@pytest.mark.parametrize(("name", "map_"), [("least_peak", 0), ("least_mean_interior", 1)])
+@pytest.mark.parametrize(("name", "map_"), [("min_peak", 0), ("min_mean_interior", 1)])
 def test_search_drops_objects_of_low_confidence(name, map_):
     """Half of the squares are false, and faint in the middle."""
     labels = np.zeros((200, 200), np.uint32)
@@ -91,6 +91,6 @@ def test_search_prefers_accurate_outlines_to_barely_matching_ones():
     parameters, score = search_parameters(images)
     assert score.f1 == 1
     assert score.quality > 0.95
-    barely = _Search(images, 30).score(replace(parameters, growth_px=0.0))
+    barely = _Search(images, 30).score(replace(parameters, expansion_px=0.0))
     assert barely.f1 == 1
     assert barely.quality < 0.9
