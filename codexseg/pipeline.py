@@ -13,7 +13,7 @@ from typing import Any
 
 from codexseg.backends.base import Backend
 from codexseg.backends.registry import WITHOUT_OPTIONS
-from codexseg.config.loader import load as load_config
+from codexseg.config.loader import load_config
 from codexseg.config.schema import Config
 from codexseg.errors import BackendUnavailable, ConfigError, InputError, RunStateError
 from codexseg.execution.processes import executor

@@ -6,7 +6,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from codexseg.config.loader import LoadedConfig, load, validate
+from codexseg.config.loader import LoadedConfig, load_config, validate
 from codexseg.config.schema import Config, SegmentationConfig
 from codexseg.config.yaml_lines import Document
 from codexseg.errors import ConfigError
@@ -50,7 +50,7 @@ def with_notes(config: AnyConfig, base: Config | None = None) -> LoadedConfig:
     if isinstance(config, SegmentationConfig):
         return LoadedConfig(base.model_copy(update={"segmentation": config}))
     if isinstance(config, str | Path):
-        return load(config, require_image=False)
+        return load_config(config, require_image=False)
     if not isinstance(config, Mapping):
         raise ConfigError(
             f"The configuration is a {type(config).__name__}. Expected a Config, a "

@@ -41,7 +41,7 @@ class LoadedConfig:
     notes: tuple[str, ...] = ()
 
 
-def load(path: Path | str, *, require_image: bool = True) -> LoadedConfig:
+def load_config(path: Path | str, *, require_image: bool = True) -> LoadedConfig:
     """Read and check a YAML file.
 
     Parameters
@@ -76,10 +76,12 @@ def load(path: Path | str, *, require_image: bool = True) -> LoadedConfig:
             f"{path}, line {line}: byte 0x{raw[error.start]:02x} is not UTF-8 text. Save "
             f"the file with the encoding UTF-8."
         ) from None
-    return parse(text, path, require_image=require_image)
+    return parse_config(text, path, require_image=require_image)
 
 
-def parse(text: str, path: Path | str, *, require_image: bool = True) -> LoadedConfig:
+def parse_config(
+    text: str, path: Path | str, *, require_image: bool = True
+) -> LoadedConfig:
     """Validate the text of a YAML file; the folder of `path` anchors relative paths.
 
     Raises
@@ -155,7 +157,7 @@ def _map_formats(document: Document) -> Iterator[str]:
         if switch.enabled is None:
             got = shown(switch.value)
             document.add_problem(keys, f"got {got}, expected true or false")
-        yield document.prefix(document.place(keys).line) + switch.advice
+        yield document.prefix(document.position(keys).line) + switch.advice
 
 
 def _translate(document: Document, legacy: list[LegacyValue]) -> list[str]:
@@ -163,7 +165,7 @@ def _translate(document: Document, legacy: list[LegacyValue]) -> list[str]:
     ignored, notes = [], []
     for item in legacy:
         keys, advice = tuple(item.key.split(".")), item.legacy.advice
-        line = document.place(keys).line
+        line = document.position(keys).line
         if item.legacy.action == "refused":
             document.add_problem(keys, f"got {shown(item.value)}; {advice}")
         elif item.legacy.action == "ignored":
@@ -188,11 +190,11 @@ def _move(document: Document, item: LegacyValue, to: tuple[str, ...]) -> None:
     section = document.data[to[0]]
     if to[1] not in section:
         section[to[1]] = item.value
-        for keys in [keys for keys in document.places if keys[: len(old)] == old]:
-            document.places[*to, *keys[len(old) :]] = document.places[keys]
+        for keys in [keys for keys in document.positions if keys[: len(old)] == old]:
+            document.positions[*to, *keys[len(old) :]] = document.positions[keys]
         document.renamed[to] = f"{item.key} (now {dotted(to)})"
     elif section[to[1]] != item.value:
-        line = f" (line {document.place(to).line})" if document.path else ""
+        line = f" (line {document.position(to).line})" if document.path else ""
         document.add_problem(
             old,
             f"got {shown(item.value)}, but {dotted(to)}{line} is "
@@ -207,7 +209,7 @@ def _explain(detail: ErrorDetails, document: Document) -> str:
     if kind == "extra_forbidden":
         return f"unknown key; {_suggestion(keys)}"
     expected = _EXPECTED.get(kind) or detail["msg"].replace("Input should be", "expected")
-    text = document.place(keys).text
+    text = document.position(keys).text
     if kind in _TEXT_WANTED and text and not isinstance(detail["input"], str):
         return f"{got}, {expected}; put it in quotes, '{text}'"
     info = field_of(".".join(str(key) for key in keys if isinstance(key, str)))

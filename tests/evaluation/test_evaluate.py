@@ -431,7 +431,7 @@ def test_wrong_input_exits_with_2(folders, words, message):
     assert "Traceback" not in done.stderr
 
 
-def test_the_overlay_is_at_most_4000_px_wide(tmp_path, monkeypatch):
+def test_overlay_of_a_large_image_is_downsampled(tmp_path, monkeypatch):
     monkeypatch.setattr("codexseg.evaluation.evaluate.OVERLAY_PX", 100)
     monkeypatch.setattr("codexseg.evaluation.evaluate.WINDOW_PX", 64)
     np.save(tmp_path / "t.npy", tiles(0, (250, 310), 60))
