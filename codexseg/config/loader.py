@@ -90,17 +90,22 @@ def parse_config(
         If it is wrong; the message lists all errors, each with line and key.
     """
     document = read(text, Path(path))
-    loaded = validate(document, require_image=require_image)
+    notes = translate_legacy(document)
+    loaded = validate(document, notes, require_image=require_image)
     return LoadedConfig(_anchored(loaded.config, Path(path)), loaded.notes)
 
 
-def validate(document: Document, *, require_image: bool = False) -> LoadedConfig:
-    """Validate the values of a document, after mapping legacy and deprecated keys.
+def validate(
+    document: Document, notes: list[str], *, require_image: bool = False
+) -> LoadedConfig:
+    """Validate the values of a document, after mapping deprecated keys.
 
     Parameters
     ----------
     document : Document
         Its `data` is changed in place.
+    notes : list of str
+        Notes for the user about other keys.
     require_image : bool
         Whether `data.file_name` is required.
 
@@ -109,7 +114,7 @@ def validate(document: Document, *, require_image: bool = False) -> LoadedConfig
     ConfigError
         If it is wrong; the message lists all errors.
     """
-    notes = [*_translate(document, take_legacy(document.data)), *_map_formats(document)]
+    notes = [*notes, *_map_formats(document)]
     config = None
     try:
         config = Config.model_validate(document.data)
@@ -160,8 +165,9 @@ def _map_formats(document: Document) -> Iterator[str]:
         yield document.prefix(document.position(keys).line) + switch.advice
 
 
-def _translate(document: Document, legacy: list[LegacyValue]) -> list[str]:
-    """Apply the keys of aegle, and return the notes about them."""
+def translate_legacy(document: Document) -> list[str]:
+    """Replace the keys of aegle in a document, and return the notes about them."""
+    legacy = take_legacy(document.data)
     ignored, notes = [], []
     for item in legacy:
         keys, advice = tuple(item.key.split(".")), item.legacy.advice
@@ -240,10 +246,9 @@ def _suggestion(keys: Keys) -> str:
 def _message(document: Document) -> str:
     problems = sorted(document.problems, key=lambda problem: problem[0])
     lines = [f"  {document.prefix(line)}{text}" for line, text in problems]
-    name = document.path or "The configuration"
     count = f"{len(lines)} error{'s' if len(lines) > 1 else ''}"
-    head = "is not valid" if document.path is None else "is not a valid configuration"
-    return "\n".join([f"{name} {head}, {count}:", *lines])
+    head = f"{document.path or 'The mapping'} is not a valid configuration, {count}:"
+    return "\n".join([head, *lines])
 
 
 def _anchored(config: Config, path: Path) -> Config:

@@ -605,12 +605,23 @@ def test_as_config_reports_all_errors_of_a_dict_as_the_loader_does() -> None:
     with pytest.raises(ConfigError) as caught:
         as_config({"repair": {"min_overlap": 2}, "export": {"csv": 2, "cvs": True}})
     assert str(caught.value).splitlines() == [
-        "The configuration is not valid, 3 errors:",
+        "The mapping is not a valid configuration, 3 errors:",
         "  export.csv: got 2, expected true or false",
         "  repair.min_overlap: got 2, expected less than or equal to 1 (minimum fraction "
         "of a nucleus inside its cell)",
         "  export.cvs: unknown key; keys of export: formats, ome_zarr_version",
     ]
+
+
+def test_as_config_translates_aegle_keys_of_a_dict(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    changes = {"channels": {"nucleus_channel": "DNA1"}, "exp_id": "D18"}
+    assert as_config(changes).channels.nuclear_channel == "DNA1"
+    moved, ignored = (record.getMessage() for record in caplog.records)
+    assert moved == "channels.nucleus_channel is read as channels.nuclear_channel."
+    assert ignored.endswith("\n  exp_id: use --out, the folder of a run names it")
+    assert changes == {"channels": {"nucleus_channel": "DNA1"}, "exp_id": "D18"}
 
 
 # --- the models ---------------------------------------------------------------------
