@@ -663,7 +663,7 @@ def test_dump_is_json_and_round_trips(data: dict[str, Any]) -> None:
     config = Config.model_validate(data)
     dump = config.dump()
     assert Config.model_validate(json.loads(json.dumps(dump))) == config
-    # JSON is YAML: what a run keeps can be given to it again
+    # JSON is YAML: the configuration of a manifest can be used as a file
     assert check(json.dumps(dump, ensure_ascii=False)).config == config
 
 
