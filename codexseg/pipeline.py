@@ -21,7 +21,7 @@ from codexseg.artifacts.warnings import (
 )
 from codexseg.backends.base import Backend
 from codexseg.backends.registry import backend_warnings
-from codexseg.config.loader import load as load_config
+from codexseg.config.loader import load_config
 from codexseg.config.schema import Config
 from codexseg.errors import BackendUnavailable, ConfigError, InputError, RunStateError
 from codexseg.execution.processes import executor, usable_cores

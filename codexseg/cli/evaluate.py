@@ -89,7 +89,7 @@ def evaluate_command(
     """
     with user_errors():
         from codexseg.errors import InputError
-        from codexseg.evaluation.evaluate import evaluate_files, write_csv
+        from codexseg.evaluation.evaluate import evaluate_files, write_scores
 
         evaluation = evaluate_files(
             truth,
@@ -107,7 +107,7 @@ def evaluate_command(
         _echo_evaluation(evaluation, errors=errors, pixel=pixel, by_image=by_image)
         if out is not None:
             scores = evaluation.images if by_image else (evaluation.pooled,)
-            write_csv(out, scores, errors=errors, pixels=pixel)
+            write_scores(out, scores, errors=errors, pixels=pixel)
             echo(f"Scores: {out}")
         if overlay is not None:
             echo(f"Errors: {overlay} (matched green, missed blue, gained red)")

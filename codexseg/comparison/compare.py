@@ -21,7 +21,7 @@ from codexseg.comparison.outputs import (
     make_parent,
     move_files,
     slug,
-    write_files,
+    write_outputs,
 )
 from codexseg.comparison.window import ComparisonWindow, read_reference
 from codexseg.config.schema import Config
@@ -122,7 +122,7 @@ def compare(
         result = Comparison(view.window, view.shape, tuple(outcomes))
         if not result.done:
             return result
-        write_files(folder / "out", view, result, references)
+        write_outputs(folder / "out", view, result, references)
         return replace(result, files=move_files(folder / "out", out))
 
 

@@ -58,7 +58,7 @@ def outline_image(cells: Labels, nuclei: Labels) -> Picture:
 
 
 def disagreement_window(segmentations: Segmentations, side: int) -> Window:
-    """Return the square in which backends disagree most about the pixels of cells.
+    """Return the square with the largest disagreement about pixels of cells.
 
     With one backend, or without disagreement, the square with most cell pixels.
 

@@ -125,7 +125,7 @@ def make_parent(out: Path) -> None:
         ) from error
 
 
-def write_files(
+def write_outputs(
     folder: Path, window: ComparisonWindow, result: Comparison, references: References
 ) -> None:
     """Write all outputs into a folder, which is created."""

@@ -6,7 +6,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from codexseg.config.loader import LoadedConfig, load, validate
+from codexseg.config.loader import LoadedConfig, load_config, translate_legacy, validate
 from codexseg.config.schema import Config, SegmentationConfig
 from codexseg.config.yaml_lines import Document
 from codexseg.errors import ConfigError
@@ -50,13 +50,16 @@ def with_notes(config: AnyConfig, base: Config | None = None) -> LoadedConfig:
     if isinstance(config, SegmentationConfig):
         return LoadedConfig(base.model_copy(update={"segmentation": config}))
     if isinstance(config, str | Path):
-        return load(config, require_image=False)
+        return load_config(config, require_image=False)
     if not isinstance(config, Mapping):
         raise ConfigError(
             f"The configuration is a {type(config).__name__}. Expected a Config, a "
             f"SegmentationConfig, a dict of sections, or the path of a YAML file."
         )
-    return validate(Document(data=_merged(base.dump(), config)))
+    document = Document(data=_merged({}, config))
+    notes = translate_legacy(document)
+    document.data = _merged(base.dump(), document.data)
+    return validate(document, notes)
 
 
 def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

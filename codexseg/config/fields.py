@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 MIN_PATCH_PX = 64
 MAX_SAMPLE_NAME = 120
-"""Characters of a sample name: file names of 255 bytes also hold a suffix."""
+"""Characters of a sample name: file names of 255 bytes also contain a suffix."""
 
 IMAGE_SUFFIXES = (
     ".ome.tiff",
@@ -26,7 +26,7 @@ Statistic = Literal[
 ]
 ExportFormat = Literal["csv", "h5ad", "ome_tiff", "pickle"]
 EXPORT_FORMATS: tuple[ExportFormat, ...] = get_args(ExportFormat)
-"""Names that `export.formats` accepts, in the order in which they are stored."""
+"""Names that `export.formats` accepts, in canonical order."""
 
 
 def image_stem(path: Path) -> str:

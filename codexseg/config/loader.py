@@ -41,7 +41,7 @@ class LoadedConfig:
     notes: tuple[str, ...] = ()
 
 
-def load(path: Path | str, *, require_image: bool = True) -> LoadedConfig:
+def load_config(path: Path | str, *, require_image: bool = True) -> LoadedConfig:
     """Read and check a YAML file.
 
     Parameters
@@ -76,10 +76,12 @@ def load(path: Path | str, *, require_image: bool = True) -> LoadedConfig:
             f"{path}, line {line}: byte 0x{raw[error.start]:02x} is not UTF-8 text. Save "
             f"the file with the encoding UTF-8."
         ) from None
-    return parse(text, path, require_image=require_image)
+    return parse_config(text, path, require_image=require_image)
 
 
-def parse(text: str, path: Path | str, *, require_image: bool = True) -> LoadedConfig:
+def parse_config(
+    text: str, path: Path | str, *, require_image: bool = True
+) -> LoadedConfig:
     """Validate the text of a YAML file; the folder of `path` anchors relative paths.
 
     Raises
@@ -88,17 +90,22 @@ def parse(text: str, path: Path | str, *, require_image: bool = True) -> LoadedC
         If it is wrong; the message lists all errors, each with line and key.
     """
     document = read(text, Path(path))
-    loaded = validate(document, require_image=require_image)
+    notes = translate_legacy(document)
+    loaded = validate(document, notes, require_image=require_image)
     return LoadedConfig(_anchored(loaded.config, Path(path)), loaded.notes)
 
 
-def validate(document: Document, *, require_image: bool = False) -> LoadedConfig:
-    """Validate the values of a document, after mapping legacy and deprecated keys.
+def validate(
+    document: Document, notes: list[str], *, require_image: bool = False
+) -> LoadedConfig:
+    """Validate the values of a document, after mapping deprecated keys.
 
     Parameters
     ----------
     document : Document
         Its `data` is changed in place.
+    notes : list of str
+        Notes for the user about other keys.
     require_image : bool
         Whether `data.file_name` is required.
 
@@ -107,7 +114,7 @@ def validate(document: Document, *, require_image: bool = False) -> LoadedConfig
     ConfigError
         If it is wrong; the message lists all errors.
     """
-    notes = [*_translate(document, take_legacy(document.data)), *_map_formats(document)]
+    notes = [*notes, *_map_formats(document)]
     config = None
     try:
         config = Config.model_validate(document.data)
@@ -148,15 +155,16 @@ def _map_formats(document: Document) -> Iterator[str]:
         if switch.enabled is None:
             got = shown(switch.value)
             document.add_problem(keys, f"got {got}, expected true or false")
-        yield document.prefix(document.place(keys).line) + switch.advice
+        yield document.prefix(document.position(keys).line) + switch.advice
 
 
-def _translate(document: Document, legacy: list[LegacyValue]) -> list[str]:
-    """Apply the keys of aegle, and return the notes about them."""
+def translate_legacy(document: Document) -> list[str]:
+    """Replace the keys of aegle in a document, and return the notes about them."""
+    legacy = take_legacy(document.data)
     ignored, notes = [], []
     for item in legacy:
         keys, advice = tuple(item.key.split(".")), item.legacy.advice
-        line = document.place(keys).line
+        line = document.position(keys).line
         if item.legacy.action == "refused":
             document.add_problem(keys, f"got {shown(item.value)}; {advice}")
         elif item.legacy.action == "ignored":
@@ -181,11 +189,11 @@ def _move(document: Document, item: LegacyValue, to: tuple[str, ...]) -> None:
     section = document.data[to[0]]
     if to[1] not in section:
         section[to[1]] = item.value
-        for keys in [keys for keys in document.places if keys[: len(old)] == old]:
-            document.places[*to, *keys[len(old) :]] = document.places[keys]
+        for keys in [keys for keys in document.positions if keys[: len(old)] == old]:
+            document.positions[*to, *keys[len(old) :]] = document.positions[keys]
         document.renamed[to] = f"{item.key} (now {dotted(to)})"
     elif section[to[1]] != item.value:
-        line = f" (line {document.place(to).line})" if document.path else ""
+        line = f" (line {document.position(to).line})" if document.path else ""
         document.add_problem(
             old,
             f"got {shown(item.value)}, but {dotted(to)}{line} is "
@@ -200,7 +208,7 @@ def _explain(detail: ErrorDetails, document: Document) -> str:
     if kind == "extra_forbidden":
         return f"unknown key; {_suggestion(keys)}"
     expected = _EXPECTED.get(kind) or detail["msg"].replace("Input should be", "expected")
-    text = document.place(keys).text
+    text = document.position(keys).text
     if kind in _TEXT_WANTED and text and not isinstance(detail["input"], str):
         return f"{got}, {expected}; put it in quotes, '{text}'"
     info = field_of(".".join(str(key) for key in keys if isinstance(key, str)))
@@ -231,10 +239,9 @@ def _suggestion(keys: Keys) -> str:
 def _message(document: Document) -> str:
     problems = sorted(document.problems, key=lambda problem: problem[0])
     lines = [f"  {document.prefix(line)}{text}" for line, text in problems]
-    name = document.path or "The configuration"
     count = f"{len(lines)} error{'s' if len(lines) > 1 else ''}"
-    head = "is not valid" if document.path is None else "is not a valid configuration"
-    return "\n".join([f"{name} {head}, {count}:", *lines])
+    head = f"{document.path or 'The mapping'} is not a valid configuration, {count}:"
+    return "\n".join([head, *lines])
 
 
 def _anchored(config: Config, path: Path) -> Config:

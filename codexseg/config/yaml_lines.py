@@ -52,7 +52,7 @@ for _name, _pattern in {
 
 
 @dataclass(frozen=True)
-class Place:
+class KeyPosition:
     """Line of a key, and the text of its value (None for sections)."""
 
     line: int
@@ -61,7 +61,7 @@ class Place:
 
 @dataclass
 class Document:
-    """Plain values of a configuration, with the place of every key.
+    """Plain values of a configuration, with the position of every key.
 
     Attributes
     ----------
@@ -69,25 +69,25 @@ class Document:
         The YAML file; None for values that were not read from one.
     data : object
         The values, usually a dict of sections.
-    places : dict
-        Place of each key in the file.
+    positions : dict
+        KeyPosition of each key in the file.
     problems : list of (line, message)
-        Errors, in the order in which they are detected.
+        Errors in the order of detection.
     renamed : dict
         Names for messages of keys that replace others.
     """
 
     path: Path | None = None
     data: Any = None
-    places: dict[Keys, Place] = field(default_factory=dict)
+    positions: dict[Keys, KeyPosition] = field(default_factory=dict)
     problems: list[tuple[int, str]] = field(default_factory=list)
     renamed: dict[Keys, str] = field(default_factory=dict)
 
-    def place(self, keys: Keys) -> Place:
-        """Return the place of a key, or of the nearest section above it."""
-        while keys and keys not in self.places:
+    def position(self, keys: Keys) -> KeyPosition:
+        """Return the position of a key, or of the nearest section above it."""
+        while keys and keys not in self.positions:
             keys = keys[:-1]
-        return self.places.get(keys, Place(1))
+        return self.positions.get(keys, KeyPosition(1))
 
     def prefix(self, line: int) -> str:
         """Return 'line N: ' for messages; empty without a file."""
@@ -96,11 +96,11 @@ class Document:
     def add_problem(self, keys: Keys, message: str) -> None:
         """Record an error of a key."""
         name = self.renamed.get(keys, dotted(keys))
-        self.problems.append((self.place(keys).line, f"{name}: {message}"))
+        self.problems.append((self.position(keys).line, f"{name}: {message}"))
 
 
 def read(text: str, path: Path) -> Document:
-    """Read the text of a YAML file whose top level is a mapping.
+    """Read the text of a YAML file with a mapping at the top level.
 
     Duplicate keys, unknown tags and unreadable values are collected in `problems`.
 
@@ -151,14 +151,14 @@ def _check_events(text: str, path: Path) -> None:
 
 
 def _build(node: yaml.Node, keys: Keys, loader: Any, document: Document) -> Any:
-    """Convert a node to plain values, and record the places of all keys below it."""
+    """Convert a node to plain values, and record the positions of all keys below it."""
     line = node.start_mark.line + 1
     if node.tag not in _TAGS:
         document.problems.append((line, f"{dotted(keys)}: tag {node.tag} is not allowed"))
         return None
     if isinstance(node, yaml.SequenceNode):
         for i, item in enumerate(node.value):
-            document.places[*keys, i] = _place(item, item)
+            document.positions[*keys, i] = _position(item, item)
         return [
             _build(item, (*keys, i), loader, document) for i, item in enumerate(node.value)
         ]
@@ -180,19 +180,19 @@ def _pairs(
             document.problems.append((line, f"{dotted(keys)}: a key must be plain text"))
             continue
         below = (*keys, key.value)
-        if below in document.places:
-            first = document.places[below].line
+        if below in document.positions:
+            first = document.positions[below].line
             document.problems.append(
                 (line, f"{dotted(below)}: already set in line {first}; remove one of them")
             )
             continue
-        document.places[below] = _place(key, value)
+        document.positions[below] = _position(key, value)
         yield key.value, _build(value, below, loader, document)
 
 
-def _place(at: yaml.Node, value: yaml.Node) -> Place:
+def _position(at: yaml.Node, value: yaml.Node) -> KeyPosition:
     text = value.value if isinstance(value, yaml.ScalarNode) else None
-    return Place(at.start_mark.line + 1, text)
+    return KeyPosition(at.start_mark.line + 1, text)
 
 
 def _syntax(error: yaml.MarkedYAMLError) -> str:

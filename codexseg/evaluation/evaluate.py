@@ -198,7 +198,7 @@ def evaluate_files(
     return Evaluation(tuple(images), _pool(images, levels))
 
 
-def write_csv(
+def write_scores(
     path: Path, scores: Sequence[Scores], *, errors: bool = False, pixels: bool = False
 ) -> None:
     """Write a CSV with one row per image and threshold; an existing file is replaced.

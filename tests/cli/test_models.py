@@ -73,7 +73,7 @@ def test_check_of_network_with_other_outputs_exits_with_2(models, tmp_path):
 
 def test_check_of_network_without_graph_exits_with_2(models, tmp_path):
     path = tmp_path / "lies.onnx"
-    path.write_bytes(onnx_bytes())  # without a graph behind it
+    path.write_bytes(onnx_bytes())  # a signature without a graph
     done = models("check", path)
     assert done.returncode == 2
     assert str(path) in done.stderr

@@ -76,27 +76,27 @@ def test_every_backend_has_labels_outlines_and_a_row(compared, slide):
     assert messages == [f"{name}: segmenting" for name in (LOCAL, APART)]
     assert hidden(out.parent) == []
     assert result.window == Window(0, 0, 420, 460)
-    for one in result.outcomes:
-        stem = out / one.name.replace(":", "_")
-        for kind, labels in (("cells", one.cells), ("nuclei", one.nuclei)):
+    for outcome in result.outcomes:
+        stem = out / outcome.name.replace(":", "_")
+        for kind, labels in (("cells", outcome.cells), ("nuclei", outcome.nuclei)):
             (file,) = find_labels(stem.with_name(f"{stem.name}_{kind}.tif"))
             with open_labels(file) as image:
                 assert np.array_equal(image.read(result.window), labels)
-            assert len(np.unique(labels)) - 1 == one.metrics[kind] > 30
+            assert len(np.unique(labels)) - 1 == outcome.metrics[kind] > 30
         with tifffile.TiffFile(stem.with_name(f"{stem.name}_cells.tif")) as file:
             y, x = (file.pages[0].tags[f"{a}Resolution"].value for a in "YX")
             assert y == x == (20000, 1)
         with Image.open(stem.with_name(f"{stem.name}_outlines.png")) as picture:
-            assert np.array_equal(picture, outline_image(one.cells, one.nuclei))
+            assert np.array_equal(picture, outline_image(outcome.cells, outcome.nuclei))
 
 
 def test_table_agrees_with_the_labels(compared):
     result, out, _ = compared
     local, apart = result.outcomes
     table = rows(out)
-    for one in (local, apart):
-        assert int(table[one.name]["cells"]) == one.metrics["cells"]
-        assert float(table[one.name]["cpu_s"]) > 0
+    for outcome in (local, apart):
+        assert int(table[outcome.name]["cells"]) == outcome.metrics["cells"]
+        assert float(table[outcome.name]["cpu_s"]) > 0
     agreement = evaluate(local.cells, apart.cells).matches[0].f1
     assert float(table[LOCAL][f"f1_with_{APART}"]) == pytest.approx(agreement, rel=1e-5)
     assert local.metrics[f"f1_with_{APART}"] == apart.metrics[f"f1_with_{LOCAL}"]
@@ -110,15 +110,15 @@ def test_reference_labels_give_scores_and_a_panel(compared, slide, tmp_path):
     truth, out = tmp_path / "truth.npy", tmp_path / "out"
     np.save(truth, result.outcomes[0].cells)
     reference = {"cell": truth, "nucleus": truth}
-    (one,) = compare(slide, [LOCAL], out, options=CD45, reference=reference).outcomes
-    assert one.metrics["cells_f1"] == one.metrics["cells_panoptic_quality"] == 1
-    (match,) = evaluate(result.outcomes[0].cells, one.nuclei).matches
-    assert one.metrics["nuclei_recall"] == match.recall
+    (outcome,) = compare(slide, [LOCAL], out, options=CD45, reference=reference).outcomes
+    assert outcome.metrics["cells_f1"] == outcome.metrics["cells_panoptic_quality"] == 1
+    (match,) = evaluate(result.outcomes[0].cells, outcome.nuclei).matches
+    assert outcome.metrics["nuclei_recall"] == match.recall
     sizes = []
     for path in (before, out):
         with Image.open(path / "compare.png") as picture:
             sizes.append(picture.size)
-    assert sizes[0] == sizes[1]  # the image, and two more
+    assert sizes[0] == sizes[1]  # the image and two panels
 
 
 def test_only_the_window_is_segmented(compared, slide, tmp_path):
@@ -126,24 +126,28 @@ def test_only_the_window_is_segmented(compared, slide, tmp_path):
     truth = tmp_path / "truth.npy"
     np.save(truth, whole.cells)
     options = {"options": CD45, "reference": {"cell": truth}}
-    found = compare(slide, [LOCAL], tmp_path / "o", window=(90, 220, 200, 210), **options)
-    (one,) = found.outcomes
-    assert one.cells.shape == (200, 210)
+    comparison = compare(
+        slide, [LOCAL], tmp_path / "o", window=(90, 220, 200, 210), **options
+    )
+    (outcome,) = comparison.outcomes
+    assert outcome.cells.shape == (200, 210)
     inside = whole.cells[90:290, 220:430]
-    assert one.metrics["cells_f1"] == evaluate(inside, one.cells).matches[0].f1 > 0.9
+    assert (
+        outcome.metrics["cells_f1"] == evaluate(inside, outcome.cells).matches[0].f1 > 0.9
+    )
 
 
 def test_network_with_weights_is_compared(slide, tmp_path):
     if importlib.util.find_spec("onnxruntime") is None:
         pytest.skip("onnxruntime is not installed")
-    found = compare(
+    comparison = compare(
         slide,
         {"watershed": None, "panoptic": TOY_ONNX},
         tmp_path / "out",
         options=ImageOptions(nucleus="dapi", wholecell=("CD45", "PANCK")),
     )
-    assert [one.state for one in found.outcomes] == ["done", "done"]
-    assert all(one.metrics["nuclei"] > 20 for one in found.outcomes)
+    assert [outcome.state for outcome in comparison.outcomes] == ["done", "done"]
+    assert all(outcome.metrics["nuclei"] > 20 for outcome in comparison.outcomes)
 
 
 # -- unavailable backends and wrong input ------------------------------------------------
@@ -155,19 +159,23 @@ def test_unavailable_and_failed_backends_are_reported_and_skipped(slide, tmp_pat
         "tests.comparison.test_compare:Sick",
     )
     messages = []
-    found = compare(
+    comparison = compare(
         slide,
         [absent, LOCAL, sick],
         tmp_path / "out",
         options=DAPI,
         progress=messages.append,
     )
-    assert [one.state for one in found.outcomes] == ["unavailable", "done", "failed"]
-    assert "on the moon" in found.outcomes[0].reason
-    assert "out of sorts" in found.outcomes[2].reason
+    assert [outcome.state for outcome in comparison.outcomes] == [
+        "unavailable",
+        "done",
+        "failed",
+    ]
+    assert "on the moon" in comparison.outcomes[0].reason
+    assert "out of sorts" in comparison.outcomes[2].reason
     assert len(messages) == 4
     table = rows(tmp_path / "out")
-    assert table[sick]["reason"] == found.outcomes[2].reason
+    assert table[sick]["reason"] == comparison.outcomes[2].reason
     assert table[sick]["cells"] == ""
     with pytest.raises(BackendUnavailable, match=r"Absent: its weights"):
         compare(slide, [absent], tmp_path / "no", options=DAPI)
@@ -245,15 +253,15 @@ def test_brightest_window_of_a_large_image_ignores_a_smear(tmp_path, levels):
 
 
 def test_detail_shows_the_largest_disagreement():
-    one = np.zeros((60, 80), np.uint32)
-    one[5:18, 5:18] = 1
-    other = one.copy()
-    other[45:55, 62:75] = 2
-    assert disagreement_window({"a": (one, one)}, 20) == Window(0, 0, 20, 20)
-    assert disagreement_window({"a": (one, one), "b": (other, one)}, 20) == Window(
+    few = np.zeros((60, 80), np.uint32)
+    few[5:18, 5:18] = 1
+    more = few.copy()
+    more[45:55, 62:75] = 2
+    assert disagreement_window({"a": (few, few)}, 20) == Window(0, 0, 20, 20)
+    assert disagreement_window({"a": (few, few), "b": (more, few)}, 20) == Window(
         40, 60, 60, 80
     )
-    assert disagreement_window({"a": (one, one)}, 500) == Window(0, 0, 60, 60)
+    assert disagreement_window({"a": (few, few)}, 500) == Window(0, 0, 60, 60)
 
 
 def test_figures_have_outlines_and_at_most_four_panels_in_a_row():
@@ -264,8 +272,8 @@ def test_figures_have_outlines_and_at_most_four_panels_in_a_row():
     assert alone[2, 0].tolist() == [255, 196, 0]
     assert not alone[3].any()
     pixels, labels = tissue()[:2], np.zeros((420, 460), np.uint32)
-    found = {f"backend {n}": (labels, labels) for n in range(5)}
-    few, many = (side_by_side(pixels, dict(list(found.items())[:n])) for n in (3, 5))
+    comparison = {f"backend {n}": (labels, labels) for n in range(5)}
+    few, many = (side_by_side(pixels, dict(list(comparison.items())[:n])) for n in (3, 5))
     assert few.shape[1] == many.shape[1]
     assert many.shape[0] == 2 * few.shape[0]
     assert side_by_side(np.zeros((2, 9, 7), np.uint16), {"a": (labels[:9, :7],) * 2}).any()

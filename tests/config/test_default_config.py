@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from codexseg.config.aegle import LEGACY
-from codexseg.config.loader import parse, template
+from codexseg.config.loader import parse_config, template
 from codexseg.config.schema import Config, Section, WatershedConfig, dotted_keys, field_of
 from codexseg.errors import ConfigError
 
@@ -22,7 +22,7 @@ def keys_of(data: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def test_template_contains_every_default() -> None:
-    assert parse(template(), "default.yaml", require_image=False).config == Config()
+    assert parse_config(template(), "default.yaml", require_image=False).config == Config()
 
 
 def test_template_lists_keys_in_schema_order() -> None:
@@ -54,7 +54,7 @@ def test_watershed_section_equals_watershed_options() -> None:
 
 
 def test_specification_preset_changes_only_its_keys() -> None:
-    config = parse(template("specification"), "s.yaml", require_image=False).config
+    config = parse_config(template("specification"), "s.yaml", require_image=False).config
     default = Config().dump()
     for section, values in yaml.safe_load(template("specification")).items():
         default[section] |= values

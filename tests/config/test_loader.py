@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from codexseg.config.coerce import as_config
-from codexseg.config.loader import LoadedConfig, load, parse
+from codexseg.config.loader import LoadedConfig, load_config, parse_config
 from codexseg.config.schema import Config, PatchingConfig
 from codexseg.errors import ConfigError
 
@@ -97,7 +97,7 @@ qc_filtering:
 
 
 def check(text: str, *, require_image: bool = False) -> LoadedConfig:
-    return parse(text, "my.yaml", require_image=require_image)
+    return parse_config(text, "my.yaml", require_image=require_image)
 
 
 def errors(text: str, *, require_image: bool = False) -> list[str]:
@@ -130,7 +130,7 @@ def test_paths_are_relative_to_the_folder_of_the_yaml(
     text = "data: {file_name: ../slides/a.tif, antibodies_file: panel.tsv}\n"
     (tmp_path / "configs" / "a.yaml").write_text(text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    data = load(Path("configs/a.yaml")).config.data
+    data = load_config(Path("configs/a.yaml")).config.data
     folder = tmp_path.resolve()
     assert data.file_name == folder / "slides" / "a.tif"
     assert data.antibodies_file == folder / "configs" / "panel.tsv"
@@ -147,7 +147,7 @@ def test_linked_slide_keeps_its_name(tmp_path: Path) -> None:
     (tmp_path / "0a1b").touch()
     (tmp_path / "slide.tif").symlink_to("0a1b")
     (tmp_path / "a.yaml").write_text("data: {file_name: slide.tif}", encoding="utf-8")
-    file_name = load(tmp_path / "a.yaml").config.data.file_name
+    file_name = load_config(tmp_path / "a.yaml").config.data.file_name
     assert file_name == tmp_path.resolve() / "slide.tif"
 
 
@@ -210,7 +210,7 @@ def test_third_party_options_are_not_changed() -> None:
 def test_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("repair: {min_overlap: 0.5}\r\n", encoding="utf-8-sig")
-    assert load(path, require_image=False).config.repair.min_overlap == 0.5
+    assert load_config(path, require_image=False).config.repair.min_overlap == 0.5
 
 
 # --- errors -------------------------------------------------------------------------
@@ -381,15 +381,15 @@ def test_file_with_another_encoding_is_an_error(
 ) -> None:
     (tmp_path / "a.yaml").write_bytes(raw)
     with pytest.raises(ConfigError) as caught:
-        load(tmp_path / "a.yaml")
+        load_config(tmp_path / "a.yaml")
     assert words in str(caught.value)
 
 
 def test_missing_file_or_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"Configuration .* not found.*config init"):
-        load(tmp_path / "a.yaml")
+        load_config(tmp_path / "a.yaml")
     with pytest.raises(ConfigError, match="Cannot read"):
-        load(tmp_path)
+        load_config(tmp_path)
 
 
 def test_run_requires_an_image() -> None:
@@ -599,12 +599,23 @@ def test_as_config_reports_all_errors_of_a_dict_as_the_loader_does() -> None:
     with pytest.raises(ConfigError) as caught:
         as_config({"repair": {"min_overlap": 2}, "export": {"csv": 2, "cvs": True}})
     assert str(caught.value).splitlines() == [
-        "The configuration is not valid, 3 errors:",
+        "The mapping is not a valid configuration, 3 errors:",
         "  export.csv: got 2, expected true or false",
         "  repair.min_overlap: got 2, expected less than or equal to 1 (minimum fraction "
         "of a nucleus inside its cell)",
         "  export.cvs: unknown key; keys of export: formats, ome_zarr_version",
     ]
+
+
+def test_as_config_translates_aegle_keys_of_a_dict(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    changes = {"channels": {"nucleus_channel": "DNA1"}, "exp_id": "D18"}
+    assert as_config(changes).channels.nuclear_channel == "DNA1"
+    moved, ignored = (record.getMessage() for record in caplog.records)
+    assert moved == "channels.nucleus_channel is read as channels.nuclear_channel."
+    assert ignored.endswith("\n  exp_id: use --out, the folder of a run names it")
+    assert changes == {"channels": {"nucleus_channel": "DNA1"}, "exp_id": "D18"}
 
 
 # --- the models ---------------------------------------------------------------------
@@ -646,7 +657,7 @@ def test_dump_is_json_and_round_trips(data: dict[str, Any]) -> None:
     config = Config.model_validate(data)
     dump = config.dump()
     assert Config.model_validate(json.loads(json.dumps(dump))) == config
-    # JSON is YAML: what a run keeps can be given to it again
+    # JSON is YAML: the configuration of a manifest can be used as a file
     assert check(json.dumps(dump, ensure_ascii=False)).config == config
 
 

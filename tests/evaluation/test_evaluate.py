@@ -177,19 +177,19 @@ def test_file_formats_give_the_scores_of_arrays(tmp_path, kind, monkeypatch):
     monkeypatch.setattr("codexseg.evaluation.evaluate.WINDOW_PX", 128)
     monkeypatch.setattr("codexseg.evaluation.evaluate.STRIP_PX", 50)
     truth, pred = tiles(0), moved(tiles(0))
-    if kind == "png":  # 16 bits: labels are others
+    if kind == "png":  # labels must fit into 16 bits
         truth = np.unique(truth, return_inverse=True)[1].reshape(truth.shape)
         pred = moved(truth)
     np.save(tmp_path / "truth.npy", truth)
-    found = evaluate_files(tmp_path / "truth.npy", written(tmp_path, kind, pred))
-    assert found.pooled.matches == evaluate(truth, pred).matches
-    assert found.pooled.errors == evaluate(truth, pred).errors
+    evaluation = evaluate_files(tmp_path / "truth.npy", written(tmp_path, kind, pred))
+    assert evaluation.pooled.matches == evaluate(truth, pred).matches
+    assert evaluation.pooled.errors == evaluate(truth, pred).errors
 
 
 def test_compartment_selects_labels_of_a_run(tmp_path):
     run = make_run(tmp_path / "run", TRUTH, PRED)
-    found = evaluate_files(run, run, compartment="nucleus").pooled
-    assert found.matches[0].n_true == 4
+    evaluation = evaluate_files(run, run, compartment="nucleus").pooled
+    assert evaluation.matches[0].n_true == 4
     assert evaluate_files(tmp_path / "run", run).pooled.matches[0].f1 == 1
     with pytest.raises(InputError, match="Choose one of cell, nucleus with --compartment"):
         evaluate_files(run, run, compartment="cytoplasm")
@@ -217,14 +217,14 @@ def folders(tmp_path):
 
 
 def test_folders_are_paired_by_name_and_pooled(folders):
-    found = evaluate_files(*folders, iou=(0.5, 0.75))
-    assert [image.name for image in found.images] == ["a", "b.c", "d"]
-    first = found.pooled.matches[0]
+    evaluation = evaluate_files(*folders, iou=(0.5, 0.75))
+    assert [image.name for image in evaluation.images] == ["a", "b.c", "d"]
+    first = evaluation.pooled.matches[0]
     assert (first.tp, first.fp, first.fn) == (8, 0, 4)
     assert first.recall == 8 / 12
-    assert found.means()[1]["precision"] == (0.5 + 1 + 0) / 3
-    assert found.pooled.errors.correct == 6
-    assert found.pooled.pixels.tp == 12 + 16
+    assert evaluation.means()[1]["precision"] == (0.5 + 1 + 0) / 3
+    assert evaluation.pooled.errors.correct == 6
+    assert evaluation.pooled.pixels.tp == 12 + 16
 
 
 def test_probabilities_are_ranked_over_all_images(tmp_path):
@@ -235,17 +235,19 @@ def test_probabilities_are_ranked_over_all_images(tmp_path):
         ):
             (tmp_path / folder).mkdir(exist_ok=True)
             tifffile.imwrite(tmp_path / folder / f"{name}.tif", array)
-    found = evaluate_files(tmp_path / "truth", tmp_path / "pred")
-    assert [image.auroc for image in found.images] == [1, 1]
-    assert found.pooled.auroc == 0.75
+    evaluation = evaluate_files(tmp_path / "truth", tmp_path / "pred")
+    assert [image.auroc for image in evaluation.images] == [1, 1]
+    assert evaluation.pooled.auroc == 0.75
 
 
 def test_planes_of_stacks_are_images(tmp_path):
     np.savez(tmp_path / "a.npz", labels=np.stack([TRUTH, TRUTH, TRUTH]))
     np.save(tmp_path / "p.npy", np.stack([PRED, TRUTH, PRED]))
-    found = evaluate_files(f"{tmp_path / 'a.npz'}:labels", tmp_path / "p.npy", iou=(0.75,))
-    assert [image.name for image in found.images] == ["0", "1", "2"]
-    assert [image.matches[0].tp for image in found.images] == [2, 4, 2]
+    evaluation = evaluate_files(
+        f"{tmp_path / 'a.npz'}:labels", tmp_path / "p.npy", iou=(0.75,)
+    )
+    assert [image.name for image in evaluation.images] == ["0", "1", "2"]
+    assert [image.matches[0].tp for image in evaluation.images] == [2, 4, 2]
 
 
 def test_images_without_a_partner_are_errors(folders):
@@ -431,7 +433,7 @@ def test_wrong_input_exits_with_2(folders, words, message):
     assert "Traceback" not in done.stderr
 
 
-def test_the_overlay_is_at_most_4000_px_wide(tmp_path, monkeypatch):
+def test_overlay_of_a_large_image_is_downsampled(tmp_path, monkeypatch):
     monkeypatch.setattr("codexseg.evaluation.evaluate.OVERLAY_PX", 100)
     monkeypatch.setattr("codexseg.evaluation.evaluate.WINDOW_PX", 64)
     np.save(tmp_path / "t.npy", tiles(0, (250, 310), 60))
