@@ -9,7 +9,7 @@ from tests.runs import ROOT
 
 SCRIPT = """
 import ctypes, os, signal, sys, time
-from codexseg.cli_signals import Terminated, listen
+from codexseg.cli.interrupts import Terminated, listen
 
 @ctypes.CFUNCTYPE(None)
 def callback():

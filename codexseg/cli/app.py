@@ -115,7 +115,7 @@ def run(
 
 def _execute(pipeline: "Pipeline", function: Callable[..., R], **options: Any) -> R:
     """Execute; a fault at run time ends with what is lost and what is kept."""
-    from codexseg.execution.memory import prepare_process
+    from codexseg.execution.process import prepare_process
 
     prepare_process()
     listen()

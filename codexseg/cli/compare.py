@@ -139,7 +139,7 @@ def _run(image: Path, backends: "Sequence[str]", **options: Any) -> "Comparison"
     """Compare; a stop from outside leaves nothing behind."""
     from codexseg.cli.interrupts import Terminated, listen
     from codexseg.comparison.compare import compare
-    from codexseg.execution.memory import prepare_process
+    from codexseg.execution.process import prepare_process
 
     prepare_process()
     listen()

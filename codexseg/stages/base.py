@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from codexseg.config.schema import Config
 from codexseg.errors import RunStateError
-from codexseg.execution.processes import DIED, Execute
+from codexseg.execution.base import DIED, Executor
 from codexseg.run.directory import Arrays, Row, Run, Tables
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ class Context:
     """What a stage is given: its job, and where the work runs."""
 
     job: Job
-    executor: Execute
+    executor: Executor
 
     def map_patches(
         self,

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from codexseg.config.schema import Config
 from codexseg.errors import ConfigError, RunStateError
-from codexseg.execution.processes import Execute
+from codexseg.execution.base import Executor
 from codexseg.run.directory import Row, Run, digest
 from codexseg.stages import (
     export,
@@ -118,7 +118,7 @@ class Chain:
 
     def execute(
         self,
-        executor: Execute,
+        executor: Executor,
         *,
         from_stage: str | None = None,
         until: str | None = None,
@@ -148,7 +148,7 @@ class Chain:
         return self.status()
 
     def _do(
-        self, stage: Stage, payload: Row, keys: dict[str, str], executor: Execute
+        self, stage: Stage, payload: Row, keys: dict[str, str], executor: Executor
     ) -> None:
         key = keys[stage.name]
         self.run.begin(stage.name, key)
