@@ -20,7 +20,7 @@ from skimage.segmentation import expand_labels, find_boundaries
 from codexseg.core.grid import Window
 from codexseg.core.labels.matching import interior
 from codexseg.core.labels.operations import relabel
-from codexseg.execution.processes import Serial
+from codexseg.execution.base import Serial
 from codexseg.run.directory import Run as Directory
 from codexseg.stages.plan import load_plan
 from codexseg.stages.stitch.conflicts import patch_labels

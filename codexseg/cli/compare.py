@@ -115,7 +115,7 @@ def compare_command(
         exit_when_stopped("interrupted. No output was written."),
     ):
         from codexseg.comparison.compare import compare
-        from codexseg.execution.memory import prepare_process
+        from codexseg.execution.process import prepare_process
 
         prepare_process()
         result = compare(

@@ -92,7 +92,7 @@ def execute_pipeline(pipeline: "Pipeline", function: Callable[..., R], **options
     typer.Exit
         With code 1 after any other error, 130 or 143 after a stop.
     """
-    from codexseg.execution.memory import prepare_process
+    from codexseg.execution.process import prepare_process
 
     prepare_process()
     message = "interrupted. Finished work is kept; run the same command to resume."

@@ -1,208 +1,411 @@
-"""Where work runs: the same ``map`` over one process or many."""
+"""Execution in worker processes on this machine."""
 
 import logging
-import os
-import signal
+import pickle
+import sys
+import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
-from multiprocessing.process import BaseProcess
-from threading import Thread
-from typing import Literal, Protocol, TypeVar
+from contextlib import contextmanager, suppress
+from io import BytesIO
+from math import inf
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from threading import Lock
+from types import FunctionType, ModuleType
+from typing import Any, Generic, Literal
 
-from codexseg.errors import WorkerDied
-from codexseg.execution.memory import ask_for_huge_pages, prepare_process
+from codexseg.execution.base import (
+    Executor,
+    J,
+    Outcome,
+    Serial,
+    V,
+    job_cancelled,
+    job_timed_out,
+    worker_died,
+)
+from codexseg.execution.process import request_huge_pages, usable_cores
+from codexseg.execution.worker import FINISH, READY, load_result, work
 
 log = logging.getLogger(__name__)
 
-DIED = (
-    "a worker process was killed, most often because memory ran out; what was finished is "
-    "kept. Run the same command again with fewer workers (--workers), smaller patches "
-    "(patching.patch_height, patch_width) or a smaller segmentation.batch_memory_gb. In a "
-    "script of your own, start the run under: if __name__ == '__main__'."
-)
+MAX_JOBS_PER_WORKER = 2
+"""One job runs while the next waits in the worker, which is then never idle."""
 
-T = TypeVar("T")
-R = TypeVar("R")
+POLL_S = 1.0
+"""Time between two questions whether a running job is cancelled."""
+
+_START = Lock()
 
 
-class Execute(Protocol):
-    """Apply a picklable function to small picklable items, on so many workers."""
+class Processes(Executor):
+    """Spawned processes on this machine, started when first used and kept between runs.
 
-    workers: int
-
-    def map(
-        self,
-        function: Callable[[T], R],
-        items: Sequence[T],
-        *,
-        died: Callable[[T], Sequence[T]] | None = None,
-    ) -> Iterable[R]:
-        """Yield results as they come; the first failure is raised.
-
-        `died` is told of an item that killed its worker though it was alone, and
-        returns what to do instead.
-        """
-
-
-class Serial:
-    """Everything in this process: for one worker, tests and debugging."""
-
-    workers = 1
-
-    def map(
-        self,
-        function: Callable[[T], R],
-        items: Sequence[T],
-        *,
-        died: Callable[[T], Sequence[T]] | None = None,
-    ) -> Iterable[R]:
-        """Apply the function here and now."""
-        del died
-        return map(function, items)
-
-
-class Processes:
-    """A pool of spawned processes on this machine, started when first used and kept."""
+    Each worker has its own process and pipes. If it ends, the other workers continue and a
+    new one takes its place. Workers do not import the main module of the program, so a
+    script needs no ``if __name__ == "__main__"``.
+    """
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
-        self._pool: ProcessPoolExecutor | None = None
-        self._has_told = False
+        self._pool: list[_Worker] = []
+        self._leaving: list[_Worker] = []
+        self._is_running = False
+        self._has_reported = False
+        weakref.finalize(self, _finish, self._pool, self._leaving)
 
-    def map(
+    def run(
         self,
-        function: Callable[[T], R],
-        items: Sequence[T],
+        function: Callable[[J], V],
+        jobs: Iterable[J],
         *,
-        died: Callable[[T], Sequence[T]] | None = None,
-    ) -> Iterator[R]:
-        """Yield results as they come; the first failure is raised.
+        deadline_s: float | None = None,
+        cancelled: Callable[[J], bool] | None = None,
+    ) -> Iterator[Outcome[J, V]]:
+        """Yield one outcome per job, in order of completion.
+
+        The duration of a job includes the time to import its function.
 
         Raises
         ------
-        WorkerDied
-            If a worker was killed, most often for its memory, and nobody is to be told.
+        RuntimeError
+            If another run on these workers is in progress.
+        TypeError
+            If the function cannot be imported in a worker process.
         """
-        waiting, suspects = deque(items), deque[T]()
+        if self._is_running:
+            raise RuntimeError(
+                "A run is in progress on these workers. Finish its iterator first."
+            )
+        pickled = _pickle(function)
+        _finish(self._leaving)
+        queue = _Queue(jobs)
+        self._is_running = True
+        try:
+            while True:
+                yield from self._submit(queue, pickled, cancelled)
+                if not self._busy():
+                    break
+                yield from self._receive(queue, deadline_s, cancelled)
+                yield from self._stop_unwanted(queue, deadline_s, cancelled)
+        except GeneratorExit:
+            raise  # the caller reports the reason and calls close
+        except BaseException as error:
+            self.report_interruption(error)
+            raise
+        finally:
+            self._is_running = False
+            for worker in self._busy():
+                worker.request_finish()
+                self._pool.remove(worker)
+                self._leaving.append(worker)
+
+    def map(
+        self,
+        function: Callable[[J], V],
+        items: Sequence[J],
+        *,
+        died: Callable[[J], Sequence[J]] | None = None,
+    ) -> Iterator[V]:
+        """Yield results in order of completion; raise the first failure.
+
+        A single item runs in this process, because workers take seconds to start.
+        """
         if len(items) == 1 and died is None:
             yield function(items[0])
-            return
-        try:
-            while waiting or suspects:
-                if suspects:
-                    yield from self._alone(function, suspects, died)
-                else:
-                    yield from self._together(function, waiting, suspects)
-        except GeneratorExit:
-            raise  # its reader has ended; `executor` knows why, and closes
-        except BaseException as error:
-            self.tell(error)
-            self.close()
-            raise
-
-    def _together(
-        self, function: Callable[[T], R], waiting: deque[T], suspects: deque[T]
-    ) -> Iterator[R]:
-        """Keep the pool busy; if a worker dies, what was running becomes suspect."""
-        if self._pool is None:
-            self._pool = _pool(self.workers)
-        running: dict[Future[R], T] = {}
-        try:
-            while waiting or running:
-                # Twice as many as workers keeps them busy; the rest waits here.
-                while waiting and len(running) < 2 * self.workers:
-                    running[self._pool.submit(function, waiting[0])] = waiting[0]
-                    waiting.popleft()
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    result = future.result()
-                    del running[future]
-                    yield result
-        except BrokenProcessPool:
-            self.close()
-            suspects.extend(running.values())
-
-    def _alone(
-        self,
-        function: Callable[[T], R],
-        suspects: deque[T],
-        died: Callable[[T], Sequence[T]] | None,
-    ) -> Iterator[R]:
-        """Do the next suspect in a process of its own."""
-        item = suspects.popleft()
-        try:
-            with _pool(1) as alone:
-                future = alone.submit(function, item)
-                try:
-                    result = future.result()
-                except BaseException as error:
-                    self.tell(error, waits=True)
-                    raise
-            yield result
-        except BrokenProcessPool as error:
-            if died is None:
-                raise WorkerDied(DIED) from error
-            suspects.extendleft(reversed(died(item)))
-
-    def tell(self, error: BaseException, *, waits: bool = False) -> None:
-        """Say once, where work is interrupted, that what is running ends first.
-
-        Ctrl-C and SIGTERM are no `Exception`.
-        """
-        if isinstance(error, Exception) or self._has_told:
-            return
-        if waits or self._pool is not None:
-            self._has_told = True
-            log.warning("stopping: what is in hand is finished first")
+        else:
+            yield from super().map(function, items, died=died)
 
     def close(self) -> None:
-        """End the processes; what is waiting is dropped, what is running ends first."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
+        """Drop waiting jobs, let running jobs finish, and end the processes.
+
+        Interrupting it, for example with a second Ctrl-C, kills the running jobs.
+        """
+        _finish(self._pool, self._leaving)
+
+    def report_interruption(self, error: BaseException) -> None:
+        """Log once that running jobs finish first, if the error is an interruption.
+
+        Ctrl-C and SIGTERM are not derived from `Exception`.
+        """
+        is_working = bool(self._leaving or self._busy())
+        if is_working and not isinstance(error, Exception) and not self._has_reported:
+            self._has_reported = True
+            log.warning("Interrupted. Waiting for running jobs to finish.")
+
+    def _run_alone(self, function: Callable[[J], V], job: J) -> Outcome[J, V]:
+        """Run one job in the only worker process, so that it has all memory."""
+        if len(self._pool) > 1:
+            self.close()
+        return super()._run_alone(function, job)
+
+    def _busy(self) -> "list[_Worker]":
+        return [worker for worker in self._pool if worker.jobs]
+
+    def _submit(
+        self,
+        queue: "_Queue[J]",
+        function: bytes,
+        cancelled: Callable[[J], bool] | None,
+    ) -> Iterator[Outcome[J, V]]:
+        """Send jobs to workers with room; yield the outcomes of those not sent."""
+        while sum(len(worker.jobs) for worker in self._pool) < (
+            MAX_JOBS_PER_WORKER * self.workers
+        ):
+            try:
+                job = next(queue)
+            except StopIteration:
+                return
+            if cancelled is not None and cancelled(job):
+                yield Outcome(job, "cancelled", error=job_cancelled())
+                continue
+            try:
+                message = pickle.dumps((function, _pickle(job)))
+            except TypeError as error:
+                yield Outcome(job, "failed", error=error)
+            else:
+                self._next_worker().send(job, message)
+
+    def _next_worker(self) -> "_Worker":
+        """Return the worker with the fewest jobs; start one rather than let a job wait."""
+        if len(self._pool) < self.workers and all(worker.jobs for worker in self._pool):
+            self._pool.append(_Worker(threads=max(1, usable_cores() // self.workers)))
+        return min(self._pool, key=lambda worker: len(worker.jobs))
+
+    def _receive(
+        self,
+        queue: "_Queue[J]",
+        deadline_s: float | None,
+        cancelled: Callable[[J], bool] | None,
+    ) -> Iterator[Outcome[J, V]]:
+        """Wait for messages; yield the outcomes of jobs that ended."""
+        busy = self._busy()
+        handles = [handle for worker in busy for handle in worker.handles]
+        timeouts = [] if cancelled is None else [POLL_S]
+        if deadline_s is not None:
+            timeouts += [deadline_s - worker.running_s for worker in busy]
+        ready = wait(handles, None if not timeouts else max(0.0, min(timeouts)))
+        for worker in busy:
+            if not set(worker.handles).isdisjoint(ready):
+                message = worker.receive()
+                if message is None:
+                    job = self._remove(worker, queue)
+                    error = worker_died(worker.process.exitcode)
+                    yield Outcome(job, "died", error=error)
+                elif message != READY:
+                    yield _outcome(worker.end_job(), message)
+
+    def _stop_unwanted(
+        self,
+        queue: "_Queue[J]",
+        deadline_s: float | None,
+        cancelled: Callable[[J], bool] | None,
+    ) -> Iterator[Outcome[J, V]]:
+        """End the workers of jobs that are past their deadline or cancelled."""
+        for worker in self._busy():
+            if worker.has_message:
+                continue
+            if deadline_s is not None and worker.running_s > deadline_s:
+                job = self._remove(worker, queue)
+                yield Outcome(job, "timed out", error=job_timed_out(deadline_s))
+            elif (
+                cancelled is not None and worker.is_poll_due() and cancelled(worker.jobs[0])
+            ):
+                job = self._remove(worker, queue)
+                yield Outcome(job, "cancelled", error=job_cancelled())
+
+    def _remove(self, worker: "_Worker", queue: "_Queue[J]") -> J:
+        """End a worker, put its waiting jobs back, and return the job that it ran."""
+        self._pool.remove(worker)
+        worker.kill()
+        job: J = worker.jobs.popleft()
+        queue.returned.extend(worker.jobs)
+        return job
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
-    ask_for_huge_pages()
-    return ProcessPoolExecutor(
-        workers,
-        mp_context=get_context("spawn"),
-        initializer=_begin_worker,
-        initargs=(max(1, usable_cores() // workers),),
-    )
+class _Queue(Generic[J]):
+    """Jobs that no worker has: those returned by workers that ended come first."""
+
+    def __init__(self, jobs: Iterable[J]) -> None:
+        self.returned = deque[J]()
+        self._jobs = iter(jobs)
+
+    def __iter__(self) -> Iterator[J]:
+        return self
+
+    def __next__(self) -> J:
+        return self.returned.popleft() if self.returned else next(self._jobs)
 
 
-def _begin_worker(threads: int) -> None:
-    """Leave Ctrl-C to the parent, do not outlive it, and share the cores.
+class _Worker:
+    """A worker process, seen from its parent.
 
-    OMP_NUM_THREADS is what numerical libraries look at; a user's own value stays.
+    Attributes
+    ----------
+    process : multiprocessing.Process
+    jobs : deque
+        The running job, then the waiting ones.
     """
-    prepare_process()
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
-    if parent is not None:
-        Thread(target=_end_with, args=(parent,), daemon=True).start()
 
+    def __init__(self, threads: int) -> None:
+        request_huge_pages()
+        context = get_context("spawn")
+        jobs, self._jobs = context.Pipe(duplex=False)
+        self._results, results = context.Pipe(duplex=False)
+        self.process = context.Process(target=work, args=(jobs, results, threads))
+        with _hidden_main_module():
+            self.process.start()
+        jobs.close()
+        results.close()
+        self.jobs: deque[Any] = deque()
+        self.handles: tuple[Connection, int] = (self._results, self.process.sentinel)
+        self._is_ready = False
+        self._start_s = self._poll_s = -inf
 
-def _end_with(parent: BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
+    def send(self, job: Any, message: bytes) -> None:
+        """Give a job to the worker."""
+        self.jobs.append(job)
+        if len(self.jobs) == 1:
+            self._start_clock()
+        with suppress(OSError):  # its end is noticed when results are received
+            self._jobs.send_bytes(message)
 
+    def receive(self) -> bytes | None:
+        """Return the next message, or None if the process has ended."""
+        try:
+            message = self._results.recv_bytes() if self._results.poll() else None
+        except (EOFError, OSError):
+            return None
+        if message == READY:
+            self._is_ready = True
+            self._start_clock()
+        return message
 
-def usable_cores() -> int:
-    """Count the cores that this process may use; a cluster often grants fewer than all."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    def end_job(self) -> Any:
+        """Remove and return the running job; the next one is running now."""
+        job = self.jobs.popleft()
+        self._start_clock()
+        return job
+
+    def _start_clock(self) -> None:
+        self._start_s, self._poll_s = time.monotonic(), -inf
+
+    @property
+    def has_message(self) -> bool:
+        """Whether `receive` has news: a message or the end of the process."""
+        return self._results.poll()
+
+    @property
+    def running_s(self) -> float:
+        """Seconds since the running job was started; 0 while the process starts."""
+        return time.monotonic() - self._start_s if self._is_ready else 0.0
+
+    def is_poll_due(self) -> bool:
+        """Return whether to ask again if the running job is cancelled."""
+        now = time.monotonic()
+        if now - self._poll_s < POLL_S:
+            return False
+        self._poll_s = now
+        return True
+
+    def request_finish(self) -> None:
+        """Ask the process to drop waiting jobs and to end after the running one."""
+        with suppress(OSError):  # it has ended
+            self._jobs.send_bytes(FINISH)
+
+    def finish(self) -> None:
+        """Wait for the process to end; its results are discarded."""
+        while wait(self.handles) and self.receive() is not None:
+            pass
+        self._join()
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self.process.kill()
+        self._join()
+
+    def _join(self) -> None:
+        self.process.join()
+        self._jobs.close()
+        self._results.close()
 
 
 @contextmanager
-def executor(workers: int | Literal["auto"]) -> Iterator[Execute]:
-    """Yield what runs work on this many processes; auto: one for each core."""
+def _hidden_main_module() -> Iterator[None]:
+    """Hide the main module from multiprocessing, which makes new processes import it.
+
+    An unguarded script would start again in each worker. The main module of a notebook,
+    ``python -c`` or a script from standard input has no file to import.
+    """
+    with _START:
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main
+
+
+class _Pickler(pickle.Pickler):
+    """Refuses functions and classes of the main module, which workers do not import."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, FunctionType | type) and value.__module__ == "__main__":
+            raise TypeError(f"{value.__qualname__!r} is defined in the main module.")
+        return NotImplemented
+
+
+def _pickle(value: object) -> bytes:
+    buffer = BytesIO()
+    try:
+        _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(value)
+    except (TypeError, AttributeError, pickle.PicklingError) as error:
+        raise TypeError(
+            f"Cannot send {value!r} to a worker process: {error} "
+            f"Use functions and classes that can be imported from a module file, or one "
+            f"worker."
+        ) from error
+    return buffer.getvalue()
+
+
+def _outcome(job: J, message: bytes) -> Outcome[J, Any]:
+    try:
+        value, error = load_result(message)
+    except Exception as unreadable:  # noqa: BLE001 - for example a module missing here
+        return Outcome(job, "failed", error=unreadable)
+    if error is not None:
+        return Outcome(job, "failed", error=error)
+    return Outcome(job, "done", value)
+
+
+def _finish(*pools: list[_Worker]) -> None:
+    """Drop waiting jobs, let running ones finish, and end the processes."""
+    workers = [worker for pool in pools for worker in pool]
+    try:
+        for worker in workers:
+            worker.request_finish()
+        for worker in workers:
+            worker.finish()
+    except BaseException:
+        for worker in workers:
+            worker.kill()
+        raise
+    finally:
+        for pool in pools:
+            pool.clear()
+
+
+@contextmanager
+def executor(workers: int | Literal["auto"]) -> Iterator[Executor]:
+    """Yield an executor with this many workers, and close it.
+
+    Parameters
+    ----------
+    workers : int or "auto"
+        1 runs all jobs in this process; "auto" starts one process per usable core.
+    """
     if workers == "auto":
         workers = usable_cores()
     if workers == 1:
@@ -212,7 +415,7 @@ def executor(workers: int | Literal["auto"]) -> Iterator[Execute]:
     try:
         yield processes
     except BaseException as error:
-        processes.tell(error)
+        processes.report_interruption(error)
         raise
     finally:
         processes.close()

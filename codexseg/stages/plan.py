@@ -20,7 +20,7 @@ from codexseg.artifacts.manifest import RunManifest, read_manifest
 from codexseg.artifacts.patches import PATCHES_METADATA
 from codexseg.config.schema import Config
 from codexseg.errors import ConfigError, RunStateError
-from codexseg.execution.processes import Execute
+from codexseg.execution.base import Executor
 from codexseg.io.slides.record import SlideRecord
 from codexseg.run.directory import Run, digest
 from codexseg.run.records import Record
@@ -173,7 +173,7 @@ class RunPlan:
 
     def execute(
         self,
-        executor: Execute,
+        executor: Executor,
         *,
         from_stage: str | None = None,
         until: str | None = None,
@@ -203,7 +203,7 @@ class RunPlan:
         return self.status()
 
     def _execute_stage(
-        self, stage: Stage, payload: Record, keys: dict[str, str], executor: Execute
+        self, stage: Stage, payload: Record, keys: dict[str, str], executor: Executor
     ) -> None:
         key = keys[stage.name]
         self.run.begin(stage.name, key)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from codexseg.config.schema import Config
 from codexseg.errors import RunStateError
-from codexseg.execution.processes import DIED, Execute
+from codexseg.execution.base import DIED, Executor
 from codexseg.io.slides.record import SlideRecord
 from codexseg.run.directory import Run, digest
 from codexseg.run.records import Record, StageRecords
@@ -166,7 +166,7 @@ class StageContext:
     """Arguments of a stage: the inputs of its workers, and the executor."""
 
     inputs: StageInputs
-    executor: Execute
+    executor: Executor
 
     def map_patches(
         self,

@@ -31,7 +31,7 @@ from codexseg.backends.weights import resolve
 from codexseg.config import SegmentationConfig
 from codexseg.core.grid import Window
 from codexseg.core.tiles import TileGrid
-from codexseg.execute.memory import prepare_process
+from codexseg.execution.process import prepare_process
 prepare_process()
 path, side, count, budget = Path(sys.argv[1]), *map(float, sys.argv[2:])
 side, count = int(side), int(count)

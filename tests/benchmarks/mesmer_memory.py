@@ -25,7 +25,7 @@ MODEL = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from codexseg.execute.memory import prepare_process
+from codexseg.execution.process import prepare_process
 from codexseg.backends.runtime import Batch, open_network
 from codexseg.backends.weights import resolve
 prepare_process()
