@@ -24,7 +24,8 @@ from codexseg.backends.registry import backend_warnings
 from codexseg.config.loader import load_config
 from codexseg.config.schema import Config
 from codexseg.errors import BackendUnavailable, ConfigError, InputError, RunStateError
-from codexseg.execution.processes import executor, usable_cores
+from codexseg.execution.process import usable_cores
+from codexseg.execution.processes import executor
 from codexseg.io.slides.channels import check_channels, with_channels_by_name
 from codexseg.io.slides.open import open_image
 from codexseg.io.slides.record import SlideRecord, record_slide
