@@ -60,7 +60,7 @@ def untiled(request, tmp_path_factory):
 )
 def test_patches_do_not_show(untiled, grid, tmp_path):
     config = write_config(untiled, "tiled", **grid)
-    execute(config, tmp_path / "tiled", until="stitch")
+    execute(config, tmp_path / "tiled", until="repair")
     for name in LABELS:
         ours, expected = labels(tmp_path / "tiled", name), labels(untiled / "run", name)
         np.testing.assert_array_equal(ours, expected, err_msg=name)
@@ -180,8 +180,8 @@ def test_what_a_survey_has_lost_is_made_again(visits, damage, tmp_path):
         for path in work.glob("slide_pass.range-*/all/*.npy"):
             path.write_bytes(path.read_bytes()[:99])
     stop[0] = -1
-    execute(config, tmp_path / "run", until="stitch")
-    execute(config, tmp_path / "whole", until="stitch")
+    execute(config, tmp_path / "run", until="repair")
+    execute(config, tmp_path / "whole", until="repair")
     for name in LABELS:
         ours, expected = labels(tmp_path / "run", name), labels(tmp_path / "whole", name)
         np.testing.assert_array_equal(ours, expected)
@@ -225,9 +225,9 @@ def test_normalization_per_patch_is_each_patch_on_its_own(tmp_path):
     config = write_config(
         tmp_path, segmentation=", normalization: patch", split_mode="full_image"
     )
-    execute(config, tmp_path / "patch", until="stitch")
+    execute(config, tmp_path / "patch", until="repair")
     whole = write_config(tmp_path, "whole", split_mode="full_image")
-    execute(whole, tmp_path / "slide", until="stitch")
+    execute(whole, tmp_path / "slide", until="repair")
     for name in LABELS[2:]:
         one, other = labels(tmp_path / "patch", name), labels(tmp_path / "slide", name)
         assert same_objects(one, other)

@@ -51,7 +51,7 @@ def test_untiled_originals_are_what_the_backend_found(tmp_path):
     image = tissue()
     config = write_config(tmp_path, split_mode="full_image")
     write_slide(tmp_path, image)
-    execute(config, tmp_path / "run", until="stitch")
+    execute(config, tmp_path / "run", until="repair")
     for found, name in zip(segment_locally(image), LABELS[2:], strict=True):
         ours = labels(tmp_path / "run", name)
         pairs = np.unique(np.stack([found.ravel(), ours.ravel()]), axis=1)
@@ -121,9 +121,9 @@ def test_an_object_that_leaves_the_patches_with_signal_is_whole(tmp_path, side):
     image[0, 120:130], image[0, 140:150] = 900, 900
     write_slide(tmp_path, image)
     whole = write_config(tmp_path, split_mode="full_image")
-    execute(whole, tmp_path / "whole", until="stitch")
+    execute(whole, tmp_path / "whole", until="repair")
     tiled = write_config(tmp_path, name="tiled", patch_height=side, patch_width=side)
-    execute(tiled, tmp_path / "tiled", until="stitch")
+    execute(tiled, tmp_path / "tiled", until="repair")
     for name in LABELS:
         one, other = labels(tmp_path / "whole", name), labels(tmp_path / "tiled", name)
         np.testing.assert_array_equal(one, other, err_msg=name)
@@ -150,7 +150,7 @@ def test_disputed_objects_keep_what_the_configuration_asks_for(tmp_path, seed):
     execute(
         write_config(tmp_path, "Moody", patch_height=64, patch_width=90),
         run,
-        until="stitch",
+        until="repair",
     )
     for name in LABELS[:1] + LABELS[2:]:
         ids, first = np.unique(labels(run, name), return_index=True)

@@ -79,7 +79,7 @@ def test_a_wrong_pixel_size_is_made_good(tmp_path, wrong):
     # nuclei of 8 um at 0.5 um per px, and a file that says otherwise
     image, n = drawn(16)
     config = write(tmp_path, image, mpp=0.5 * wrong)
-    nominal = execute(config, tmp_path / "nominal", until="stitch").cells
+    nominal = execute(config, tmp_path / "nominal", until="repair").cells
     config = write(tmp_path, image, 0.5 * wrong, f"{WATERSHED}, diameter: auto")
     result = execute(config, tmp_path / "auto")
     assert abs(result.cells - n) <= 0.05 * n
@@ -105,15 +105,15 @@ def test_the_outputs_keep_the_real_pixel_size(tmp_path):
     cells = pd.read_csv(tmp_path / "run" / "cells.csv")
     assert (cells["cell_area_um2"] / cells["cell_area_px"]).to_numpy() == pytest.approx(1.0)
     half = write(tmp_path, image, 0.5, WATERSHED)
-    execute(half, tmp_path / "half", until="stitch")
+    execute(half, tmp_path / "half", until="repair")
     assert np.array_equal(labels(tmp_path / "run"), labels(tmp_path / "half"))
 
 
 def test_a_diameter_as_made_for_changes_no_cell(tmp_path):
     image, _ = drawn(16, (300, 300))
-    execute(write(tmp_path, image), tmp_path / "without", until="stitch")
+    execute(write(tmp_path, image), tmp_path / "without", until="repair")
     config = write(tmp_path, image, 0.5, f"{WATERSHED}, diameter: 11")
-    execute(config, tmp_path / "with", until="stitch")
+    execute(config, tmp_path / "with", until="repair")
     assert np.array_equal(labels(tmp_path / "without"), labels(tmp_path / "with"))
 
 
@@ -487,7 +487,7 @@ def test_percentiles_make_gain_and_offset_of_no_account(tmp_path):
     found = []
     for number, other in enumerate((image, image * np.uint16(3) + np.uint16(500))):
         Fixed.told.clear()
-        execute(write(tmp_path, other, 0.5, FIXED), tmp_path / f"{number}", until="stitch")
+        execute(write(tmp_path, other, 0.5, FIXED), tmp_path / f"{number}", until="repair")
         (told,) = Fixed.told.items()
         found.append((labels(tmp_path / f"{number}"), told))
     (one, told), (two, told_too) = found
@@ -501,9 +501,9 @@ def test_percentiles_make_gain_and_offset_of_no_account(tmp_path):
 
 def test_percentiles_of_the_slide_do_not_show_the_patches(tmp_path):
     image = tissue()[:2]
-    execute(write(tmp_path, image, 0.5, FIXED), tmp_path / "one", until="stitch")
+    execute(write(tmp_path, image, 0.5, FIXED), tmp_path / "one", until="repair")
     config = write(tmp_path, image, 0.5, FIXED, split_mode="full_image")
-    execute(config, tmp_path / "two", until="stitch")
+    execute(config, tmp_path / "two", until="repair")
     assert labels(tmp_path / "one").max() > 20
     assert np.array_equal(labels(tmp_path / "one"), labels(tmp_path / "two"))
 
@@ -524,7 +524,7 @@ def test_the_watershed_finds_the_same_with_and_without(tmp_path, keys, normaliza
     found = []
     for number, more in enumerate(("", ", percentiles: [1, 99]")):
         config = write(tmp_path, image, 0.5, common + more, keys)
-        execute(config, tmp_path / f"{number}", until="stitch")
+        execute(config, tmp_path / f"{number}", until="repair")
         found.append(labels(tmp_path / f"{number}"))
     assert found[0].max() > 20
     assert count_matches(object_pairs(overlaps(*found)), 0.7).f1 > 0.9
@@ -536,7 +536,7 @@ def test_a_network_that_surveys_the_slide_sees_it_scaled(tmp_path):
     found = []
     for side in (130, 400):
         config = write(tmp_path, image, 0.5, keys, patch_height=side, patch_width=side)
-        result = execute(config, tmp_path / f"{side}", until="stitch")
+        result = execute(config, tmp_path / f"{side}", until="repair")
         found.append(labels(tmp_path / f"{side}"))
     assert result.scale["mpp_shown"] == 0.625
     assert found[0].max() > 20
@@ -547,7 +547,7 @@ def test_a_flat_channel_stays_as_it_is(tmp_path):
     image = np.full((2, 200, 200), 7, np.uint16)
     image[0, 50:60, 50:60] = 5000  # less than a hundredth
     config = write(tmp_path, image, 0.5, f"{WATERSHED}, percentiles: [1, 99]")
-    assert execute(config, tmp_path / "run", until="stitch").cells == 1
+    assert execute(config, tmp_path / "run", until="repair").cells == 1
 
 
 def test_arrays_are_scaled_by_percentiles_too():

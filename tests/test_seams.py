@@ -374,7 +374,7 @@ def test_every_cell_of_the_tissue_is_there_once_and_whole(tmp_path, backend, siz
     height, width = size
     config = configure(tmp_path, backend, patch_height=height, patch_width=width)
     Otsu.seen.clear()
-    result = execute(config, tmp_path / "run", until="stitch")
+    result = execute(config, tmp_path / "run", until="repair")
     assert result.stages[4].summary["disputed"]["cell"] > 30
     for compartment, name in enumerate(("cell", "nucleus")):
         found = labels(tmp_path / "run", f"{name}_original")
@@ -418,7 +418,7 @@ def drawing(folder, *drawn, bright=192):
     return configure(folder, "Drawn", patch_width=192 // len(drawn), overlap=0.6)
 
 
-def stitched(folder, *drawn, until="stitch", bright=192):
+def stitched(folder, *drawn, until="repair", bright=192):
     """Segment the slide: as two patches, their cores meet at column 96."""
     execute(drawing(folder, *drawn, bright=bright), folder / "run", until=until)
     return [labels(folder / "run", name) for name in ("cell_original", "nucleus")]
@@ -551,13 +551,13 @@ def test_a_run_that_is_killed_at_seams_goes_on_as_if_it_was_not(tmp_path, monkey
     config = drawing(tmp_path, [(0, 1, 20, 26, 78, 119)], [CROSSED, third])
     execute(config, tmp_path / "run", until="segment")
     shutil.copytree(tmp_path / "run", tmp_path / "whole")
-    execute(config, tmp_path / "whole", until="stitch")
+    execute(config, tmp_path / "whole", until="repair")
     whole, passes = outputs(tmp_path / "whole"), []
 
     def killed(self, function, items, *, died=None):
         del self, died
         for item in items:
-            if function.args[1].stage.startswith("repair") and len(passes) == stop:
+            if function.args[1].stage.startswith("stitch") and len(passes) == stop:
                 raise KeyboardInterrupt
             passes.append(function.args[1].stage)
             yield function(item)
@@ -569,10 +569,11 @@ def test_a_run_that_is_killed_at_seams_goes_on_as_if_it_was_not(tmp_path, monkey
         with pytest.raises(KeyboardInterrupt):
             execute(config, out, until="repair")
         monkeypatch.undo()
-        execute(config, out, until="stitch")
+        execute(config, out, until="repair")
         assert outputs(out) == whole
-    turns = [f"repair.{name}" for name in ("rivals", "pieces0", "pieces1") for _ in "12"]
-    assert passes == [*turns, "repair.pairs"]
+    passes_run = ("overlaps", "fragments0", "fragments1")
+    turns = [f"stitch.{name}" for name in passes_run for _ in "12"]
+    assert passes == [*turns, "stitch"]
 
 
 def test_the_box_of_an_unmatched_object_is_that_of_its_pixels(tmp_path):
@@ -596,7 +597,7 @@ def test_nuclei_are_looked_for_in_the_channel_that_is_named(tmp_path, channel, c
     config = write_config(tmp_path)
     text = config.read_text().replace("DAPI", channel)
     config.write_text(text.replace("wholecell_channel: [CD45]", "wholecell_channel: []"))
-    result = execute(config, tmp_path / "run", until="stitch")
+    result = execute(config, tmp_path / "run", until="repair")
     assert result.cells == cells
 
 

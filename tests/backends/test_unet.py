@@ -241,7 +241,7 @@ def test_run_does_not_depend_on_patches(tmp_path):
         }
         config.write_text(yaml.safe_dump(said))
         runs.append(tmp_path / f"run{number}")
-        assert execute(config, runs[-1], until="stitch").cells > 15
+        assert execute(config, runs[-1], until="repair").cells > 15
     for run in runs[1:]:
         for name in LABELS:
             np.testing.assert_array_equal(labels(run, name), labels(runs[0], name))

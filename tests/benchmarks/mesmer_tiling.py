@@ -104,7 +104,7 @@ def run(folder: Path, patching: str, workers: int) -> dict[str, NDArray[np.uint3
     config.write_text(CONFIG.format(patching=patching, network=toy() / "toy.onnx"))
     command = [sys.executable, "-m", "codexseg", "run", str(config), "--out", str(out)]
     done = subprocess.run(
-        [*command, "--workers", str(workers), "--until", "stitch"],
+        [*command, "--workers", str(workers), "--until", "repair"],
         cwd=ROOT,
         capture_output=True,
         text=True,

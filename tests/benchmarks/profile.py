@@ -120,7 +120,7 @@ def many_channels(size: int, names: list[str]) -> Path:
 
 def ours(config: Path, run: Path) -> dict[str, float]:
     """Measure the stage profile of a run that has its labels; end with all outputs."""
-    measured(codexseg_run(config, run, 1, "--until", "stitch"))
+    measured(codexseg_run(config, run, 1, "--until", "repair"))
     measured(codexseg_run(config, run, 1, "--until", "profile"))
     stage, command = [], []
     for _ in range(ROUNDS):
