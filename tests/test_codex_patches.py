@@ -107,7 +107,7 @@ def test_metadata_are_those_on_disk(folder, flagged, finished):
 
 def test_a_stage_that_is_not_done_is_named(tmp_path, flagged):
     with pytest.raises(
-        RunStateError, match=r"the stage segment of .* is missing.*--until segment"
+        RunStateError, match=r"The stage segment of .* is missing.*--until segment"
     ):
         _ = flagged.seg_res_batch
     with pytest.raises(RunStateError, match=r"the stage segment .* run until stitch first"):
@@ -212,7 +212,7 @@ def test_another_slide_in_the_same_place_is_refused(tmp_path):
     slide.unlink()
     write_slide(tmp_path, tissue((220, 380), 20, seed=1))
     patches = CodexPatches(run)
-    with pytest.raises(RunStateError, match="is not the slide any more"):
+    with pytest.raises(RunStateError, match="has changed since the run"):
         _ = patches.valid_patches
-    with pytest.raises(RunStateError, match="is not the slide any more"):
+    with pytest.raises(RunStateError, match="has changed since the run"):
         run_cell_segmentation(patches)

@@ -158,7 +158,7 @@ def test_from_until_and_force(config, tmp_path):
     assert states(config, out)["segment"][0] == "missing"
     with pytest.raises(RunStateError, match="earlier stage segment is missing"):
         execute(config, out, from_stage="repair")
-    with pytest.raises(ConfigError, match="expected one of load, patch"):
+    with pytest.raises(ConfigError, match="unknown stage. Use one of load, patch"):
         execute(config, out, force="repare")
     execute(config, out)
     markers = out / "stages"
@@ -272,7 +272,7 @@ def test_two_runs_do_not_work_in_one_directory(tmp_path):
         wait_for(tmp_path / "my_codexseg" / "stages" / "flag.json")
         second = codexseg("run", config)
         assert second.returncode == 2
-        assert f"is being worked on by process {first.pid}" in second.stderr
+        assert f"is in use by process {first.pid}" in second.stderr
         assert first.wait(timeout=120) == 0
 
 
@@ -298,7 +298,7 @@ def test_a_time_limit_ends_with_a_word_and_leaves_nobody_behind(tmp_path, worker
         run.send_signal(signal.SIGTERM)
         _, said = run.communicate(timeout=120)
     assert run.returncode == 143
-    assert "the same command goes on" in said
+    assert "run the same command to resume" in said
     assert codexseg("run", config).returncode == 0
 
 
@@ -319,7 +319,9 @@ def wait_for(path):
         ("work/load-*", "load"),
         ("work/segment-*", "segment"),
         ("work/stitch*", "stitch"),
-        ("segmentation.ome.zarr/labels/nucleus/0", "stitch"),
+        ("segmentation.ome.zarr/labels/nucleus/0", "repair"),
+        ("segmentation.ome.zarr/labels/nucleus_original/0", "stitch"),
+        ("work/repair*", "repair"),
         ("patches.zarr/original/c/6", "segment"),
         ("exports/cell.ome.tif", "export"),
     ],
@@ -357,7 +359,7 @@ def test_tables_of_other_labels_do_not_stay(config, tmp_path):
     out = tmp_path / "run"
     execute(config, out)
     config.write_text(config.read_text() + "repair: {min_overlap: 0.99}\n")
-    execute(config, out, until="stitch")
+    execute(config, out, until="repair")
     assert not (out / "cells.csv").exists()
     assert not (out / "matched_seg_res_batch.pickle").exists()
 
@@ -397,8 +399,8 @@ def test_a_result_tells_nothing_of_stages_that_are_out_of_date(config, tmp_path)
     out = tmp_path / "run"
     assert execute(config, out).cells > 0
     config.write_text(config.read_text() + "repair: {min_overlap: 0.99}\n")
-    assert execute(config, out, until="repair").cells is None
-    execute(config, out, until="stitch")
+    assert execute(config, out, until="stitch").cells is None
+    execute(config, out, until="repair")
     metadata = pd.read_csv(out / "patches_metadata.csv")
     assert metadata["n_matched"].sum() == labels(out).max()
     with pytest.raises(ConfigError, match="comes after"):

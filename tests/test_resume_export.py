@@ -8,7 +8,8 @@ from codexseg.stages import export
 from tests.runs import execute, outputs
 from tests.tissue import write_config, write_slide
 
-ITEM = "work/export.pickles-*/*.matched_seg_res_batch.pickle"
+PICKLED = "work/export.matched_seg_res_batch_pickle-*/*.pickle"
+TILES = "work/export.cell_ome_tif-*/*.npz"
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +27,11 @@ def stopped(finished, tmp_path, monkeypatch):
     config, expected = finished
     write = export.write_files
 
-    def stop(job, numbers):
+    def stop(inputs, numbers):
         for number in numbers:
-            if number == len(export.wanted(job.config)) - 1:
+            if number == len(export.EXPORTERS) - 1:
                 raise KeyboardInterrupt
-            yield from write(job, [number])
+            yield from write(inputs, [number])
 
     with monkeypatch.context() as patch:
         patch.setattr(export, "write_files", stop)
@@ -45,7 +46,7 @@ def forget_files(run):
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("pattern", [ITEM, "work/export.tiles-*/*.npz"])
+@pytest.mark.parametrize("pattern", [PICKLED, TILES])
 @pytest.mark.parametrize("damage", ["lost", "cut", "emptied"])
 def test_a_piece_that_was_lost_or_cut_is_made_again(stopped, pattern, damage):
     config, run, expected = stopped

@@ -53,7 +53,10 @@ def as_json(warnings: Iterable[RunWarning]) -> list[dict[str, Any]]:
 def write_warnings(run: Path, warnings: Iterable[RunWarning]) -> None:
     """Write ``warnings.json`` into a run directory."""
     content = {"warnings": as_json(warnings)}
-    write_atomic(run / WARNINGS, json.dumps(content, indent=2, default=str))
+    text = json.dumps(content, indent=2, default=str)
+    path = run / WARNINGS
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        write_atomic(path, text)
 
 
 def read_warnings(run: Path) -> list[RunWarning]:

@@ -98,8 +98,7 @@ def _facts(state: WorkerState) -> Record:
     named = [(p, grid[p].core, segmented[p]["note"]) for p in failed[:MAX_NAMED]]
     segment = _summary(state, "segment")
     return {
-        "name": Path(slide.path).name,
-        "sample": inputs.config.sample_name,
+        "name": inputs.config.data.sample or Path(slide.path).name,
         "source": slide,
         "paired": inputs.backend.paired,
         "config": inputs.config,

@@ -5,6 +5,7 @@ interiors of cells, and the pairs follow from the sums. Cells are numbered 1 to 
 order of their first pixels; a nucleus has the number of its cell.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,11 +32,14 @@ from codexseg.config.schema import RepairConfig
 from codexseg.core.grid import PatchGrid
 from codexseg.core.labels.matching import interior, match, matched_fraction, pair_table
 from codexseg.core.labels.operations import renumber
+from codexseg.errors import RunStateError
 from codexseg.io.labels.chunks import core_levels
 from codexseg.run.records import Record, StageRecords
 from codexseg.workflow.pyramid import build_pyramid
 from codexseg.workflow.stage import Finished, Stage, StageContext, StageInputs
-from codexseg.workflow.worker import worker_state
+from codexseg.workflow.worker import WorkerState, worker_state
+
+log = logging.getLogger(__name__)
 
 PAIRS = "pairs"
 """Pass that counts shared pixels."""
@@ -45,6 +49,7 @@ def repair(context: StageContext) -> Record:
     """Choose the pairs, number the cells, and write the matched labels."""
     inputs = context.inputs
     state = worker_state(inputs)
+    _restore_labels(inputs, state)
     grid, stitched = state.grid, inputs.records("stitch")
     cells, nuclei = (SlideObjects.read(stitched, name) for name in COMPARTMENTS)
     patches = read_patches_with_objects(stitched)
@@ -75,6 +80,22 @@ def repair(context: StageContext) -> Record:
         "matched_fraction": None if np.isnan(fraction) else fraction,
         "written": label_folders(inputs.run, COMPARTMENTS),
     }
+
+
+def _restore_labels(inputs: StageInputs, state: WorkerState) -> None:
+    """Create the matched label images again if their metadata are lost or damaged."""
+    try:
+        state.labels.check(COMPARTMENTS)
+    except RunStateError as error:
+        log.warning("%s The label images are written again.", error)
+        inputs.run.forget("repair")  # the labels of its records are gone
+        state.labels.restore(
+            COMPARTMENTS,
+            state.grid.shape,
+            state.grid.step,
+            inputs.slide.mpp,
+            inputs.config.export.ome_zarr_version,
+        )
 
 
 # -- pairs --------------------------------------------------------------------------------

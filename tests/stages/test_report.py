@@ -17,7 +17,10 @@ from codexseg.core.intensity.background import (
     estimate_background,
 )
 from codexseg.core.intensity.histogram import block_mean
-from codexseg.stages import pictures, quality, report, segment
+from codexseg.report import figures, quality
+from codexseg.report import page as report_page
+from codexseg.stages.segment import stage as segment
+from codexseg.workflow.timings import stage_times
 from tests.images import write_ome_tiff
 from tests.runs import execute, labels
 from tests.tissue import NAMES, Local, segment_locally, tissue, write_slide
@@ -223,8 +226,8 @@ def test_quality_goes_on_where_it_was_stopped(usual, monkeypatch):
             raise KeyboardInterrupt
         return judge(job, window)
 
-    judge = quality._look
-    monkeypatch.setattr(quality, "_look", stops)
+    judge = quality._tally
+    monkeypatch.setattr(quality, "_tally", stops)
     with pytest.raises(KeyboardInterrupt):
         execute(config, result.path)
     assert not path.exists()
@@ -291,13 +294,13 @@ def test_every_patch_stage_and_file_is_listed_and_explained(usual):
 def test_pictures_show_cells_across_seams(usual):
     page, _ = usual
     overview, *shown = page.decoded()
-    assert max(overview.size) == pictures.OVERVIEW_PX
+    assert max(overview.size) == figures.OVERVIEW_PX
     assert 3 <= len(shown) <= 6
     for picture in shown:
         assert picture.size == (128, 128)
         yellow, white = (
             np.abs(np.asarray(picture, int) - colour).max(axis=2) < 60
-            for colour in (pictures.COLOURS["cell_line"], pictures.COLOURS["nucleus_line"])
+            for colour in (figures.COLOURS["cell_line"], figures.COLOURS["nucleus_line"])
         )
         assert yellow.any()
         assert white.any()
@@ -347,7 +350,7 @@ def test_a_backend_that_finds_nothing_is_said_so(tmp_path):
 
 
 def test_objects_that_may_be_cut_are_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(segment, "MOST_GROWN_PX", 0)
+    monkeypatch.setattr(segment, "MAX_EXTENDED_PX", 0)
     page, _ = page_of(tmp_path, "Large")
     (box,) = page.boxes("warn")
     assert "may be cut" in box
@@ -367,31 +370,29 @@ def test_names_are_escaped(tmp_path):
 
 
 def test_a_large_grid_is_listed_in_part(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "MOST_ROWS", 3)
-    monkeypatch.setattr(pictures, "READ_WHOLE_PX", 100)
+    monkeypatch.setattr(report_page, "MAX_ROWS", 3)
+    monkeypatch.setattr(figures, "READ_WHOLE_PX", 100)
     page, _ = page_of(tmp_path)
     assert "The first 3 of 9; patches_metadata.csv lists them all." in page.text
-    assert max(page.decoded()[0].size) == pictures.OVERVIEW_PX
+    assert max(page.decoded()[0].size) == figures.OVERVIEW_PX
 
 
 def test_times_of_workers_are_added_to_the_drivers(tmp_path):
-    class FakeRun:
-        timings_path = tmp_path / "timings.csv"
-
-    class FakeJob:
-        run = FakeRun
-        keys = dict.fromkeys(("load", "segment", "report"), "")
-
     lines = ["stage,patch,wall_s,cpu_s", "load,0,1,1", "load,driver,1.5,1.2"]
     lines += ["segment,0,9,9", "segment,driver,5,1"]
     lines += ["segment,0,4,4", "segment,1,4,4", "segment,driver,4,0.5", "report,driver,1,1"]
-    FakeRun.timings_path.write_text("\n".join(lines) + "\n")
-    assert report._times(FakeJob) == [("load", 1.5, 1.2), ("segment", 4.0, 8.5)]
+    path = tmp_path / "timings.csv"
+    path.write_text("\n".join(lines) + "\n")
+    times = stage_times(path)
+    assert {name: times[name] for name in ("load", "segment")} == {
+        "load": (1.5, 1.2),
+        "segment": (4.0, 8.5),
+    }
 
 
 def test_histogram_counts_everything_once():
     values = ndi.gaussian_filter(np.random.default_rng(0).random(5000), 1) * 90
-    found = report._histogram(values)
+    found = report_page._histogram(values)
     assert sum(found["counts"]) == 5000
     assert 10 <= len(found["counts"]) <= 80
     first = found["counts"][0]

@@ -131,6 +131,41 @@ class LabelStore:
         shutil.rmtree(old, ignore_errors=True)
         return cls(path)
 
+    def check(self, names: Sequence[str]) -> None:
+        """Open every level of label images.
+
+        Raises
+        ------
+        RunStateError
+            If a level is missing or its metadata are damaged.
+        """
+        levels = len(ngff.level_shapes(self._array(self.names[-1], 0).shape))
+        for name in names:
+            for level in range(levels):
+                try:
+                    self._array(name, level)
+                except (OSError, ValueError, KeyError) as error:
+                    folder = self.path / "labels" / name / str(level)
+                    raise RunStateError(f"{folder} is damaged ({error}).") from error
+
+    def restore(
+        self,
+        names: Sequence[str],
+        shape: tuple[int, int],
+        step: tuple[int, int],
+        mpp: float,
+        version: ngff.Version,
+    ) -> None:
+        """Replace label images by empty ones; see `create` for the parameters."""
+        new = self.path.with_name(f"{self.path.name}.new")
+        shutil.rmtree(new, ignore_errors=True)
+        _write_skeleton(new, shape, level_chunks(shape, step), mpp, names, version)
+        for name in names:
+            folder = self.path / "labels" / name
+            shutil.rmtree(folder, ignore_errors=True)
+            (new / "labels" / name).rename(folder)
+        shutil.rmtree(new)
+
     def clear(self, names: Sequence[str]) -> None:
         """Remove all labels of the named label images; keep their metadata.
 
