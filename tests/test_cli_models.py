@@ -180,7 +180,7 @@ def test_instanseg_is_listed_and_its_fetch_says_what_is_wrong(models, tmp_path):
     assert "Traceback" not in done.stderr
     done = models("check", "instanseg")
     assert done.returncode == 2
-    assert "the weights of instanseg are not on this machine" in done.stderr
+    assert "The weights of instanseg are not on this machine" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -231,7 +231,7 @@ def test_fetch_what_is_there(models, tmp_path):
 def test_convert_says_what_is_missing_or_done(models, tmp_path):
     done = models("convert", TOY_SAVED_MODEL, "--python", tmp_path / "none")
     assert done.returncode == 2
-    assert "correct --python" in done.stderr
+    assert "Correct --python" in done.stderr
     assert done.stdout == ""
     done = models("convert", TOY_ONNX)
     assert done.returncode == 0

@@ -37,7 +37,7 @@ def require(backend: str, *packages: str) -> None:
             )
 
 
-def version_of(package: str) -> str:
+def package_version(package: str) -> str:
     """Return the version of an installed package, or "unknown"."""
     try:
         return version(package)
@@ -63,8 +63,8 @@ def check_torch(backend: str, device: str) -> None:
     require(backend, "torch")
     if device == "cuda" and torch_device(device) == "cpu":
         raise BackendUnavailable(
-            f"segmentation.device is 'cuda', and torch {version_of('torch')} cannot use a "
-            f"GPU. Install a build of torch for CUDA, or set it to 'auto' or 'cpu'."
+            f"segmentation.device is 'cuda', and torch {package_version('torch')} cannot "
+            f"use a GPU. Install a build of torch for CUDA, or set it to 'auto' or 'cpu'."
         )
 
 

@@ -126,14 +126,14 @@ def convert(
     The conversion is compared with the SavedModel tile by tile before it is kept.
     """
     with clear_errors():
-        from codexseg.backends.networks.convert import convert as convert_weights
+        from codexseg.backends.networks.convert import convert_saved_model
 
         weights = _resolve(target)
         done = weights.path if weights.kind == "onnx" else weights.onnx
         if done is not None and out is None:
             say(f"Already converted: {done} ({_size(done)})")
             return
-        made = convert_weights(weights, out, python, say)
+        made = convert_saved_model(weights, out, python, say)
         worst = f"{made.max_abs_diff:.2g}"
         say(f"Compared on {made.tiles} tiles: the maps differ by {worst} at most.")
         if weights.licence:
@@ -154,7 +154,7 @@ def check(target: Checked) -> None:
             return
         from codexseg.backends.networks.contract import HEAD_CHANNELS, check_contract
         from codexseg.backends.networks.runtime import open_network
-        from codexseg.backends.networks.signature import describe, read_signature
+        from codexseg.backends.networks.signature import describe_tensors, read_signature
 
         weights = _resolve(target)
         _row(weights.name, _kind(weights))
@@ -163,7 +163,7 @@ def check(target: Checked) -> None:
         _row("  licence", weights.licence or "not known")
         signature = read_signature(weights.path)
         for title, tensors in (("reads", signature.inputs), ("gives", signature.outputs)):
-            for line in describe(tensors):
+            for line in describe_tensors(tensors):
                 _row(f"  {title}", line)
         contract = check_contract(signature, weights.path)
         heads = zip(contract.output_names, HEAD_CHANNELS, strict=True)
@@ -197,7 +197,7 @@ def setup_deepcell(
             said.append(text)
             say(text)
 
-        made = python310.setup_deepcell(python, announce)
+        made = python310.install_deepcell(python, announce)
         say(f"deepcell is ready: {made}" if said else f"Already there: {made}")
 
 
@@ -263,7 +263,7 @@ def _try_instanseg(weights: "Weights") -> None:
 
     import numpy as np
 
-    from codexseg.backends.tiled.backend import scaled
+    from codexseg.backends.tiled.backend import stretch
     from codexseg.backends.tiled.instanseg import load_network
     from codexseg.core.grid import Window
     from codexseg.samples.tissue import Tissue
@@ -271,7 +271,7 @@ def _try_instanseg(weights: "Weights") -> None:
     network = load_network(weights.path, weights.digest, "auto")
     _row("  runtime", f"torch on {network.device}")
     pixels = Tissue((1024, 1024), 0).render(Window(384, 384, 640, 640)).pixels[:2]
-    image = np.stack([scaled(c, *np.percentile(c, (0.1, 99.9)).tolist()) for c in pixels])
+    image = np.stack([stretch(c, *np.percentile(c, (0.1, 99.9)).tolist()) for c in pixels])
     cpu, wall = time.process_time(), time.perf_counter()
     try:
         cells, nuclei = network.segment(image)

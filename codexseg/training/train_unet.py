@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from codexseg.backends.unet.spec import Objects, UnetSpec
+from codexseg.backends.unet.spec import ObjectParams, UnetSpec
 from codexseg.run.files import write_atomic
 from codexseg.training.data.pairs import Pair
 from codexseg.training.data.unet_images import Floats, Order, UnetImages
@@ -125,7 +125,7 @@ def _samples(
 
 def _choose(
     recipe: UnetRecipe, network: keras.Model, held: UnetImages, out: Path
-) -> dict[str, Objects]:
+) -> dict[str, ObjectParams]:
     """Choose how foreground becomes objects by held-back labels that number objects.
 
     Masks that only tell foreground say nothing of it: there the defaults stay.

@@ -1,4 +1,4 @@
-"""The network that ships: what it promises, and that it is the one its card speaks of."""
+"""The embedded network: properties, and agreement with its card."""
 
 import hashlib
 import re

@@ -21,7 +21,7 @@ TARBALL = "MultiplexSegmentation-9.tar.gz"
 
 
 class DeepCell(BaseHTTPRequestHandler):
-    """API and storage: each answers with (status, body), a body of None hangs up."""
+    """API and storage; each answers with (status, body), None closes the connection."""
 
     api = (200, b"")
     storage = (200, b"")
@@ -41,7 +41,7 @@ class DeepCell(BaseHTTPRequestHandler):
         if body is None:
             self.close_connection = True
             return
-        # the reason and the body quote what was sent, as the real API does
+        # reason and body quote the request, as the real API does
         self.send_response(status, f"no {self.headers.get('X-Api-Key')}")
         self.send_header("Content-Length", str(self.promised or len(body)))
         self.send_header("Location", f"http://127.0.0.1:9/{SECRET}?{SIGNED}")
@@ -54,7 +54,7 @@ class DeepCell(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Where deepcell keeps models, in a home of its own."""
+    """Cache of deepcell in a temporary home."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("CODEXSEG_CACHE", str(tmp_path / "cache"))
     return tmp_path / ".deepcell" / "models"
@@ -62,7 +62,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def content(tmp_path, monkeypatch):
-    """The published tarball: the toy's, and its md5 is what is expected."""
+    """Bytes of a tarball with the toy network, and its md5 as the published one."""
     md5 = pack(tmp_path / "published.tar.gz")
     monkeypatch.setitem(KNOWN, "mesmer", dataclasses.replace(KNOWN["mesmer"], md5=md5))
     return (tmp_path / "published.tar.gz").read_bytes()

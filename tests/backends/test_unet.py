@@ -22,7 +22,13 @@ from codexseg.backends.unet.postprocessing import (
     depth_params,
     margin_px,
 )
-from codexseg.backends.unet.spec import Objects, UnetSpec, limits, read_spec, scale_to_unit
+from codexseg.backends.unet.spec import (
+    ObjectParams,
+    UnetSpec,
+    limits,
+    read_spec,
+    scale_to_unit,
+)
 from codexseg.config.schema import SegmentationConfig
 from codexseg.core.algorithms.deep_watershed import deep_watershed
 from codexseg.core.grid import Window
@@ -52,7 +58,7 @@ def node(kind, inputs, output, **attributes):
 
 
 def write_unet(path, spec, said=None, light=0.5):
-    """Write a network that blurs each input (7 px) and calls what is light foreground."""
+    """Write a network that blurs each input (7 px); bright pixels are foreground."""
     n_in, n_out = len(spec.inputs), len(spec.outputs)
     kernel = np.zeros((n_out, n_in, 7, 7), np.float32)
     for i in range(n_out):
@@ -115,7 +121,7 @@ def discs(shape, seed=0, count=60):
 def test_touching_discs_are_separated_by_shape():
     yy, xx = np.mgrid[:60, :90]
     image = (np.hypot(yy - 30, xx - 30) < 15) | (np.hypot(yy - 30, xx - 54) < 13)
-    objects = Objects()
+    objects = ObjectParams()
     constants = depth_params(objects)
     maps = depth_map(image.astype(np.float32), objects)
     found = deep_watershed(
@@ -137,7 +143,7 @@ def test_depth_does_not_depend_on_pixels_beyond_its_reach(seed):
     rng = np.random.default_rng(seed)
     image = np.ones((420, 430), np.float32)
     image[tuple(rng.integers(0, 420, (2, 6)))] = 0
-    objects = Objects(smoothing_px=1.7)
+    objects = ObjectParams(smoothing_px=1.7)
     whole, margin = depth_map(image, objects), margin_px(objects)
     part = depth_map(image[40:400, 20:390], objects)
     inner = np.s_[:, margin:-margin, margin:-margin]
@@ -196,7 +202,7 @@ def test_window_has_the_objects_of_the_slide(tmp_path_factory, seed, mpp, data):
     core = np.zeros(window.shape, bool)
     core[inner[0] : 330 - inner[2], inner[1] : 370 - inner[3]] = True
     for one, other in zip(part, whole[:, *window.slices], strict=True):
-        # Objects that lie inside the margin are the slide's.
+        # objects inside the margin are those of the slide
         inside = np.setdiff1d(np.unique(one[core]), np.unique(one[~core]))
         assume(inside.any())
         for label in inside[inside > 0]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from codexseg.backends.unet.postprocessing import depth_map, depth_params
-from codexseg.backends.unet.spec import Objects
+from codexseg.backends.unet.spec import ObjectParams
 from codexseg.core.algorithms.deep_watershed import deep_watershed
 from codexseg.core.labels.operations import Labels
 from codexseg.core.labels.overlaps import overlaps
@@ -18,7 +18,7 @@ SMOOTHINGS_PX = (0.5, 1.0, 2.0)
 
 def choose_objects(
     maps: Sequence[Floats], truths: Sequence[Labels]
-) -> tuple[Objects, float]:
+) -> tuple[ObjectParams, float]:
     """Try how foreground becomes objects; return the best, and its F1 at IoU 0.5.
 
     Parameters
@@ -29,13 +29,13 @@ def choose_objects(
         The objects; images without any do not count.
     """
     shown = [(m, t) for m, t in zip(maps, truths, strict=True) if t.any()]
-    best, score = Objects(), -1.0
+    best, score = ObjectParams(), -1.0
     for smoothing in SMOOTHINGS_PX:
         depths = [
-            depth_map(probability, Objects(1.0, smoothing)) for probability, _ in shown
+            depth_map(probability, ObjectParams(1.0, smoothing)) for probability, _ in shown
         ]
         for h in HEIGHTS_PX:
-            tried = Objects(h, smoothing)
+            tried = ObjectParams(h, smoothing)
             flood = depth_params(tried).watershed_kwargs
             found = [deep_watershed(*depth, **flood) for depth in depths]
             f1 = float(np.mean([_f1(t, o) for (_, t), o in zip(shown, found, strict=True)]))
