@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from codexseg.backends.registry import spec_of
 from codexseg.errors import BackendUnavailable, ConfigError
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ def require(backend: str, *packages: str) -> None:
         if not is_installed:
             raise BackendUnavailable(
                 f"The backend {backend!r} needs the package {package}, which is not "
-                f"installed. Run pip install 'codexseg[{backend}]'."
+                f"installed. Run pip install 'codexseg[{spec_of(backend).extra}]'."
             )
 
 

@@ -251,7 +251,7 @@ def _load(name: str) -> Any:
         close = difflib.get_close_matches(name, names(), n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ConfigError(
-            f"segmentation.backend: there is no backend {name!r}, expected one of "
+            f"segmentation.backend: backend {name!r} not found. Expected one of "
             f"{', '.join(names())}, or 'module:Class'.{hint}"
         )
     try:

@@ -121,14 +121,14 @@ def test_only_a_conversion_of_the_same_weights_is_replaced(fake, tmp_path):
 
 
 def test_announcement_follows_the_checks(fake, monkeypatch):
-    said = []
+    messages = []
     monkeypatch.setenv("FAKE", '{"versions": {"tensorflow": null}}')
     with pytest.raises(BackendUnavailable):
-        convert_saved_model(resolve(TOY_SAVED_MODEL), None, fake, said.append)
-    assert said == []
+        convert_saved_model(resolve(TOY_SAVED_MODEL), None, fake, messages.append)
+    assert messages == []
     monkeypatch.setenv("FAKE", "{}")
-    convert_saved_model(resolve(TOY_SAVED_MODEL), None, fake, said.append)
-    assert [text.split()[0] for text in said] == ["Converting"]
+    convert_saved_model(resolve(TOY_SAVED_MODEL), None, fake, messages.append)
+    assert [text.split()[0] for text in messages] == ["Converting"]
 
 
 def test_conversion_is_written_to_out(fake, tmp_path, monkeypatch):

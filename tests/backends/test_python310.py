@@ -115,21 +115,21 @@ def test_environment_variable_is_used_first(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (None, "cannot be run"),
         ("#!/bin/sh\necho broken >&2\nexit 3", "broken"),
         ("#!/bin/sh\necho 3.11", "is Python 3.11"),
     ],
 )
-def test_invalid_environment_variable_is_refused(tmp_path, monkeypatch, text, said):
+def test_invalid_environment_variable_is_refused(tmp_path, monkeypatch, text, message):
     fake_python(tmp_path / "bin/python3.10")  # would be taken without the variable
     python = tmp_path / "mine/python"
     if text:
         executable(python, text)
     monkeypatch.setenv("CODEXSEG_PYTHON310", str(python))
     for find in (find_python310, find_deepcell):
-        with pytest.raises(BackendUnavailable, match=f"CODEXSEG_PYTHON310.*{said}"):
+        with pytest.raises(BackendUnavailable, match=f"CODEXSEG_PYTHON310.*{message}"):
             find()
 
 
@@ -212,17 +212,17 @@ def test_incomplete_environment_is_replaced(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("FAKE_PIP", "fails", "cannot be installed.*exit code 1"),
         ("FAKE_PIP", "0.12.9", r"deepcell 0\.12\.9, expected"),
         ("FAKE_PIP_IMPORTS", "fail", "cannot be imported"),
     ],
 )
-def test_failed_setup_leaves_no_files(tmp_path, monkeypatch, name, value, said):
+def test_failed_setup_leaves_no_files(tmp_path, monkeypatch, name, value, message):
     base = str(fake_python(tmp_path / "base/bin/python"))
     monkeypatch.setenv(name, value)
-    with pytest.raises(BackendUnavailable, match=said):
+    with pytest.raises(BackendUnavailable, match=message):
         install_deepcell(base)
     assert not (tmp_path / "cache/deepcell").exists()
     monkeypatch.delenv(name)
@@ -250,8 +250,8 @@ def test_concurrent_setups_install_once(tmp_path):
         )
         for _ in range(2)
     ]
-    said = {process.communicate(timeout=60)[0] for process in both}
-    assert said == {f"{tmp_path / 'cache/deepcell/bin/python'}\n"}
+    outputs = {process.communicate(timeout=60)[0] for process in both}
+    assert outputs == {f"{tmp_path / 'cache/deepcell/bin/python'}\n"}
     assert commands(tmp_path) == ["venv", "pip"]
 
 
@@ -264,16 +264,16 @@ def test_pins_are_part_of_the_package():
 
 
 def test_setup_announces_an_installation_only(tmp_path):
-    base, said = str(fake_python(tmp_path / "base/bin/python")), []
+    base, messages = str(fake_python(tmp_path / "base/bin/python")), []
 
     def announce(text):
         assert commands(tmp_path) == []
-        said.append(text)
+        messages.append(text)
 
     (tmp_path / "base/log.txt").touch()
     made = install_deepcell(base, announce)
-    assert len(said) == 1
-    assert re.search(r"deepcell 0\.12\.10.*2 GB, some minutes", said[0])
+    assert len(messages) == 1
+    assert re.search(r"deepcell 0\.12\.10.*2 GB, some minutes", messages[0])
     assert install_deepcell(base, pytest.fail) == made
 
 

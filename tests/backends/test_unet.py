@@ -57,7 +57,7 @@ def node(kind, inputs, output, **attributes):
     return parts
 
 
-def write_unet(path, spec, said=None, light=0.5):
+def write_unet(path, spec, metadata=None, light=0.5):
     """Write a network that blurs each input (7 px); bright pixels are foreground."""
     n_in, n_out = len(spec.inputs), len(spec.outputs)
     kernel = np.zeros((n_out, n_in, 7, 7), np.float32)
@@ -74,7 +74,7 @@ def write_unet(path, spec, said=None, light=0.5):
     graph += b"".join(field(5, one) for one in tensors)
     graph += field(11, _value("x", ("n", "h", "w", n_in), 1))
     graph += field(12, _value("y", ("n", "h", "w", n_out), 1))
-    text = spec.to_json() if said is None else said
+    text = spec.to_json() if metadata is None else metadata
     entry = field(1, UNET.encode()) + field(2, text.encode())
     path.write_bytes(
         field(1, 8) + field(7, graph) + field(8, field(2, 17)) + field(14, entry)
@@ -240,12 +240,12 @@ def test_run_does_not_depend_on_patches(tmp_path):
     runs = []
     for number, grid in enumerate([{"split_mode": "full_image"}, *GRIDS]):
         config = write_config(tmp_path, "x", name=f"c{number}", **grid)
-        said = yaml.safe_load(config.read_text())
-        said["segmentation"] = {
+        settings = yaml.safe_load(config.read_text())
+        settings["segmentation"] = {
             "backend": "codexseg.backends.unet.backend:Unet",
             "model_path": str(net),
         }
-        config.write_text(yaml.safe_dump(said))
+        config.write_text(yaml.safe_dump(settings))
         runs.append(tmp_path / f"run{number}")
         assert execute(config, runs[-1], until="stitch").cells > 15
     for run in runs[1:]:
@@ -321,7 +321,7 @@ def test_invalid_metadata_are_refused(tmp_path, net):
     )
     with pytest.raises(InputError, match="statistics of the nucleus"):
         backend.predict(image[None], [Window(0, 0, 50, 50)])
-    said = json.loads(BOTH.to_json())
+    metadata = json.loads(BOTH.to_json())
     for wrong in (
         {"inputs": ["nucleus"]},
         {"outputs": ["tissue"]},
@@ -330,7 +330,7 @@ def test_invalid_metadata_are_refused(tmp_path, net):
         {"version": 7},
         {"objects": {"cells": {"h_px": 0, "smoothing_px": 1, "min_area": 5}}},
     ):
-        write_unet(tmp_path / "w.onnx", BOTH, json.dumps(said | wrong))
+        write_unet(tmp_path / "w.onnx", BOTH, json.dumps(metadata | wrong))
         with pytest.raises(InputError, match="contains invalid metadata"):
             read_spec(tmp_path / "w.onnx")
     whole = net.read_bytes()
@@ -342,9 +342,9 @@ def test_invalid_metadata_are_refused(tmp_path, net):
 def test_command_reports_a_network_of_another_kind(tmp_path, net):
     write_slide(tmp_path)
     config = write_config(tmp_path)
-    said = yaml.safe_load(config.read_text())
-    said["segmentation"] = {"backend": "panoptic", "model_path": str(net)}
-    config.write_text(yaml.safe_dump(said))
+    settings = yaml.safe_load(config.read_text())
+    settings["segmentation"] = {"backend": "panoptic", "model_path": str(net)}
+    config.write_text(yaml.safe_dump(settings))
     done = codexseg("run", config, "--out", tmp_path / "run")
     assert done.returncode == 2
     assert "'unet'" in done.stderr

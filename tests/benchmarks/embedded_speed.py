@@ -36,7 +36,7 @@ THEIRS = """
 import json, statistics, sys, time
 from pathlib import Path
 import numpy as np
-from codexseg.backends.instanseg import Network
+from codexseg.backends.tiled.instanseg import InstansegNetwork as Network
 network = Network(Path(sys.argv[1]), "cpu")
 image = np.load(sys.argv[2])
 network.segment(image[:, :256, :256])

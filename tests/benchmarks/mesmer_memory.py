@@ -26,8 +26,8 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from codexseg.execute.memory import prepare_process
-from codexseg.backends.runtime import Batch, open_network
-from codexseg.backends.weights import resolve
+from codexseg.backends.networks.runtime import Batch, open_network
+from codexseg.backends.networks.weights import resolve
 prepare_process()
 network = open_network(resolve(Path(sys.argv[1])))
 network.predict(np.zeros((Batch(0.5).size, 256, 256, 2), np.float32))
