@@ -1,9 +1,8 @@
-"""A backend of your own in thirty lines: python own_backend.py [FOLDER].
+"""Write your own backend in thirty lines: python own_backend.py [FOLDER].
 
-``segmentation.backend: "own_backend:Threshold"`` names a module beside the configuration,
-or one that Python can import, and the class in it. A package registers its class under
-the entry point group ``codexseg.backends``; it is then used by that name, without the
-colon.
+``segmentation.backend: "own_backend:Threshold"`` is a module and a class. The module is in
+the folder of the configuration, or importable. A package can register the class in the
+entry point group ``codexseg.backends`` and use the name of the entry point instead.
 """
 
 import sys
@@ -22,7 +21,7 @@ from codexseg.samples.write import write_synthetic
 
 
 class Threshold:
-    """Nuclei are what is bright; cells are nuclei, grown."""
+    """Nuclei by a threshold; cells are expanded nuclei."""
 
     name = "threshold"
     mpp = None  # made for any pixel size
@@ -30,18 +29,18 @@ class Threshold:
     paired = True  # label i of the cells and label i of the nuclei are one cell
 
     def __init__(self, config, slide):
-        self.nucleus = slide.nucleus  # grey levels of the whole slide
+        self.nucleus = slide.nucleus  # intensities of the whole slide
         self.growth_px = config.options["growth_um"] / slide.mpp
-        # Pixels around a patch that must be seen for its cells to be whole.
+        # margin that a patch needs so that its cells are complete
         self.halo_px = ceil(30 / slide.mpp)
 
     def fingerprint(self):
-        """Name what the labels depend on beside the config: a new name, new results."""
+        """Return a name of the version: change it when results change."""
         return "threshold 1"
 
     def predict(self, patches, windows):
-        """Turn (n, 2, y, x) pixels, nucleus and whole cell, into labels: cells, nuclei."""
-        # A level of the slide, not of the patch: so no cell depends on how it is cut.
+        """Segment (n, 2, y, x) pixels: nucleus, whole cell; labels of cells, nuclei."""
+        # a level of the slide, so that no cell depends on the patches
         dark, bright = self.nucleus.background, self.nucleus.p999
         level = dark + 0.2 * (bright - dark)
         labels = np.zeros(patches.shape, np.uint32)
@@ -52,9 +51,9 @@ class Threshold:
 
 
 def main(folder: Path) -> None:
-    """Run it on a slide in one piece and in patches: the patches do not show."""
+    """Segment a slide as a whole and in patches; the results are equal."""
     sample = write_synthetic(folder, size=512)
-    found = []
+    labels = []
     for core_px in (-1, 200):  # -1: the whole slide
         config = folder / f"threshold_{core_px}.yaml"
         config.write_text(f"""
@@ -62,14 +61,14 @@ data: {{file_name: {sample.image.name}}}
 patching: {{patch_height: {core_px}, patch_width: {core_px}}}
 segmentation:
   backend: "own_backend:Threshold"
-  options: {{growth_um: 2.0}}  # goes to the backend as it is
+  options: {{growth_um: 2.0}}  # passed to the backend
 """)
         result = Pipeline.from_yaml(config).execute(until="stitch")
-        found.append(
+        labels.append(
             zarr.open_array(result.path / "segmentation.ome.zarr/labels/cell/0")[:]
         )
         print(f"cores of {core_px} px: {result.cells} cells")
-    print("the same pixels:", np.array_equal(*found))
+    print("the same pixels:", np.array_equal(*labels))
 
 
 if __name__ == "__main__":

@@ -17,13 +17,13 @@ SAVED_MODEL = DATA / "toy_MultiplexSegmentation"
 
 @cache
 def golden() -> dict[str, NDArray[np.generic]]:
-    """Return what make_golden.py has written: images, maps and labels of deepcell."""
+    """Return the file of make_golden.py: images, maps and labels of deepcell."""
     with np.load(DATA / "golden.npz") as file:
         return {name: file[name] for name in file.files}
 
 
 def panoptic(shape: tuple[int, int], mpp: float = 0.5, **settings: object) -> Panoptic:
-    """Make the backend with the toy network for a slide of `shape`."""
+    """Return the backend with the toy network for a slide of `shape`."""
     keys = {"backend": "panoptic", "model_path": TOY} | settings
     return Panoptic(SegmentationConfig(**keys), SlideContext(shape, mpp))
 
@@ -45,10 +45,10 @@ def blobs(
     return image.clip(0, 65535).astype(np.uint16)
 
 
-def same_objects(one: NDArray[np.integer], other: NDArray[np.integer]) -> bool:
-    """Whether two label images hold the same objects, whatever their numbers."""
-    if not np.array_equal(one > 0, other > 0):
+def same_objects(labels: NDArray[np.integer], expected: NDArray[np.integer]) -> bool:
+    """Return whether two label images have the same objects, with any numbers."""
+    if not np.array_equal(labels > 0, expected > 0):
         return False
-    pairs = np.unique(np.stack([one[one > 0], other[one > 0]]), axis=1)
+    pairs = np.unique(np.stack([labels[labels > 0], expected[labels > 0]]), axis=1)
     n = pairs.shape[1]
     return all(len(np.unique(row)) == n for row in pairs)

@@ -1,4 +1,4 @@
-"""Networks for tests: the toy of Mesmer's contract, tarballs of it, and ONNX by hand."""
+"""Networks for tests: the toy with Mesmer's contract, its tarball, and ONNX files."""
 
 import hashlib
 import tarfile
@@ -13,14 +13,14 @@ INPUT = {"input_0": ("n", 256, 256, 2)}
 
 
 def pack(path, mode="w:gz", folder="MultiplexSegmentation"):
-    """Write the toy as DeepCell publishes weights; return the md5 of the tarball."""
+    """Write a tarball of the toy in the layout of DeepCell; return its md5."""
     with tarfile.open(path, mode) as archive:
         archive.add(TOY_SAVED_MODEL, folder)
     return hashlib.md5(path.read_bytes()).hexdigest()
 
 
 def onnx_bytes(inputs=INPUT, outputs=HEADS, properties=None, dtype=1):
-    """Write an ONNX file without nodes; a size that is no number is a name."""
+    """Return an ONNX file without nodes; a size of type str is a symbolic name."""
     graph = field(2, b"graph")
     graph += b"".join(field(11, _value(*item, 1)) for item in inputs.items())
     graph += b"".join(field(12, _value(*item, dtype)) for item in outputs.items())
@@ -32,6 +32,7 @@ def onnx_bytes(inputs=INPUT, outputs=HEADS, properties=None, dtype=1):
 
 
 def field(number, value):
+    """Return a protobuf field: an integer, or bytes with their length."""
     if isinstance(value, int):
         return _varint(number << 3) + _varint(value)
     return _varint(number << 3 | 2) + _varint(len(value)) + value

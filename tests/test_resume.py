@@ -158,7 +158,7 @@ def test_from_until_and_force(config, tmp_path):
     assert states(config, out)["segment"][0] == "missing"
     with pytest.raises(RunStateError, match="earlier stage segment is missing"):
         execute(config, out, from_stage="repair")
-    with pytest.raises(ConfigError, match="unknown stage. Use one of load, patch"):
+    with pytest.raises(ConfigError, match=r"unknown stage\. Use one of load, patch"):
         execute(config, out, force="repare")
     execute(config, out)
     markers = out / "stages"

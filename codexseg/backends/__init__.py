@@ -1,1 +1,1 @@
-"""What turns the pixels of a patch into labels of cells and nuclei."""
+"""Segmentation backends: pixels in, labels of cells and nuclei out."""

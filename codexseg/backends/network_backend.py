@@ -2,12 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from math import ceil
 from typing import Any
 
 import numpy as np
 
 from codexseg.arrays import Labels, Pixels
-from codexseg.backends.base import SlideContext
+from codexseg.backends.base import SlideContext, enlargement
 from codexseg.backends.networks.weights import Weights
 from codexseg.backends.panoptic.image import Image
 from codexseg.backends.slide_pass import InMemory, SlidePass, SlideView
@@ -15,9 +16,9 @@ from codexseg.core.grid import Window
 
 
 class NetworkBackend(ABC):
-    """Backend with slide passes, whose results any window is segmented from.
+    """Backend that passes over the slide, or each patch, before it segments windows.
 
-    A subclass sets `halo_px` and `context_px` and defines the abstract methods.
+    A subclass calls `_set_margins` and defines the abstract methods.
 
     Parameters
     ----------
@@ -70,8 +71,13 @@ class NetworkBackend(ABC):
         """
 
     @abstractmethod
+    def _slide_passes(self, shape: tuple[int, int]) -> Sequence[SlidePass]:
+        """Return the slide passes over a slide of `shape` px."""
+
     def _passes_over(self, pixels: Pixels) -> Sequence[SlidePass]:
         """Return the slide passes over an image of its own, (2, y, x)."""
+        height, width = pixels.shape[1:]
+        return self._slide_passes((height, width))
 
     def predict(self, patches: Pixels, windows: Sequence[Window]) -> Labels:
         """Segment each patch as an image of its own.
@@ -87,6 +93,12 @@ class NetworkBackend(ABC):
 
     def _segment_alone(self, image: InMemory) -> Labels:
         return self.segment_window(Window(0, 0, *image.shape), image)
+
+    def _set_margins(self, context_px: int, cell_px: int) -> None:
+        """Set `context_px` and `halo_px` from distances in the image of the model."""
+        per_px = enlargement(self._slide, self.mpp or self._slide.mpp)
+        self.context_px = ceil(context_px / per_px)
+        self.halo_px = ceil((context_px + cell_px) / per_px)
 
     def _image(self, shape: tuple[int, int]) -> Image:
         """Return the image that the model sees of a slide of `shape` px."""

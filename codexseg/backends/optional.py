@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from codexseg.backends.registry import spec_of
 from codexseg.errors import BackendUnavailable, ConfigError
 
 log = logging.getLogger(__name__)
@@ -33,11 +34,11 @@ def require(backend: str, *packages: str) -> None:
         if not is_installed:
             raise BackendUnavailable(
                 f"The backend {backend!r} needs the package {package}, which is not "
-                f"installed. Run pip install 'codexseg[{backend}]'."
+                f"installed. Run pip install 'codexseg[{spec_of(backend).extra}]'."
             )
 
 
-def version_of(package: str) -> str:
+def package_version(package: str) -> str:
     """Return the version of an installed package, or "unknown"."""
     try:
         return version(package)
@@ -63,8 +64,8 @@ def check_torch(backend: str, device: str) -> None:
     require(backend, "torch")
     if device == "cuda" and torch_device(device) == "cpu":
         raise BackendUnavailable(
-            f"segmentation.device is 'cuda', and torch {version_of('torch')} cannot use a "
-            f"GPU. Install a build of torch for CUDA, or set it to 'auto' or 'cpu'."
+            f"segmentation.device is 'cuda', and torch {package_version('torch')} cannot "
+            f"use a GPU. Install a build of torch for CUDA, or set it to 'auto' or 'cpu'."
         )
 
 

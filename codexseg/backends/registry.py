@@ -5,11 +5,13 @@ import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from codexseg.backends.base import Backend, SlideContext
-from codexseg.config.schema import SegmentationConfig
 from codexseg.errors import BackendUnavailable, CodexsegError, ConfigError
+
+if TYPE_CHECKING:
+    from codexseg.config.schema import SegmentationConfig
 
 GROUP = "codexseg.backends"
 """Entry point group under which other packages register a backend class."""
@@ -165,7 +167,7 @@ def names() -> list[str]:
     return sorted({*(spec.name for spec in BACKENDS), *_registered()})
 
 
-def create(config: SegmentationConfig, slide: SlideContext) -> Backend:
+def create(config: "SegmentationConfig", slide: SlideContext) -> Backend:
     """Make the backend that a segmentation section names.
 
     Parameters
@@ -205,7 +207,7 @@ def create(config: SegmentationConfig, slide: SlideContext) -> Backend:
     return backend  # type: ignore[no-any-return]
 
 
-def backend_warnings(config: SegmentationConfig) -> Iterator[BackendWarning]:
+def backend_warnings(config: "SegmentationConfig") -> Iterator[BackendWarning]:
     """Yield the warnings about a segmentation section, those of its backend included.
 
     Raises
@@ -249,7 +251,7 @@ def _load(name: str) -> Any:
         close = difflib.get_close_matches(name, names(), n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise ConfigError(
-            f"segmentation.backend: there is no backend {name!r}, expected one of "
+            f"segmentation.backend: backend {name!r} not found. Expected one of "
             f"{', '.join(names())}, or 'module:Class'.{hint}"
         )
     try:

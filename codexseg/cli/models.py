@@ -127,14 +127,14 @@ def convert_models(
     Example: codexseg models convert mesmer
     """
     with user_errors():
-        from codexseg.backends.networks.convert import convert
+        from codexseg.backends.networks.convert import convert_saved_model
 
         weights = _resolve(target)
         existing = weights.path if weights.kind == "onnx" else weights.onnx
         if existing is not None and out is None:
             echo(f"Already converted: {existing} ({_size(existing)})")
             return
-        made = convert(weights, out, python, echo)
+        made = convert_saved_model(weights, out, python, echo)
         echo(
             f"Maximum difference of the maps on {made.tiles} tiles: {made.max_abs_diff:.2g}"
         )
@@ -158,7 +158,7 @@ def check_models(target: Checked) -> None:
             return
         from codexseg.backends.networks.contract import HEAD_CHANNELS, check_contract
         from codexseg.backends.networks.runtime import open_network
-        from codexseg.backends.networks.signature import describe, read_signature
+        from codexseg.backends.networks.signature import describe_tensors, read_signature
 
         weights = _resolve(target)
         _row(weights.name, _kind(weights))
@@ -167,7 +167,7 @@ def check_models(target: Checked) -> None:
         _row("  licence", weights.licence or "not known")
         signature = read_signature(weights.path)
         for title, tensors in (("reads", signature.inputs), ("gives", signature.outputs)):
-            for line in describe(tensors):
+            for line in describe_tensors(tensors):
                 _row(f"  {title}", line)
         contract = check_contract(signature, weights.path)
         heads = zip(contract.output_names, HEAD_CHANNELS, strict=True)
@@ -195,10 +195,10 @@ def setup_deepcell_command(
     Example: codexseg models setup-deepcell
     """
     with user_errors():
-        from codexseg.backends.deepcell.environment import setup_deepcell
+        from codexseg.backends.deepcell.environment import install_deepcell
 
         announce = _Announcements()
-        made = setup_deepcell(python, announce)
+        made = install_deepcell(python, announce)
         echo(f"{'deepcell is ready' if announce.count else 'Already there'}: {made}")
 
 
@@ -271,7 +271,7 @@ def _measure_instanseg(weights: "Weights") -> None:
 
     import numpy as np
 
-    from codexseg.backends.tiled.backend import scaled
+    from codexseg.backends.tiled.backend import stretch
     from codexseg.backends.tiled.instanseg import load_network
     from codexseg.core.grid import Window
     from codexseg.samples.tissue import Tissue
@@ -279,7 +279,7 @@ def _measure_instanseg(weights: "Weights") -> None:
     network = load_network(weights.path, weights.digest, "auto")
     _row("  runtime", f"torch on {network.device}")
     pixels = Tissue((1024, 1024), 0).render(Window(384, 384, 640, 640)).pixels[:2]
-    image = np.stack([scaled(c, *np.percentile(c, (0.1, 99.9)).tolist()) for c in pixels])
+    image = np.stack([stretch(c, *np.percentile(c, (0.1, 99.9)).tolist()) for c in pixels])
     cpu, wall = time.process_time(), time.perf_counter()
     try:
         cells, nuclei = network.segment(image)

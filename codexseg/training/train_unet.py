@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from codexseg.arrays import Float32
-from codexseg.backends.unet.spec import Objects, UnetSpec
+from codexseg.backends.unet.spec import ObjectParams, UnetSpec
 from codexseg.run.files import write_atomic
 from codexseg.training.data.pairs import Pair
 from codexseg.training.data.unet_images import BatchOrder, UnetImages
@@ -126,7 +126,7 @@ def _predictions(
 
 def _tune(
     recipe: UnetRecipe, network: keras.Model, validation: UnetImages, out: Path
-) -> dict[str, Objects]:
+) -> dict[str, ObjectParams]:
     """Tune the conversion of foreground to objects on labels that number objects.
 
     Binary masks carry no information about objects; the defaults are kept for them.

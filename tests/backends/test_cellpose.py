@@ -1,4 +1,4 @@
-"""The adapter's own logic, against a stand-in for the package in both versions."""
+"""Cellpose adapter, tested on a stub of the package in both major versions."""
 
 import hashlib
 import sys
@@ -22,7 +22,7 @@ NAMES = {"3.1.1.2": ("cyto3", "nucleitorch_0"), "4.0.8": ("cpsam", "cpsam")}
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """Put a package cellpose into sys.modules; what its models are given is noted."""
+    """Put a stub of cellpose into sys.modules that records the arguments of its models."""
 
     def install(version, weights=None):
         calls, loaded = [], []
@@ -51,7 +51,7 @@ def package(tmp_path, monkeypatch):
         ):
             monkeypatch.setitem(sys.modules, name, one)
         for place in (packages, adapter):
-            monkeypatch.setattr(place, "version_of", lambda _: version)
+            monkeypatch.setattr(place, "package_version", lambda _: version)
         process_cache._load.cache_clear()
         folder = tmp_path / "models"
         folder.mkdir(exist_ok=True)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from codexseg.backends.networks.contract import Contract, check_contract
 from codexseg.backends.networks.signature import (
     append_properties,
-    describe,
+    describe_tensors,
     graph_digest,
     read_signature,
 )
@@ -28,7 +28,7 @@ a_file = settings(
 @pytest.mark.parametrize("path", [TOY_ONNX, TOY_SAVED_MODEL], ids=lambda path: path.name)
 def test_toy_network_fulfils_the_contract(path):
     signature = read_signature(path)
-    assert describe(signature.inputs) == ["input_0 float32 (n, 256, 256, 2)"]
+    assert describe_tensors(signature.inputs) == ["input_0 float32 (n, 256, 256, 2)"]
     assert signature.outputs["semantic_3"] == ("float32", (-1, 256, 256, 3))
     assert check_contract(signature, path) == Contract("input_0", SEMANTIC)
 

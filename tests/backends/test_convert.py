@@ -8,29 +8,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codexseg.backends.networks.convert import compared_tiles, convert
+from codexseg.backends.networks.convert import compared_tiles, convert_saved_model
 from codexseg.backends.networks.signature import graph_digest, read_signature
 from codexseg.backends.networks.weights import KNOWN, Weights, models_dir, resolve
 from codexseg.errors import BackendUnavailable, InputError
 from tests.networks import TOY_ONNX, TOY_SAVED_MODEL, pack
 from tests.runs import ROOT
 
-# A Python that has nothing, and does what it is told in $FAKE
+# A Python without packages that follows the orders in $FAKE
 FAKE = f"""#!{sys.executable}
 import json, os, shutil, sys
 import numpy as np
 from tests.networks import TOY_ONNX, onnx_bytes
-told = json.loads(os.environ["FAKE"])
+orders = json.loads(os.environ["FAKE"])
 assert "DEEPCELL_ACCESS_TOKEN" not in os.environ or "find_spec" in sys.argv[2]
 if "find_spec" in sys.argv[2]:
     versions = dict(tensorflow="2.21.0", tf2onnx="1.17.0", onnx="1.23.2")
-    print(json.dumps(versions | told.get("versions", {{}})))
+    print(json.dumps(versions | orders.get("versions", {{}})))
 elif sys.argv[1:3] == ["-m", "tf2onnx.convert"]:
-    if "says" in told:
-        sys.exit(told["says"])
+    if "fails" in orders:
+        sys.exit(orders["fails"])
     target = sys.argv[sys.argv.index("--output") + 1]
     shutil.copy(TOY_ONNX, target)
-    if told.get("heads"):
+    if orders.get("heads"):
         open(target, "wb").write(onnx_bytes(outputs={{}}))
 else:
     import onnxruntime
@@ -40,7 +40,7 @@ else:
     heads = network.run(names, {{job["input"]: np.load(job["tiles"])}})
     maps = [head[..., channel] for head, (_, channel) in zip(heads, job["maps"])]
     maps = np.stack(maps, axis=1)
-    maps[told.get("tile", 0), 2, 40, 50] += told.get("off", 0)
+    maps[orders.get("tile", 0), 2, 40, 50] += orders.get("off", 0)
     np.save(job["expected"], maps)
 """
 
@@ -71,7 +71,7 @@ def left_over():
 
 def test_conversion_is_stored_and_resolved(fake):
     weights = resolve(TOY_SAVED_MODEL)
-    made = convert(weights, python=fake)
+    made = convert_saved_model(weights, python=fake)
     assert made.path == models_dir() / f"{weights.digest[:16]}.onnx"
     assert made.tiles == 4
     assert made.max_abs_diff < 1e-5
@@ -89,7 +89,7 @@ def test_conversion_is_stored_and_resolved(fake):
 def test_conversion_of_mesmer_keeps_name_and_licence(fake, tmp_path):
     known = KNOWN["mesmer"]
     shutil.copytree(TOY_SAVED_MODEL, Path.home() / ".deepcell" / "models" / known.folder)
-    made = convert(resolve(None), python=fake)
+    made = convert_saved_model(resolve(None), python=fake)
     shutil.rmtree(Path.home() / ".deepcell")
     found = resolve(None)
     assert (found.path, found.name, found.licence) == (made.path, "mesmer", known.licence)
@@ -102,7 +102,7 @@ def test_conversion_of_a_checked_tarball_is_verified(fake, monkeypatch):
     folder.mkdir(parents=True)
     md5 = pack(folder / "MultiplexSegmentation-9.tar.gz")
     monkeypatch.setitem(KNOWN, "mesmer", dataclasses.replace(KNOWN["mesmer"], md5=md5))
-    made = convert(resolve(None), python=fake)
+    made = convert_saved_model(resolve(None), python=fake)
     assert read_signature(made.path).metadata["codexseg_md5"] == md5
     shutil.rmtree(folder)
     found = resolve(None)
@@ -112,33 +112,35 @@ def test_conversion_of_a_checked_tarball_is_verified(fake, monkeypatch):
 def test_only_a_conversion_of_the_same_weights_is_replaced(fake, tmp_path):
     weights, out = resolve(TOY_SAVED_MODEL), tmp_path / "my.onnx"
     for _ in range(2):
-        convert(weights, out, fake)
+        convert_saved_model(weights, out, fake)
     for content in (TOY_ONNX.read_bytes(), b"a letter"):
         out.write_bytes(content)
         with pytest.raises(InputError, match="exists and is no conversion of"):
-            convert(weights, out, fake)
+            convert_saved_model(weights, out, fake)
         assert out.read_bytes() == content
 
 
 def test_announcement_follows_the_checks(fake, monkeypatch):
-    said = []
+    messages = []
     monkeypatch.setenv("FAKE", '{"versions": {"tensorflow": null}}')
     with pytest.raises(BackendUnavailable):
-        convert(resolve(TOY_SAVED_MODEL), None, fake, said.append)
-    assert said == []
+        convert_saved_model(resolve(TOY_SAVED_MODEL), None, fake, messages.append)
+    assert messages == []
     monkeypatch.setenv("FAKE", "{}")
-    convert(resolve(TOY_SAVED_MODEL), None, fake, said.append)
-    assert [text.split()[0] for text in said] == ["Converting"]
+    convert_saved_model(resolve(TOY_SAVED_MODEL), None, fake, messages.append)
+    assert [text.split()[0] for text in messages] == ["Converting"]
 
 
 def test_conversion_is_written_to_out(fake, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    made = convert(resolve(TOY_SAVED_MODEL), Path("sub") / "my.onnx", "bin/python")
+    made = convert_saved_model(
+        resolve(TOY_SAVED_MODEL), Path("sub") / "my.onnx", "bin/python"
+    )
     assert made.path.is_file()
     assert left_over() == []
     for out in (tmp_path, tmp_path / "my.pb"):
         with pytest.raises(InputError, match=r"Expected the name of a file, such as my\."):
-            convert(resolve(TOY_SAVED_MODEL), out, fake)
+            convert_saved_model(resolve(TOY_SAVED_MODEL), out, fake)
 
 
 @pytest.mark.parametrize("off", ["0.001", "NaN"])
@@ -147,22 +149,22 @@ def test_conversion_with_different_maps_is_discarded(fake, monkeypatch, off):
     with pytest.raises(
         InputError, match=r"differs from it by .* in tile 3 of \d+, .*at most 0\.0001"
     ):
-        convert(resolve(TOY_SAVED_MODEL), python=fake)
+        convert_saved_model(resolve(TOY_SAVED_MODEL), python=fake)
     assert left_over() == []
 
 
 def test_conversion_with_other_heads_is_discarded(fake, monkeypatch):
     monkeypatch.setenv("FAKE", '{"heads": true}')
     with pytest.raises(InputError, match="gives nothing, expected four float32 outputs"):
-        convert(resolve(TOY_SAVED_MODEL), python=fake)
+        convert_saved_model(resolve(TOY_SAVED_MODEL), python=fake)
     assert left_over() == []
 
 
 def test_failed_conversion_reports_the_last_output(fake, monkeypatch):
-    monkeypatch.setenv("FAKE", '{"says": "first\\nValueError: no such operator\\n"}')
+    monkeypatch.setenv("FAKE", '{"fails": "first\\nValueError: no such operator\\n"}')
     words = r"tf2onnx cannot convert .* \(exit code 1\): ValueError: no such operator\. Try"
     with pytest.raises(InputError, match=words):
-        convert(resolve(TOY_SAVED_MODEL), python=fake)
+        convert_saved_model(resolve(TOY_SAVED_MODEL), python=fake)
     assert left_over() == []
 
 
@@ -182,13 +184,13 @@ def test_failed_conversion_reports_the_last_output(fake, monkeypatch):
 def test_python_without_the_packages_is_refused(fake, monkeypatch, versions, words):
     monkeypatch.setenv("FAKE", f'{{"versions": {versions}}}')
     with pytest.raises(BackendUnavailable, match=words):
-        convert(resolve(TOY_SAVED_MODEL), python=fake)
+        convert_saved_model(resolve(TOY_SAVED_MODEL), python=fake)
 
 
 def test_path_that_is_no_python_is_refused(tmp_path):
     for python in (tmp_path / "none", shutil.which("false")):
         with pytest.raises(BackendUnavailable, match=r"does not run .*Correct --python"):
-            convert(resolve(TOY_SAVED_MODEL), python=str(python))
+            convert_saved_model(resolve(TOY_SAVED_MODEL), python=str(python))
 
 
 def test_missing_tensorflow_is_reported_with_the_extra(monkeypatch):
@@ -198,12 +200,12 @@ def test_missing_tensorflow_is_reported_with_the_extra(monkeypatch):
     ):
         pytest.skip("this Python has tf2onnx")
     with pytest.raises(BackendUnavailable, match=r"install the extra 'mesmer' \(in a cl"):
-        convert(resolve(TOY_SAVED_MODEL))
+        convert_saved_model(resolve(TOY_SAVED_MODEL))
 
 
 def test_onnx_file_is_not_converted():
     with pytest.raises(InputError, match="is an ONNX file already"):
-        convert(resolve(TOY_ONNX))
+        convert_saved_model(resolve(TOY_ONNX))
 
 
 def test_network_with_another_contract_is_not_converted(tmp_path):
@@ -211,7 +213,7 @@ def test_network_with_another_contract_is_not_converted(tmp_path):
     graph = copy / "saved_model.pb"
     graph.write_bytes(graph.read_bytes().replace(b"\n\nsemantic_3", b"\n\nsemantic_2"))
     with pytest.raises(InputError, match="not a network of Mesmer's contract"):
-        convert(resolve(copy))
+        convert_saved_model(resolve(copy))
 
 
 def test_compared_tiles_differ_and_are_in_range():
@@ -228,7 +230,7 @@ def test_conversion_with_tensorflow_runs(tmp_path):
     if not python:
         pytest.skip("CODEXSEG_TF_PYTHON names no Python with tensorflow and tf2onnx")
     weights = resolve(TOY_SAVED_MODEL)
-    made = convert(weights, python=python)
+    made = convert_saved_model(weights, python=python)
     assert made.max_abs_diff < 1e-5
     assert resolve(made.path) == Weights(
         made.path, "onnx", "toy_MultiplexSegmentation", weights.digest

@@ -1,4 +1,4 @@
-"""The worker script runs everywhere, on a stub of deepcell; the package where it is."""
+"""The worker script on a stub of deepcell, and on the package if it is installed."""
 
 import gc
 import os
@@ -59,7 +59,7 @@ class Mesmer:
             raise ValueError(f"API token {token} is not valid.")
 
     def predict(self, image, batch_size, image_mpp, compartment):
-        "The first pixel says what is to be done."
+        "The first pixel is the order."
         assert image.shape[0] == 1 and batch_size == 4
         print("noise")
         os.write(1, b'{"ok": "noise"}\\n')

@@ -1,4 +1,4 @@
-"""The network that ships: what it promises, and that it is the one its card speaks of."""
+"""The embedded network: properties, and agreement with its card."""
 
 import hashlib
 import re
@@ -58,7 +58,7 @@ def test_network_is_part_of_the_wheel():
     assert EMBEDDED.is_relative_to(Path(codexseg.__file__).parent)
 
 
-def test_network_has_a_free_batch_size_and_an_old_opset():
+def test_network_accepts_batches_of_any_size():
     session = onnxruntime.InferenceSession(EMBEDDED, providers=["CPUExecutionProvider"])
     (tiles,) = session.get_inputs()
     for n in (1, 3):

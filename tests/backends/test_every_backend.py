@@ -1,4 +1,4 @@
-"""What every backend promises, be it ours or an adapter; see codexseg.backends.base."""
+"""Contract of codexseg.backends.base, tested for every built-in backend."""
 
 import json
 from dataclasses import dataclass, field, replace
@@ -35,7 +35,7 @@ MPP = 0.5
 
 @dataclass(frozen=True)
 class Kind:
-    """What is known of a backend beforehand."""
+    """Expected properties of a backend."""
 
     settings: dict[str, Any] = field(default_factory=dict)
     any_channels: bool = True  # it works without a whole-cell channel
@@ -190,7 +190,7 @@ def test_zero_patches_give_empty_labels(backend):
 
 def test_nuclei_are_segmented_without_a_wholecell_channel(kind, make):
     if not kind.any_channels:
-        pytest.skip("this network reads a whole-cell channel, and says so")
+        pytest.skip("this network needs a whole-cell channel")
     image = tissue().copy()
     image[1] = 0
     backend = make(image, has_wholecell=False)
@@ -221,7 +221,7 @@ def test_patches_of_a_batch_are_independent(make, normalization):
 
 def test_window_has_the_objects_of_the_slide(kind, make):
     if kind.takes_patches:
-        pytest.skip("it is shown patches, each an image of its own")
+        pytest.skip("each patch is an image of its own")
     image = tissue((420, 300))
     backend = make(image)
     view = surveyed(backend, image)

@@ -21,7 +21,7 @@ TARBALL = "MultiplexSegmentation-9.tar.gz"
 
 
 class DeepCell(BaseHTTPRequestHandler):
-    """API and storage: each answers with (status, body), a body of None hangs up."""
+    """API and storage; each answers with (status, body), None closes the connection."""
 
     api = (200, b"")
     storage = (200, b"")
@@ -41,7 +41,7 @@ class DeepCell(BaseHTTPRequestHandler):
         if body is None:
             self.close_connection = True
             return
-        # the reason and the body quote what was sent, as the real API does
+        # reason and body quote the request, as the real API does
         self.send_response(status, f"no {self.headers.get('X-Api-Key')}")
         self.send_header("Content-Length", str(self.promised or len(body)))
         self.send_header("Location", f"http://127.0.0.1:9/{SECRET}?{SIGNED}")
@@ -54,7 +54,7 @@ class DeepCell(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Where deepcell keeps models, in a home of its own."""
+    """Cache of deepcell in a temporary home."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("CODEXSEG_CACHE", str(tmp_path / "cache"))
     return tmp_path / ".deepcell" / "models"
@@ -62,7 +62,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def content(tmp_path, monkeypatch):
-    """The published tarball: the toy's, and its md5 is what is expected."""
+    """Bytes of a tarball with the toy network, and its md5 as the published one."""
     md5 = pack(tmp_path / "published.tar.gz")
     monkeypatch.setitem(KNOWN, "mesmer", dataclasses.replace(KNOWN["mesmer"], md5=md5))
     return (tmp_path / "published.tar.gz").read_bytes()
@@ -88,13 +88,13 @@ def server(content, folder, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _nothing_secret_is_said(caplog, capfd):
+def _no_secret_in_output(caplog, capfd):
     caplog.set_level(logging.DEBUG)
     logging.getLogger("urllib3").setLevel(logging.DEBUG)
     yield
-    said = caplog.text + "".join(capfd.readouterr())
-    assert SECRET not in said
-    assert SIGNED not in said
+    output = caplog.text + "".join(capfd.readouterr())
+    assert SECRET not in output
+    assert SIGNED not in output
 
 
 def failure(kind=BackendUnavailable):
@@ -120,8 +120,8 @@ def left_over(folder):
 
 
 def test_tarball_is_fetched_into_the_cache_of_deepcell(server, folder, content):
-    said = []
-    path = fetch_mesmer(said.append)
+    messages = []
+    path = fetch_mesmer(messages.append)
     assert path == folder / TARBALL
     assert path.read_bytes() == content
     assert left_over(folder) == ["MultiplexSegmentation", TARBALL]
@@ -129,7 +129,7 @@ def test_tarball_is_fetched_into_the_cache_of_deepcell(server, folder, content):
     assert (
         resolve(unpacked).digest == resolve(TOY_SAVED_MODEL).digest == resolve(None).digest
     )
-    assert said == [f"Licence: {KNOWN['mesmer'].licence}"]
+    assert messages == [f"Licence: {KNOWN['mesmer'].licence}"]
     (post, headers, body), (get, storage_headers, _) = DeepCell.asked
     assert (post, get) == ("/api/getData/", f"/storage?{SIGNED}")
     assert body == b"s3_key=models%2FMultiplexSegmentation-9.tar.gz"
@@ -142,20 +142,22 @@ def test_existing_tarball_needs_neither_token_nor_network(folder, content, monke
     monkeypatch.setattr(fetch, "API", "http://127.0.0.1:9/")
     folder.mkdir(parents=True)
     (folder / TARBALL).write_bytes(content)
-    said = []
+    messages = []
     for _ in range(2):
-        assert fetch_mesmer(said.append) == folder / TARBALL
+        assert fetch_mesmer(messages.append) == folder / TARBALL
         assert left_over(folder) == ["MultiplexSegmentation", TARBALL]
-    assert said == []
+    assert messages == []
 
 
 def test_tarball_with_another_md5_is_replaced_with_its_folder(server, folder, content):
     shutil.copytree(TOY_SAVED_MODEL, folder / "MultiplexSegmentation" / "older")
     (folder / TARBALL).write_bytes(content[:-10])
-    said = []
-    fetch_mesmer(said.append)
-    assert said[0] == f"{folder / TARBALL} has another md5 than MultiplexSegmentation-9."
-    assert said[-1] == f"{folder / TARBALL} was replaced."
+    messages = []
+    fetch_mesmer(messages.append)
+    assert (
+        messages[0] == f"{folder / TARBALL} has another md5 than MultiplexSegmentation-9."
+    )
+    assert messages[-1] == f"{folder / TARBALL} was replaced."
     assert (folder / TARBALL).read_bytes() == content
     assert not (folder / "MultiplexSegmentation" / "older").exists()
     assert left_over(folder) == ["MultiplexSegmentation", TARBALL]
@@ -259,10 +261,10 @@ def test_existing_files_stay_after_a_failed_fetch(server, folder, content, monke
     monkeypatch.setattr(DeepCell, "storage", (500, b""))
     failure()
     assert (folder / TARBALL).read_bytes() == content[:-10]
-    said = []
+    messages = []
     with pytest.raises(BackendUnavailable):
-        fetch_mesmer(said.append)
-    assert "replaced" not in "".join(said)
+        fetch_mesmer(messages.append)
+    assert "replaced" not in "".join(messages)
 
 
 def test_read_only_home_is_reported(server, tmp_path):

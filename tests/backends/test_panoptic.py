@@ -9,7 +9,7 @@ from codexseg.backends.base import Backend, SlideContext, WholeSlideBackend, sli
 from codexseg.backends.networks.onnx import OutOfMemory
 from codexseg.backends.networks.runtime import open_network
 from codexseg.backends.panoptic import passes as panoptic_passes
-from codexseg.backends.panoptic.backend import Mesmer, Panoptic, flood
+from codexseg.backends.panoptic.backend import Mesmer, Panoptic, segment_maps
 from codexseg.backends.panoptic.image import MAPS, Image
 from codexseg.backends.panoptic.parameters import MESMER
 from codexseg.backends.slide_pass import InMemory
@@ -122,7 +122,7 @@ def test_window_has_the_objects_of_the_slide(seed, mpp, dtype, data):
     ]
     core = np.s_[inner[0] : 330 - inner[2], inner[1] : 370 - inner[3]]
     for one, other in zip(part, whole[:, *window.slices], strict=True):
-        # Objects that lie inside the margin with their neighbours are the slide's.
+        # objects inside the margin, with their neighbours, are those of the slide
         inside = np.setdiff1d(np.unique(one[core]), np.unique(_outside(one, core)))
         for label in inside[inside > 0]:
             mask = one == label
@@ -179,14 +179,14 @@ def test_unverified_peak_grows_the_window():
         def maps(self, window, names, slide):
             return np.stack([inner[window.slices], interior[window.slices]])
 
-    whole, _ = flood(Whole(), Window(0, 0, 400, 700), 0, None, MESMER[0], "raster")
+    whole, _ = segment_maps(Whole(), Window(0, 0, 400, 700), 0, None, MESMER[0], "raster")
     assert whole.max() == 1
     window = Window(0, 0, 400, 400)
-    labels, seen = flood(Whole(), window, 0, None, MESMER[0], "raster")
+    labels, seen = segment_maps(Whole(), window, 0, None, MESMER[0], "raster")
     assert seen.x1 > 500
     assert not labels[:, :300].any()
     crop = deep_watershed(inner[window.slices], interior[window.slices], h=MESMER[0].h)
-    assert crop[200, 150]  # what would have been found without growing
+    assert crop[200, 150]  # a wrong object without growing
 
 
 def test_slide_passes_do_not_depend_on_the_order_of_blocks(monkeypatch):

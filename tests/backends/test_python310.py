@@ -11,12 +11,12 @@ from codexseg.backends.deepcell.environment import (
     find_deepcell,
     find_python310,
     has_deepcell,
-    setup_deepcell,
+    install_deepcell,
 )
 from codexseg.errors import BackendUnavailable
 
 FAKE = """#!{python}
-# A Python {version} of the tests: does what setup asks for, and notes it
+# A fake Python {version} that logs its commands
 import os, shutil, sys
 from pathlib import Path
 me, words = Path(sys.argv[0]), [w for w in sys.argv[1:] if w != "-E"]
@@ -45,7 +45,7 @@ elif os.environ.get("FAKE_PIP_IMPORTS") == "fail":
 
 @pytest.fixture(autouse=True)
 def nothing_here(tmp_path, monkeypatch):
-    """A machine without any Python 3.10, and an empty cache."""
+    """A machine without Python 3.10, and an empty cache."""
     monkeypatch.delenv("CODEXSEG_PYTHON310", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "pyenv"))
@@ -115,21 +115,21 @@ def test_environment_variable_is_used_first(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (None, "cannot be run"),
         ("#!/bin/sh\necho broken >&2\nexit 3", "broken"),
         ("#!/bin/sh\necho 3.11", "is Python 3.11"),
     ],
 )
-def test_invalid_environment_variable_is_refused(tmp_path, monkeypatch, text, said):
+def test_invalid_environment_variable_is_refused(tmp_path, monkeypatch, text, message):
     fake_python(tmp_path / "bin/python3.10")  # would be taken without the variable
     python = tmp_path / "mine/python"
     if text:
         executable(python, text)
     monkeypatch.setenv("CODEXSEG_PYTHON310", str(python))
     for find in (find_python310, find_deepcell):
-        with pytest.raises(BackendUnavailable, match=f"CODEXSEG_PYTHON310.*{said}"):
+        with pytest.raises(BackendUnavailable, match=f"CODEXSEG_PYTHON310.*{message}"):
             find()
 
 
@@ -170,29 +170,29 @@ def test_missing_deepcell_is_reported_with_the_command():
     with pytest.raises(
         BackendUnavailable, match=r"No Python 3\.10 found.*uv python install"
     ):
-        setup_deepcell()
+        install_deepcell()
 
 
 def test_setup_installs_once(tmp_path, monkeypatch, capfd):
     base = fake_python(tmp_path / "base/bin/python")
     monkeypatch.setenv("CODEXSEG_PYTHON310", str(base))
-    python = setup_deepcell()
+    python = install_deepcell()
     assert python == tmp_path / "cache/deepcell/bin/python"
     assert find_deepcell() == python
     out, err = capfd.readouterr()
     assert (out, err) == ("", "Collecting deepcell\n")
     assert commands(tmp_path) == ["venv", "pip"]
-    assert setup_deepcell() == python
+    assert install_deepcell() == python
     assert commands(tmp_path) == ["venv", "pip"]
 
 
 def test_setup_uses_the_given_python(tmp_path):
     base = fake_python(tmp_path / "base/bin/python")
-    assert has_deepcell(setup_deepcell(str(base)))
+    assert has_deepcell(install_deepcell(str(base)))
     (tmp_path / "cache/deepcell/codexseg-complete.txt").unlink()
     newer = fake_python(tmp_path / "new/bin/python", "3.12")
     with pytest.raises(BackendUnavailable, match=r"is Python 3\.12"):
-        setup_deepcell(str(newer))
+        install_deepcell(str(newer))
 
 
 def test_incomplete_environment_is_replaced(tmp_path):
@@ -202,44 +202,44 @@ def test_incomplete_environment_is_replaced(tmp_path):
     (folder / "rubbish").touch()
     with pytest.raises(BackendUnavailable, match="there is none"):
         find_deepcell()
-    setup_deepcell(base)
+    install_deepcell(base)
     assert not (folder / "rubbish").exists()
     (folder / "codexseg-complete.txt").write_text("deepcell==0.12.9")  # other pins
-    setup_deepcell(base)
+    install_deepcell(base)
     (folder / "bin/python").unlink()  # its base was removed
-    setup_deepcell(base)
+    install_deepcell(base)
     assert commands(tmp_path) == ["venv", "pip"] * 3
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("FAKE_PIP", "fails", "cannot be installed.*exit code 1"),
         ("FAKE_PIP", "0.12.9", r"deepcell 0\.12\.9, expected"),
         ("FAKE_PIP_IMPORTS", "fail", "cannot be imported"),
     ],
 )
-def test_failed_setup_leaves_no_files(tmp_path, monkeypatch, name, value, said):
+def test_failed_setup_leaves_no_files(tmp_path, monkeypatch, name, value, message):
     base = str(fake_python(tmp_path / "base/bin/python"))
     monkeypatch.setenv(name, value)
-    with pytest.raises(BackendUnavailable, match=said):
-        setup_deepcell(base)
+    with pytest.raises(BackendUnavailable, match=message):
+        install_deepcell(base)
     assert not (tmp_path / "cache/deepcell").exists()
     monkeypatch.delenv(name)
-    assert setup_deepcell(base) == find_deepcell()
+    assert install_deepcell(base) == find_deepcell()
 
 
 def test_read_only_cache_is_reported(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("CODEXSEG_CACHE", str(tmp_path / "file"))
     with pytest.raises(BackendUnavailable, match="CODEXSEG_CACHE"):
-        setup_deepcell(str(fake_python(tmp_path / "base/bin/python")))
+        install_deepcell(str(fake_python(tmp_path / "base/bin/python")))
 
 
 def test_concurrent_setups_install_once(tmp_path):
     base = fake_python(tmp_path / "base/bin/python")
     code = "import sys; from codexseg.backends.deepcell import environment as e; "
-    code += "s = e.setup_deepcell; "
+    code += "s = e.install_deepcell; "
     env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     both = [
         subprocess.Popen(
@@ -250,8 +250,8 @@ def test_concurrent_setups_install_once(tmp_path):
         )
         for _ in range(2)
     ]
-    said = {process.communicate(timeout=60)[0] for process in both}
-    assert said == {f"{tmp_path / 'cache/deepcell/bin/python'}\n"}
+    outputs = {process.communicate(timeout=60)[0] for process in both}
+    assert outputs == {f"{tmp_path / 'cache/deepcell/bin/python'}\n"}
     assert commands(tmp_path) == ["venv", "pip"]
 
 
@@ -264,28 +264,28 @@ def test_pins_are_part_of_the_package():
 
 
 def test_setup_announces_an_installation_only(tmp_path):
-    base, said = str(fake_python(tmp_path / "base/bin/python")), []
+    base, messages = str(fake_python(tmp_path / "base/bin/python")), []
 
     def announce(text):
         assert commands(tmp_path) == []
-        said.append(text)
+        messages.append(text)
 
     (tmp_path / "base/log.txt").touch()
-    made = setup_deepcell(base, announce)
-    assert len(said) == 1
-    assert re.search(r"deepcell 0\.12\.10.*2 GB, some minutes", said[0])
-    assert setup_deepcell(base, pytest.fail) == made
+    made = install_deepcell(base, announce)
+    assert len(messages) == 1
+    assert re.search(r"deepcell 0\.12\.10.*2 GB, some minutes", messages[0])
+    assert install_deepcell(base, pytest.fail) == made
 
 
 def test_setup_installs_nothing_if_the_variable_has_deepcell(tmp_path, monkeypatch):
     python = fake_python(tmp_path / "mine/bin/python", deepcell="0.12.10")
     monkeypatch.setenv("CODEXSEG_PYTHON310", str(python))
-    assert setup_deepcell(announce=pytest.fail) == python
+    assert install_deepcell(announce=pytest.fail) == python
     assert not (tmp_path / "cache/deepcell").exists()
 
 
 def test_configuration_precedes_variable_precedes_environment(tmp_path, monkeypatch):
-    made = setup_deepcell(str(fake_python(tmp_path / "base/bin/python")))
+    made = install_deepcell(str(fake_python(tmp_path / "base/bin/python")))
     mine = fake_python(tmp_path / "mine/bin/python", deepcell="0.12.10")
     key = fake_python(tmp_path / "key/bin/python", deepcell="0.12.10")
     assert find_deepcell() == made

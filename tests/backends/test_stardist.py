@@ -1,4 +1,4 @@
-"""The adapter's own logic, against a stand-in for the package."""
+"""StarDist adapter, tested on a stub of the package."""
 
 import sys
 from types import ModuleType, SimpleNamespace
@@ -38,7 +38,7 @@ def package(tmp_path, monkeypatch):
     tensorflow.config = SimpleNamespace(list_physical_devices=lambda _: gpus)
     for name, module in (modules | {"tensorflow": tensorflow}).items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(adapter, "version_of", lambda _: "0.9.2")
+    monkeypatch.setattr(adapter, "package_version", lambda _: "0.9.2")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     process_cache._load.cache_clear()
     yield SimpleNamespace(calls=calls, loaded=loaded, home=tmp_path / "keras")

@@ -6,7 +6,7 @@ from scipy import ndimage as ndi
 
 from codexseg.backends.base import SlideContext, WholeSlideBackend
 from codexseg.backends.slide_pass import BlockResult, InMemory
-from codexseg.backends.tiled.backend import SignalLevels, Tiled, scaled, scaling_ends
+from codexseg.backends.tiled.backend import SignalLevels, Tiled, scaling_ends, stretch
 from codexseg.backends.tiled.merge import merge_tiles
 from codexseg.config.schema import SegmentationConfig
 from codexseg.core.grid import PatchGrid, Window
@@ -108,7 +108,7 @@ def test_object_in_four_tiles_is_joined():
 
 
 class Found:
-    """What tiles have found, by number."""
+    """Labels of tiles, by number."""
 
     def __init__(self, **found):
         self.by_number = {int(name[1:]): labels for name, labels in found.items()}
@@ -210,7 +210,7 @@ def test_channel_without_contrast_is_none():
 
 
 def test_percentiles_become_0_and_1_without_clipping():
-    unit = scaled(np.array([[0, 100, 300, 500]], np.uint16), 100.0, 300.0)
+    unit = stretch(np.array([[0, 100, 300, 500]], np.uint16), 100.0, 300.0)
     assert unit.dtype == np.float32
     assert unit.tolist() == [[-0.5, 0.0, 1.0, 2.0]]
 

@@ -22,7 +22,13 @@ from codexseg.backends.unet.postprocessing import (
     depth_params,
     margin_px,
 )
-from codexseg.backends.unet.spec import Objects, UnetSpec, limits, read_spec, scale_to_unit
+from codexseg.backends.unet.spec import (
+    ObjectParams,
+    UnetSpec,
+    limits,
+    read_spec,
+    scale_to_unit,
+)
 from codexseg.config.schema import SegmentationConfig
 from codexseg.core.algorithms.deep_watershed import deep_watershed
 from codexseg.core.grid import Window
@@ -51,8 +57,8 @@ def node(kind, inputs, output, **attributes):
     return parts
 
 
-def write_unet(path, spec, said=None, light=0.5):
-    """Write a network that blurs each input (7 px) and calls what is light foreground."""
+def write_unet(path, spec, metadata=None, light=0.5):
+    """Write a network that blurs each input (7 px); bright pixels are foreground."""
     n_in, n_out = len(spec.inputs), len(spec.outputs)
     kernel = np.zeros((n_out, n_in, 7, 7), np.float32)
     for i in range(n_out):
@@ -68,7 +74,7 @@ def write_unet(path, spec, said=None, light=0.5):
     graph += b"".join(field(5, one) for one in tensors)
     graph += field(11, _value("x", ("n", "h", "w", n_in), 1))
     graph += field(12, _value("y", ("n", "h", "w", n_out), 1))
-    text = spec.to_json() if said is None else said
+    text = spec.to_json() if metadata is None else metadata
     entry = field(1, UNET.encode()) + field(2, text.encode())
     path.write_bytes(
         field(1, 8) + field(7, graph) + field(8, field(2, 17)) + field(14, entry)
@@ -115,7 +121,7 @@ def discs(shape, seed=0, count=60):
 def test_touching_discs_are_separated_by_shape():
     yy, xx = np.mgrid[:60, :90]
     image = (np.hypot(yy - 30, xx - 30) < 15) | (np.hypot(yy - 30, xx - 54) < 13)
-    objects = Objects()
+    objects = ObjectParams()
     constants = depth_params(objects)
     maps = depth_map(image.astype(np.float32), objects)
     found = deep_watershed(
@@ -137,7 +143,7 @@ def test_depth_does_not_depend_on_pixels_beyond_its_reach(seed):
     rng = np.random.default_rng(seed)
     image = np.ones((420, 430), np.float32)
     image[tuple(rng.integers(0, 420, (2, 6)))] = 0
-    objects = Objects(smoothing_px=1.7)
+    objects = ObjectParams(smoothing_px=1.7)
     whole, margin = depth_map(image, objects), margin_px(objects)
     part = depth_map(image[40:400, 20:390], objects)
     inner = np.s_[:, margin:-margin, margin:-margin]
@@ -196,7 +202,7 @@ def test_window_has_the_objects_of_the_slide(tmp_path_factory, seed, mpp, data):
     core = np.zeros(window.shape, bool)
     core[inner[0] : 330 - inner[2], inner[1] : 370 - inner[3]] = True
     for one, other in zip(part, whole[:, *window.slices], strict=True):
-        # Objects that lie inside the margin are the slide's.
+        # objects inside the margin are those of the slide
         inside = np.setdiff1d(np.unique(one[core]), np.unique(one[~core]))
         assume(inside.any())
         for label in inside[inside > 0]:
@@ -234,12 +240,12 @@ def test_run_does_not_depend_on_patches(tmp_path):
     runs = []
     for number, grid in enumerate([{"split_mode": "full_image"}, *GRIDS]):
         config = write_config(tmp_path, "x", name=f"c{number}", **grid)
-        said = yaml.safe_load(config.read_text())
-        said["segmentation"] = {
+        settings = yaml.safe_load(config.read_text())
+        settings["segmentation"] = {
             "backend": "codexseg.backends.unet.backend:Unet",
             "model_path": str(net),
         }
-        config.write_text(yaml.safe_dump(said))
+        config.write_text(yaml.safe_dump(settings))
         runs.append(tmp_path / f"run{number}")
         assert execute(config, runs[-1], until="repair").cells > 15
     for run in runs[1:]:
@@ -315,7 +321,7 @@ def test_invalid_metadata_are_refused(tmp_path, net):
     )
     with pytest.raises(InputError, match="statistics of the nucleus"):
         backend.predict(image[None], [Window(0, 0, 50, 50)])
-    said = json.loads(BOTH.to_json())
+    metadata = json.loads(BOTH.to_json())
     for wrong in (
         {"inputs": ["nucleus"]},
         {"outputs": ["tissue"]},
@@ -324,7 +330,7 @@ def test_invalid_metadata_are_refused(tmp_path, net):
         {"version": 7},
         {"objects": {"cells": {"h_px": 0, "smoothing_px": 1, "min_area": 5}}},
     ):
-        write_unet(tmp_path / "w.onnx", BOTH, json.dumps(said | wrong))
+        write_unet(tmp_path / "w.onnx", BOTH, json.dumps(metadata | wrong))
         with pytest.raises(InputError, match="contains invalid metadata"):
             read_spec(tmp_path / "w.onnx")
     whole = net.read_bytes()
@@ -336,9 +342,9 @@ def test_invalid_metadata_are_refused(tmp_path, net):
 def test_command_reports_a_network_of_another_kind(tmp_path, net):
     write_slide(tmp_path)
     config = write_config(tmp_path)
-    said = yaml.safe_load(config.read_text())
-    said["segmentation"] = {"backend": "panoptic", "model_path": str(net)}
-    config.write_text(yaml.safe_dump(said))
+    settings = yaml.safe_load(config.read_text())
+    settings["segmentation"] = {"backend": "panoptic", "model_path": str(net)}
+    config.write_text(yaml.safe_dump(settings))
     done = codexseg("run", config, "--out", tmp_path / "run")
     assert done.returncode == 2
     assert "'unet'" in done.stderr

@@ -25,9 +25,9 @@ import json, sys, time, threading
 from pathlib import Path
 import numpy as np, psutil
 from codexseg.backends.base import SlideContext
-from codexseg.backends.panoptic import Panoptic
-from codexseg.backends.runtime import Batch, open_network
-from codexseg.backends.weights import resolve
+from codexseg.backends.panoptic.backend import Panoptic
+from codexseg.backends.networks.runtime import Batch, open_network
+from codexseg.backends.networks.weights import resolve
 from codexseg.config import SegmentationConfig
 from codexseg.core.grid import Window
 from codexseg.core.tiles import TileGrid

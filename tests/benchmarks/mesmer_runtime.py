@@ -32,8 +32,8 @@ TIME = """
 import json, os, sys, time
 from pathlib import Path
 import numpy as np
-from codexseg.backends.runtime import open_network
-from codexseg.backends.weights import resolve
+from codexseg.backends.networks.runtime import open_network
+from codexseg.backends.networks.weights import resolve
 network = open_network(resolve(Path(sys.argv[1])), sys.argv[2])
 tiles = np.random.default_rng(0).random((4, 256, 256, 2), np.float32)
 maps = network.predict(tiles)

@@ -28,8 +28,8 @@ SIDE = """
 import sys
 from pathlib import Path
 import numpy as np, tensorflow
-from codexseg.backends.runtime import open_network
-from codexseg.backends.weights import resolve
+from codexseg.backends.networks.runtime import open_network
+from codexseg.backends.networks.weights import resolve
 network = open_network(resolve(Path(sys.argv[1])), "tensorflow", "cpu")
 np.save(sys.argv[3], network.predict(np.load(sys.argv[2])))
 print(tensorflow.__version__)

@@ -184,7 +184,7 @@ def test_instanseg_list_fetch_and_check_offline(models, tmp_path):
     assert "Traceback" not in done.stderr
     done = models("check", "instanseg")
     assert done.returncode == 2
-    assert "the weights of instanseg are not on this machine" in done.stderr
+    assert "The weights of instanseg are not on this machine" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -235,7 +235,7 @@ def test_fetch_keeps_installed_weights(models, tmp_path):
 def test_convert_without_python_or_with_existing_onnx(models, tmp_path):
     done = models("convert", TOY_SAVED_MODEL, "--python", tmp_path / "none")
     assert done.returncode == 2
-    assert "correct --python" in done.stderr
+    assert "Correct --python" in done.stderr
     assert done.stdout == ""
     done = models("convert", TOY_ONNX)
     assert done.returncode == 0

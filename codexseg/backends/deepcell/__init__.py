@@ -1,1 +1,1 @@
-"""The deepcell package, driven as a worker in a Python 3.10 of its own."""
+"""The deepcell package, run as a worker in a separate Python 3.10."""

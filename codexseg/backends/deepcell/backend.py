@@ -24,7 +24,6 @@ from codexseg.backends.deepcell.process import JsonProcess, ProcessEnded
 from codexseg.backends.networks.contract import NETWORK_MPP, TILE_PX
 from codexseg.backends.networks.weights import KNOWN, TOKEN, Weights, deepcell_dir, resolve
 from codexseg.backends.registry import BackendWarning
-from codexseg.config.schema import SegmentationConfig
 from codexseg.core.grid import Window
 from codexseg.errors import BackendUnavailable, CodexsegError, ConfigError, WorkerDied
 from codexseg.run.files import map_npy
@@ -84,7 +83,7 @@ class Deepcell:
         self._has_started, self._unavailable = False, ""
 
     @classmethod
-    def warnings(cls, config: SegmentationConfig) -> Iterator[BackendWarning]:
+    def warnings(cls, config: Any) -> Iterator[BackendWarning]:
         """Warn that `segmentation.normalization` has no effect."""
         if config.normalization == "slide":
             yield BackendWarning(

@@ -60,7 +60,7 @@ def find_deepcell(configured: Path | None = None) -> Path:
     ----------
     configured : Path, optional
         `segmentation.python`. By default $CODEXSEG_PYTHON310, if it has deepcell, else the
-        environment of :func:`setup_deepcell`.
+        environment of :func:`install_deepcell`.
 
     Returns
     -------
@@ -96,7 +96,7 @@ def find_deepcell(configured: Path | None = None) -> Path:
     )
 
 
-def setup_deepcell(
+def install_deepcell(
     python: str | None = None, announce: Callable[[str], object] = lambda _: None
 ) -> Path:
     """Install an environment with deepcell in the cache folder, unless there is one.

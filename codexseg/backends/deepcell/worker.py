@@ -37,7 +37,7 @@ import numpy as np
 CHANNELS = {"both": slice(0, 2), "whole-cell": slice(0, 1), "nuclear": slice(1, 2)}
 
 
-def main() -> None:
+def serve() -> None:
     """Answer requests until stdin is closed."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", help="folder of a SavedModel")
@@ -131,4 +131,4 @@ def _failure(error: Exception) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    serve()

@@ -1,1 +1,1 @@
-"""Network weights: known files, download, conversion, runtime."""
+"""Network weights: files, download, conversion, runtime."""

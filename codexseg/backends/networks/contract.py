@@ -5,7 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from codexseg.backends.networks.signature import REMEDY, Shape, Signature, Tensor, describe
+from codexseg.backends.networks.signature import (
+    REMEDY,
+    Shape,
+    Signature,
+    Tensor,
+    describe_tensors,
+)
 from codexseg.errors import InputError
 
 TILE_PX = 256
@@ -97,7 +103,7 @@ def _fits(tensor: Tensor, expected: Shape) -> bool:
 def _violation(
     path: Path, verb: str, tensors: Mapping[str, Tensor], expected: str
 ) -> InputError:
-    actual = "; ".join(describe(tensors)) or "nothing"
+    actual = "; ".join(describe_tensors(tensors)) or "nothing"
     return InputError(
         f"{path} is not a network of Mesmer's contract: it {verb} {actual}, expected "
         f"{expected}. {REMEDY}"

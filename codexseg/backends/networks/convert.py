@@ -104,7 +104,7 @@ class Conversion:
     max_abs_diff: float
 
 
-def convert(
+def convert_saved_model(
     weights: Weights,
     out: Path | None = None,
     python: str | None = None,

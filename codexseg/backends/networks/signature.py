@@ -151,7 +151,7 @@ def read_signature(path: Path) -> Signature:
         return _read_saved_model(message) if path.is_dir() else _read_onnx(message)
 
 
-def describe(tensors: Mapping[str, Tensor]) -> list[str]:
+def describe_tensors(tensors: Mapping[str, Tensor]) -> list[str]:
     """Return a line for each tensor, such as ``input_0 float32 (n, 256, 256, 2)``."""
     lines = []
     for name, (dtype, shape) in tensors.items():

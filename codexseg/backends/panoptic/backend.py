@@ -8,13 +8,12 @@ statistics of the whole image, so that it need not fit into memory.
 
 import logging
 from collections.abc import Sequence
-from math import ceil
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from codexseg.arrays import Labels, Pixels
-from codexseg.backends.base import CELL_UM, NUCLEUS_UM, SlideContext, enlargement
+from codexseg.arrays import Labels
+from codexseg.backends.base import CELL_UM, NUCLEUS_UM, SlideContext
 from codexseg.backends.network_backend import NetworkBackend
 from codexseg.backends.networks.contract import NETWORK_MPP
 from codexseg.backends.networks.runtime import Batch, choose_runtime
@@ -75,9 +74,7 @@ class Panoptic(NetworkBackend):
         self._batch = Batch(config.batch_memory_gb)
         if config.compartment == "nuclear":
             self.diameter_um = NUCLEUS_UM
-        per_px = enlargement(slide, NETWORK_MPP)
-        self.context_px = ceil(CONTEXT_PX / per_px)
-        self.halo_px = ceil((CONTEXT_PX + LARGE_CELL_PX) / per_px)
+        self._set_margins(CONTEXT_PX, LARGE_CELL_PX)
         if config.normalization == "slide":
             self.slide_passes = self._slide_passes(slide.shape)
 
@@ -111,14 +108,10 @@ class Panoptic(NetworkBackend):
         target = image.scaling.target_window(window)
         for compartment in compartments:
             params = self._params[compartment]
-            flooded = flood(image, target, compartment, slide, params, ties)
+            flooded = segment_maps(image, target, compartment, slide, params, ties)
             if flooded is not None:
                 labels[compartment] = image.scaling.nearest(*flooded, window, rule=rule)
         return labels
-
-    def _passes_over(self, pixels: Pixels) -> Sequence[SlidePass]:
-        height, width = pixels.shape[1:]
-        return self._slide_passes((height, width))
 
     def _slide_passes(self, shape: tuple[int, int]) -> Sequence[SlidePass]:
         config = self._config
@@ -132,7 +125,7 @@ class Panoptic(NetworkBackend):
         )
 
 
-def flood(
+def segment_maps(
     image: Any,
     window: Window,
     compartment: int,

@@ -65,7 +65,7 @@ _OPTIONAL_KEYS = {
     "min_interior": "least_interior",
     "min_mean_interior": "least_mean_interior",
 }
-"""Attributes whose keys in a file differ, and may be missing."""
+"""Attributes with other keys in a file, where they may be missing."""
 
 MESMER = PostprocessingParams(h=0.075), PostprocessingParams(h=0.1)
 """Parameters of cells and of nuclei."""

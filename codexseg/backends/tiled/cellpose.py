@@ -22,9 +22,9 @@ from codexseg.backends.optional import (
     check_options,
     check_torch,
     options_digest,
+    package_version,
     require,
     torch_device,
-    version_of,
 )
 from codexseg.backends.process_cache import file_hash, load_once
 from codexseg.backends.registry import spec_of
@@ -125,7 +125,7 @@ class Cellpose(Tiled):
         """Package, weights and licence, for the manifest of a run."""
         models = self._models()
         return {
-            "cellpose": version_of("cellpose"),
+            "cellpose": package_version("cellpose"),
             "weights": ", ".join(path.name for path in models),
             "weights_path": ", ".join(map(str, models)),
             "weights_digest": ", ".join(file_hash(path, "sha256") for path in models),
@@ -144,7 +144,7 @@ class Cellpose(Tiled):
             "diameters": self._diameters,
             "expansion_px": self.expansion_px,
         }
-        package = version_of("cellpose")
+        package = package_version("cellpose")
         return f"{self.name}-{VERSION}-{package}-{options_digest(settings)}"
 
     def segment(self, channels: Channels) -> tuple[Labels, str]:
@@ -180,9 +180,9 @@ class Cellpose(Tiled):
         masks = np.asarray(model.eval(image, **settings)[0])
         if masks.size != channels[0].size or masks.dtype.kind not in "iu":
             raise InputError(
-                f"cellpose {version_of('cellpose')} gives masks of {masks.dtype} and shape "
-                f"{masks.shape}, expected integers of shape {channels[0].shape}. Install a "
-                f"version of cellpose from 3.1 to 4."
+                f"cellpose {package_version('cellpose')} gives masks of {masks.dtype} and "
+                f"shape {masks.shape}, expected integers of shape {channels[0].shape}. "
+                f"Install a version of cellpose from 3.1 to 4."
             )
         return masks.reshape(channels[0].shape).astype(np.uint32)
 
@@ -195,7 +195,7 @@ def major_version() -> int:
     BackendUnavailable
         If the version is not from 3.1 to 4.
     """
-    text = version_of("cellpose")
+    text = package_version("cellpose")
     match = re.match(r"(\d+)\.(\d+)", text)
     numbers = (int(match[1]), int(match[2])) if match else (0, 0)
     if not (3, 1) <= numbers < (5, 0):
@@ -258,7 +258,7 @@ def _load_model(weights: Path, digest: str, device: str, major: int) -> Any:
         )
     except Exception as error:
         raise InputError(
-            f"{weights} cannot be loaded by cellpose {version_of('cellpose')} "
+            f"{weights} cannot be loaded by cellpose {package_version('cellpose')} "
             f"({first_line(error)}). Expected the weights of a model of that version. "
             f"Fetch it again, or correct {OPTIONS}.model, {OPTIONS}.nuclei_model or "
             f"segmentation.model_path."

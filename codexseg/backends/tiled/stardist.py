@@ -20,9 +20,9 @@ from codexseg.backends.optional import (
     OPTIONS,
     check_options,
     options_digest,
+    package_version,
     require,
     tensorflow_device,
-    version_of,
 )
 from codexseg.backends.process_cache import file_hash, load_once
 from codexseg.backends.registry import spec_of
@@ -68,7 +68,7 @@ class Stardist(Tiled):
     mpp = 0.5
     percents = (1.0, 99.8)
     tile_core_px = 1024
-    margin_px = 96  # a multiple of 32, in which networks pool
+    margin_px = 96  # a multiple of 32, the pooling of the networks
     largest_px = 64
     planes = ((1,),)
 
@@ -85,7 +85,7 @@ class Stardist(Tiled):
     def about(self) -> dict[str, str | bool | None]:
         """Package, weights and licence, for the manifest of a run."""
         return {
-            "stardist": version_of("stardist"),
+            "stardist": package_version("stardist"),
             "weights": self._folder.name,
             "weights_path": str(self._folder),
             "weights_digest": folder_digest(self._folder),
@@ -101,7 +101,7 @@ class Stardist(Tiled):
             "options": {k: v for k, v in self._config.options.items() if k != "model"},
             "expansion_px": self.expansion_px,
         }
-        package = version_of("stardist")
+        package = package_version("stardist")
         return f"{self.name}-{VERSION}-{package}-{options_digest(settings)}"
 
     def segment(self, channels: Channels) -> tuple[Labels, str]:
@@ -197,7 +197,8 @@ def _load_model(folder: Path, digest: str, device: str) -> tuple[Any, str]:
             return StarDist2D(None, name=folder.name, basedir=str(folder.parent)), chosen
     except Exception as error:
         raise InputError(
-            f"The model {folder} cannot be loaded by stardist {version_of('stardist')} "
-            f"({first_line(error)}). Expected the folder of a StarDist2D model. Fetch it "
-            f"again, or correct segmentation.model_path or {OPTIONS}.model."
+            f"The model {folder} cannot be loaded by stardist "
+            f"{package_version('stardist')} ({first_line(error)}). Expected the folder of "
+            f"a StarDist2D model. Fetch it again, or correct segmentation.model_path or "
+            f"{OPTIONS}.model."
         ) from error

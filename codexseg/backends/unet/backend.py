@@ -5,30 +5,30 @@ separates objects. A slide pass predicts the slide once, in a fixed tile grid.
 """
 
 from collections.abc import Callable, Sequence
-from math import ceil
 from typing import Any, ClassVar
 
 import numpy as np
 
 from codexseg.arrays import Float32, Labels, Pixels
-from codexseg.backends.base import ChannelStatistics, SlideContext, enlargement
+from codexseg.backends.base import ChannelStatistics, SlideContext
 from codexseg.backends.network_backend import NetworkBackend
 from codexseg.backends.networks.runtime import Batch, choose_runtime
-from codexseg.backends.panoptic.backend import COMPARTMENTS, flood
+from codexseg.backends.panoptic.backend import (
+    COMPARTMENTS,
+    CONTEXT_PX,
+    LARGE_CELL_PX,
+    segment_maps,
+)
 from codexseg.backends.panoptic.image import MAPS, Image
 from codexseg.backends.slide_pass import SlidePass, SlideView
 from codexseg.backends.unet.network import Limits, UnetPass
 from codexseg.backends.unet.postprocessing import depth_map, depth_params, margin_px
-from codexseg.backends.unet.spec import INPUTS, OUTPUTS, Objects, limits, read_spec
+from codexseg.backends.unet.spec import INPUTS, OUTPUTS, ObjectParams, limits, read_spec
 from codexseg.core.grid import Window
 from codexseg.core.intensity.background import channel_statistics
 from codexseg.errors import ConfigError, InputError
 
 VERSION = 1
-CONTEXT_PX = 64
-"""Distance from a cut edge within which labels may differ, px of the network's image."""
-LARGE_CELL_PX = 64
-"""Diameter of a large cell, px of the network's image. Larger ones grow the halo."""
 
 
 class Unet(NetworkBackend):
@@ -68,11 +68,9 @@ class Unet(NetworkBackend):
         self._batch = Batch(config.batch_memory_gb)
         self.channels: tuple[str, ...] = self._spec.inputs
         self.mpp = self._spec.mpp
-        per_px = enlargement(slide, self.mpp or slide.mpp)
-        self.context_px = ceil(CONTEXT_PX / per_px)
-        self.halo_px = ceil((CONTEXT_PX + LARGE_CELL_PX) / per_px)
+        self._set_margins(CONTEXT_PX, LARGE_CELL_PX)
         if config.normalization == "slide":
-            self.slide_passes = (self._slide_pass(slide.shape, self._slide_limits),)
+            self.slide_passes = self._slide_passes(slide.shape)
 
     def _check_inputs(self) -> None:
         path, inputs = self._weights.path, self._spec.inputs
@@ -114,12 +112,15 @@ class Unet(NetworkBackend):
             objects = self._spec.objects_of(output)
             params = depth_params(objects)
             depths = _Depths(image, objects)
-            flooded = flood(depths, target, compartment, slide, params, "raster")
+            flooded = segment_maps(depths, target, compartment, slide, params, "raster")
             if flooded is not None:
                 labels[compartment] = image.scaling.nearest(
                     *flooded, window, rule="skimage"
                 )
         return labels
+
+    def _slide_passes(self, shape: tuple[int, int]) -> Sequence[SlidePass]:
+        return (self._slide_pass(shape, self._slide_limits),)
 
     def _passes_over(self, pixels: Pixels) -> Sequence[SlidePass]:
         is_slide = self._config.normalization == "slide"
@@ -160,7 +161,7 @@ class Unet(NetworkBackend):
 class _Depths:
     """Depth maps of any window of the image, exact up to its edges."""
 
-    def __init__(self, image: Image, objects: Objects) -> None:
+    def __init__(self, image: Image, objects: ObjectParams) -> None:
         self._image, self._objects = image, objects
         self.shape = image.shape
 

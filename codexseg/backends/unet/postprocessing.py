@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from codexseg.arrays import Float32
 from codexseg.backends.panoptic.parameters import PostprocessingParams
-from codexseg.backends.unet.spec import THRESHOLD, Objects
+from codexseg.backends.unet.spec import THRESHOLD, ObjectParams
 from codexseg.core.algorithms.nuclei_watershed import TRUNCATE, gaussian
 
 REACH_PX = 64
@@ -20,19 +20,19 @@ REACH_PX = 64
 _OBJECT = 0.5 / REACH_PX
 
 
-def margin_px(objects: Objects) -> int:
+def margin_px(objects: ObjectParams) -> int:
     """Return the distance from a cut edge within which :func:`depth_map` may be wrong."""
     return REACH_PX + ceil(TRUNCATE * objects.smoothing_px) + 1
 
 
-def depth_map(probability: Float32, objects: Objects) -> Float32:
+def depth_map(probability: Float32, objects: ObjectParams) -> Float32:
     """Return the distance of each pixel to the background.
 
     Parameters
     ----------
     probability : (y, x) float32
         Probability of the foreground.
-    objects : Objects
+    objects : ObjectParams
         `smoothing_px` is read.
 
     Returns
@@ -50,6 +50,6 @@ def depth_map(probability: Float32, objects: Objects) -> Float32:
     return np.stack([gaussian(depth, objects.smoothing_px), depth])
 
 
-def depth_params(objects: Objects) -> PostprocessingParams:
+def depth_params(objects: ObjectParams) -> PostprocessingParams:
     """Return the parameters of the watershed on the maps of :func:`depth_map`."""
     return PostprocessingParams(objects.h_px / REACH_PX, _OBJECT, 0.0, objects.min_area)

@@ -15,7 +15,7 @@ import numpy as np
 from codexseg.arrays import Float32, Pixels
 from codexseg.backends.base import ChannelStatistics
 from codexseg.backends.networks.contract import TILE_PX
-from codexseg.backends.networks.signature import Signature, describe, read_signature
+from codexseg.backends.networks.signature import Signature, describe_tensors, read_signature
 from codexseg.backends.networks.weights import LICENCE, UNET, Weights
 from codexseg.backends.process_cache import file_hash
 from codexseg.errors import InputError
@@ -32,7 +32,7 @@ _VERSION = 1
 
 
 @dataclass(frozen=True)
-class Objects:
+class ObjectParams:
     """Parameters of :mod:`codexseg.backends.unet.postprocessing`.
 
     Attributes
@@ -70,7 +70,7 @@ class UnetSpec:
         and the highest. Others are clipped.
     mpp : float or None
         Pixel size of the training images as shown to the network, um.
-    objects : dict of Objects
+    objects : dict of ObjectParams
         Post-processing of each output.
     """
 
@@ -78,7 +78,7 @@ class UnetSpec:
     outputs: tuple[str, ...]
     scaling: InputScaling = "levels"
     mpp: float | None = None
-    objects: Mapping[str, Objects] = field(default_factory=dict)
+    objects: Mapping[str, ObjectParams] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not (
@@ -90,9 +90,9 @@ class UnetSpec:
         ):
             raise ValueError(f"out of range: {self}")
 
-    def objects_of(self, output: str) -> Objects:
+    def objects_of(self, output: str) -> ObjectParams:
         """Return the post-processing of an output."""
-        return self.objects.get(output, Objects())
+        return self.objects.get(output, ObjectParams())
 
     def to_json(self) -> str:
         """Return the text that :func:`read_spec` reads."""
@@ -158,7 +158,7 @@ def _parsed(stored: dict[str, Any]) -> UnetSpec:
         tuple(stored["outputs"]),
         cast("InputScaling", stored["scaling"]),
         None if mpp is None else float(mpp),
-        {name: Objects(**values) for name, values in stored["objects"].items()},
+        {name: ObjectParams(**values) for name, values in stored["objects"].items()},
     )
 
 
@@ -177,6 +177,5 @@ def _check_signature(signature: Signature, spec: UnetSpec) -> None:
             for dtype, shape in tensors.values()
         )
         if not fits:
-            raise ValueError(
-                f"{'; '.join(describe(tensors))}, expected float32 (n, y, x, {channels})"
-            )
+            actual = "; ".join(describe_tensors(tensors))
+            raise ValueError(f"{actual}, expected float32 (n, y, x, {channels})")

@@ -6,7 +6,7 @@ import numpy as np
 
 from codexseg.arrays import Float32, Labels
 from codexseg.backends.unet.postprocessing import depth_map, depth_params
-from codexseg.backends.unet.spec import Objects
+from codexseg.backends.unet.spec import ObjectParams
 from codexseg.core.algorithms.deep_watershed import deep_watershed
 from codexseg.core.labels.overlaps import overlaps
 from codexseg.core.metrics.objects import count_matches, object_pairs
@@ -17,7 +17,7 @@ SMOOTHINGS_PX = (0.5, 1.0, 2.0)
 
 def search_objects(
     maps: Sequence[Float32], truths: Sequence[Labels]
-) -> tuple[Objects, float]:
+) -> tuple[ObjectParams, float]:
     """Return the parameters of objects with the highest F1 at IoU 0.5, and that F1.
 
     Parameters
@@ -28,13 +28,14 @@ def search_objects(
         True objects; images without any are ignored.
     """
     images = [(m, t) for m, t in zip(maps, truths, strict=True) if t.any()]
-    best, score = Objects(), -1.0
+    best, score = ObjectParams(), -1.0
     for smoothing in SMOOTHINGS_PX:
         depths = [
-            depth_map(probability, Objects(1.0, smoothing)) for probability, _ in images
+            depth_map(probability, ObjectParams(1.0, smoothing))
+            for probability, _ in images
         ]
         for h in HEIGHTS_PX:
-            objects = Objects(h, smoothing)
+            objects = ObjectParams(h, smoothing)
             flood = depth_params(objects).watershed_kwargs
             labels = [deep_watershed(*depth, **flood) for depth in depths]
             f1 = float(
