@@ -18,12 +18,12 @@ from codexseg.io.labels.reader import open_labels
 from codexseg.io.slides.open import open_image
 from codexseg.segment import as_config
 from tests.drawing import draw
+from tests.helpers.runs import codexseg
+from tests.helpers.tissue import NAMES, Local, tissue, write_slide
 from tests.images import write_ome_tiff
 from tests.networks import TOY_ONNX
-from tests.runs import codexseg
-from tests.tissue import NAMES, Local, tissue, write_slide
 
-LOCAL, APART = "tests.tissue:Local", "tests.stages.test_report:Apart"
+LOCAL, APART = "tests.helpers.tissue:Local", "tests.stages.test_report:Apart"
 FILES = {
     f"{name}_{kind}"
     for name in ("tests.tissue_Local", "tests.stages.test_report_Apart")

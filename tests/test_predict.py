@@ -12,9 +12,9 @@ from codexseg.cli.console import clear_errors
 from codexseg.errors import ConfigError, InputError, RunStateError
 from codexseg.predict import prepare, stem
 from codexseg.run.directory import Run
+from tests.helpers.runs import codexseg
 from tests.images import write_ome_tiff
 from tests.mesmer import TOY, blobs
-from tests.runs import codexseg
 
 NAMES = ("DAPI", "CD44", "PanCK")
 

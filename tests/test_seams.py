@@ -26,8 +26,8 @@ from codexseg.stages.base import Job
 from codexseg.stages.chain import open_chain
 from codexseg.stages.painting import paint, painted
 from codexseg.stages.pixels import grid_of
-from tests.runs import execute, labels, outputs
-from tests.tissue import NAMES, Local, tissue, write_config, write_slide
+from tests.helpers.runs import execute, labels, outputs
+from tests.helpers.tissue import NAMES, Local, tissue, write_config, write_slide
 
 LEAST = 0.5
 """stitch.min_remaining, as by default."""
@@ -147,7 +147,7 @@ class Run(NamedTuple):
 
 def configure(folder, backend, extra="", **patching):
     config = write_config(folder, backend, **patching)
-    text = config.read_text().replace("tests.tissue:", "tests.test_seams:")
+    text = config.read_text().replace("tests.helpers.tissue:", "tests.test_seams:")
     config.write_text(text + extra)
     return config
 

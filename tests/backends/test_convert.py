@@ -12,8 +12,8 @@ from codexseg.backends.networks.contract import graph_digest, read_signature
 from codexseg.backends.networks.convert import compared_tiles, convert
 from codexseg.backends.networks.weights import KNOWN, Weights, models_dir, resolve
 from codexseg.errors import BackendUnavailable, InputError
+from tests.helpers.runs import ROOT
 from tests.networks import TOY_ONNX, TOY_SAVED_MODEL, pack
-from tests.runs import ROOT
 
 # A Python that has nothing, and does what it is told in $FAKE
 FAKE = f"""#!{sys.executable}

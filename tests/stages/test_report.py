@@ -18,9 +18,9 @@ from codexseg.core.intensity.background import (
 )
 from codexseg.core.intensity.histogram import block_mean
 from codexseg.stages import pictures, quality, report, segment
+from tests.helpers.runs import execute, labels
+from tests.helpers.tissue import NAMES, Local, segment_locally, tissue, write_slide
 from tests.images import write_ome_tiff
-from tests.runs import execute, labels
-from tests.tissue import NAMES, Local, segment_locally, tissue, write_slide
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 

@@ -9,7 +9,7 @@ from codexseg.errors import ConfigError, InputError, RunStateError
 from codexseg.training.augmentation.presets import STRENGTHS
 from codexseg.training.recipe.loader import load_recipe, parse_recipe
 from codexseg.training.train import _check, make
-from tests.runs import ROOT, codexseg
+from tests.helpers.runs import ROOT, codexseg
 from tests.training.pictures import write_pairs
 
 
