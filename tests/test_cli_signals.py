@@ -1,4 +1,4 @@
-"""A signal that finds Python in a callback of C code is not lost."""
+"""Signals that arrive while Python runs in a callback of C code."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ def callback():
     for _ in range(1000):
         pass
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in background jobs
 listen()
 try:
     callback()
@@ -28,7 +28,7 @@ except (Terminated, KeyboardInterrupt) as stop:
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130)])
-def test_a_signal_in_a_callback_still_ends_the_command(name, code):
+def test_signal_in_a_callback_ends_the_command(name, code):
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT.format(name=name)],
         cwd=ROOT,
