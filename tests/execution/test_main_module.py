@@ -1,4 +1,4 @@
-"""Workers of programs whose main module must not be imported again."""
+"""Workers do not import the main module of the program."""
 
 import os
 import subprocess

@@ -75,7 +75,7 @@ def _has_special_pixel(window: Window) -> bool:
 
 
 class Local:
-    """Backend whose labels depend only on the pixels near them."""
+    """Backend with labels that depend only on nearby pixels."""
 
     name = "local"
     mpp = None
@@ -124,7 +124,7 @@ class Shuffled(Local):
 
 
 class Moody(Local):
-    """Backend whose labels conflict at seams: it shifts them by the window's position."""
+    """Backend with conflicts at seams: it shifts labels by the position of the window."""
 
     name = "moody"
 
