@@ -26,7 +26,7 @@ from tests.networks import TOY_ONNX
 LOCAL, APART = "tests.helpers.tissue:Local", "tests.stages.test_report:Apart"
 FILES = {
     f"{name}_{kind}"
-    for name in ("tests.tissue_Local", "tests.stages.test_report_Apart")
+    for name in ("tests.helpers.tissue_Local", "tests.stages.test_report_Apart")
     for kind in ("cells.tif", "nuclei.tif", "outlines.png")
 } | {"compare.png", "scores.csv"}
 

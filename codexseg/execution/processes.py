@@ -234,9 +234,6 @@ class _Queue(Generic[J]):
         self.returned = deque[J]()
         self._jobs = iter(jobs)
 
-    def __iter__(self) -> Iterator[J]:
-        return self
-
     def __next__(self) -> J:
         return self.returned.popleft() if self.returned else next(self._jobs)
 
