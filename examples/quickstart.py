@@ -25,6 +25,5 @@ def main(folder: Path) -> None:
     print(f"{len(pd.read_csv(sample.truth))} cells were drawn.")
 
 
-# The guard matters once `execution.workers` is above 1: every worker imports this file.
 if __name__ == "__main__":
     main(Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp()))

@@ -10,8 +10,8 @@ from codexseg.codex_patches import CodexPatches
 from codexseg.config.schema import Config, SegmentationConfig
 from codexseg.errors import ConfigError, RunStateError
 from codexseg.segment import run_cell_segmentation
-from tests.runs import execute, labels
-from tests.tissue import tissue, write_config, write_slide
+from tests.helpers.runs import execute, labels
+from tests.helpers.tissue import tissue, write_config, write_slide
 
 PICKLES = {
     "original_seg_res_batch.pickle": "seg_res_batch",
@@ -152,12 +152,12 @@ def test_only_valid_patches_are_segmented(flagged):
     "config",
     [
         {"segmentation": {"compartment": "nuclear"}},
-        SegmentationConfig(backend="tests.tissue:Local", compartment="nuclear"),
+        SegmentationConfig(backend="tests.helpers.tissue:Local", compartment="nuclear"),
         lambda config: config.model_copy(
             update={
                 "data": Config().data,
                 "segmentation": SegmentationConfig(
-                    backend="tests.tissue:Local", compartment="nuclear"
+                    backend="tests.helpers.tissue:Local", compartment="nuclear"
                 ),
             }
         ),
@@ -169,7 +169,7 @@ def test_another_configuration_changes_only_what_it_says(flagged, config):
     flag = (flagged.path / "stages" / "flag.json").read_bytes()
     run_cell_segmentation(flagged, config(before) if callable(config) else config)
     assert flagged.config.segmentation.compartment == "nuclear"
-    assert flagged.config.segmentation.backend == "tests.tissue:Local"
+    assert flagged.config.segmentation.backend == "tests.helpers.tissue:Local"
     assert (flagged.config.data, flagged.config.patching) == (before.data, before.patching)
     assert (flagged.path / "stages" / "flag.json").read_bytes() == flag
     for masks in flagged.seg_res_batch:

@@ -9,7 +9,7 @@ from codexseg.backends.panoptic.backend import Panoptic
 from codexseg.config.schema import SegmentationConfig
 from codexseg.core.grid import Window
 from tests.benchmarks.pipeline import identical
-from tests.deepcell_env import deepcell_python
+from tests.helpers.deepcell_env import deepcell_python
 from tests.mesmer import SAVED_MODEL, TOY, blobs, same_objects
 
 FG_PX = 4

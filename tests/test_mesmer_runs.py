@@ -14,9 +14,9 @@ from codexseg.backends.slide_pass import InMemory
 from codexseg.codex_patches import CodexPatches
 from codexseg.core.grid import Window
 from codexseg.pipeline import Pipeline
+from tests.helpers.runs import LABELS, ROOT, codexseg, execute, labels, outputs
 from tests.images import write_ome_tiff
 from tests.mesmer import TOY, blobs, panoptic, same_objects
-from tests.runs import LABELS, ROOT, codexseg, execute, labels, outputs
 
 SHAPE = (540, 620)
 
@@ -100,7 +100,7 @@ def finished(tmp_path_factory):
 def deadly(n, config, out):
     words = ["run", str(config), "--out", str(out)]
     return subprocess.run(
-        [sys.executable, "-m", "tests.killer", str(n), *words],
+        [sys.executable, "-m", "tests.helpers.killer", str(n), *words],
         cwd=ROOT,
         capture_output=True,
         text=True,

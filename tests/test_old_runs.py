@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from codexseg import CodexPatches
-from tests.runs import codexseg, labels
+from tests.helpers.runs import codexseg, labels
 
 OLD = sorted((Path(__file__).parent / "data" / "runs").glob("*.zip"))
 

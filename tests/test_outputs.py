@@ -12,8 +12,8 @@ import zarr
 from skimage.measure import regionprops_table
 from skimage.segmentation import find_boundaries
 
-from tests.runs import LABELS, execute, labels
-from tests.tissue import NAMES, tissue, write_config, write_slide
+from tests.helpers.runs import LABELS, execute, labels
+from tests.helpers.tissue import NAMES, tissue, write_config, write_slide
 
 STATISTICS = ("mean", "std", "non_zero_perc")
 

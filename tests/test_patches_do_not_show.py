@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.runs import LABELS, execute, labels
-from tests.tissue import segment_locally, tissue, write_config, write_slide
+from tests.helpers.runs import LABELS, execute, labels
+from tests.helpers.tissue import segment_locally, tissue, write_config, write_slide
 
 GRIDS = [
     {"patch_height": 64, "patch_width": 64},
@@ -32,7 +32,7 @@ def untiled(request, tmp_path_factory):
     write_slide(folder)
     config = write_config(folder, request.param, split_mode="full_image")
     if request.param == "watershed":
-        config.write_text(config.read_text().replace("tests.tissue:", ""))
+        config.write_text(config.read_text().replace("tests.helpers.tissue:", ""))
     result = execute(config, folder / "untiled")
     assert result.cells > 30
     return folder, request.param
@@ -42,7 +42,8 @@ def untiled(request, tmp_path_factory):
 def test_any_grid_gives_the_untiled_result(untiled, grid, tmp_path):
     folder, backend = untiled
     config = write_config(folder, backend, name="tiled", **grid)
-    config.write_text(config.read_text().replace("tests.tissue:watershed", "watershed"))
+    text = config.read_text().replace("tests.helpers.tissue:watershed", "watershed")
+    config.write_text(text)
     execute(config, tmp_path / "tiled")
     assert_same_slide(folder / "untiled", tmp_path / "tiled")
 
@@ -59,7 +60,7 @@ def test_untiled_originals_are_what_the_backend_found(tmp_path):
 
 
 def test_two_workers_write_the_bytes_of_one(tmp_path):
-    from tests.runs import outputs
+    from tests.helpers.runs import outputs
 
     write_slide(tmp_path)
     config = write_config(tmp_path)

@@ -1,3 +1,5 @@
+"""Public names of the package, and the cost of importing it."""
+
 import inspect
 import subprocess
 import sys
@@ -7,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import codexseg
+from tests.helpers.runs import ROOT
 
-ROOT = Path(__file__).parents[1]
 HEAVY = ("numpy", "scipy", "pandas", "zarr", "pydantic", "yaml", "numba", "skimage")
 
 SPECIFIED = {
@@ -48,7 +50,7 @@ def python(code):
 
 
 def bare(signature):
-    """A signature without annotations."""
+    """Return a signature as text, without annotations."""
     parameters = [
         p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()
     ]
@@ -59,19 +61,19 @@ def bare(signature):
 @pytest.mark.parametrize(
     ("module", "name"), [(m, name) for m, names in SPECIFIED.items() for name in names]
 )
-def test_the_names_of_the_specification_are_there(module, name):
-    found = import_module(f"codexseg.{module}")
+def test_names_of_the_specification_have_their_signatures(module, name):
+    value = import_module(f"codexseg.{module}")
     for part in name.split("."):
-        found = getattr(found, part)
+        value = getattr(value, part)
     expected = SPECIFIED[module][name]
     if expected is None:
-        assert isinstance(found, property)
+        assert isinstance(value, property)
     else:
-        assert bare(inspect.signature(found)) == expected
-    assert inspect.getdoc(found)
+        assert bare(inspect.signature(value)) == expected
+    assert inspect.getdoc(value)
 
 
-def test_all_is_what_can_be_imported():
+def test_names_in_all_can_be_imported():
     for name in codexseg.__all__:
         home = inspect.getmodule(getattr(codexseg, name))
         assert home.__name__.startswith("codexseg."), name
@@ -86,29 +88,29 @@ def test_all_errors_are_public():
     assert named <= set(codexseg.__all__)
 
 
-def test_no_public_name_is_that_of_a_module():
-    # An import of the module would take the place of the name.
+def test_public_names_differ_from_module_names():
+    # Importing such a module would replace the name.
     modules = {path.stem for path in (ROOT / "codexseg").glob("*")}
     assert not modules & set(codexseg.__all__)
 
 
-def test_a_name_that_is_not_there():
+def test_unknown_name_raises_attribute_error():
     with pytest.raises(AttributeError, match="'codexseg' has no attribute 'Pipelines'"):
         _ = codexseg.Pipelines
 
 
-def test_type_checkers_and_python_see_the_same_names():
+def test_type_checkers_and_python_have_the_same_names():
     source = Path(codexseg.__file__).read_text("utf-8")
     checked = source.partition("if TYPE_CHECKING:")[2].partition("__all__")[0]
     for name in codexseg.__all__:
         assert name in checked, name
 
 
-def test_importing_the_package_costs_nothing():
+def test_package_import_loads_no_heavy_module():
     code = "import sys, codexseg, codexseg.errors; print(*sys.modules)"
     assert not {name.partition(".")[0] for name in python(code).split()} & set(HEAVY)
 
 
-def test_an_error_can_be_named_without_the_rest():
+def test_error_import_loads_no_heavy_module():
     code = "import sys; from codexseg import InputError, CodexsegError; print(*sys.modules)"
     assert not {name.partition(".")[0] for name in python(code).split()} & set(HEAVY)

@@ -15,8 +15,8 @@ import pytest
 
 from codexseg.errors import ConfigError, RunStateError
 from codexseg.pipeline import Pipeline
-from tests.runs import ROOT, codexseg, execute, labels, outputs
-from tests.tissue import write_config, write_slide
+from tests.helpers.runs import ROOT, codexseg, execute, labels, outputs
+from tests.helpers.tissue import write_config, write_slide
 
 
 def states(config, out):
@@ -46,7 +46,7 @@ def deadly(n, config, out):
         [
             sys.executable,
             "-m",
-            "tests.killer",
+            "tests.helpers.killer",
             str(n),
             "run",
             str(config),
@@ -369,7 +369,7 @@ def test_a_backend_beside_the_configuration_is_found(tmp_path):
     shutil.copy(ROOT / "examples" / "own_backend.py", tmp_path / "own_backend_here.py")
     config = write_config(tmp_path)
     own = 'own_backend_here:Threshold", options: {growth_um: 2'
-    config.write_text(config.read_text().replace('tests.tissue:Local"', own + "}"))
+    config.write_text(config.read_text().replace('tests.helpers.tissue:Local"', own + "}"))
     done = codexseg("run", config, "--workers", 2)
     assert done.returncode == 0, done.stderr
 
@@ -434,7 +434,7 @@ def test_a_run_with_an_own_backend_is_shown_without_its_slide(tmp_path):
     shutil.copy(ROOT / "examples" / "own_backend.py", tmp_path / "own_backend_there.py")
     config = write_config(tmp_path)
     own = 'own_backend_there:Threshold", options: {growth_um: 2'
-    config.write_text(config.read_text().replace('tests.tissue:Local"', own + "}"))
+    config.write_text(config.read_text().replace('tests.helpers.tissue:Local"', own + "}"))
     assert codexseg("run", config).returncode == 0
     (tmp_path / "slide.ome.tif").unlink()
     status = codexseg("status", tmp_path / "my_codexseg")

@@ -5,8 +5,8 @@ import shutil
 import pytest
 
 from codexseg.stages import export
-from tests.runs import execute, outputs
-from tests.tissue import write_config, write_slide
+from tests.helpers.runs import execute, outputs
+from tests.helpers.tissue import write_config, write_slide
 
 PICKLED = "work/export.matched_seg_res_batch_pickle-*/*.pickle"
 TILES = "work/export.cell_ome_tif-*/*.npz"

@@ -25,10 +25,10 @@ from codexseg.run.directory import Run
 from codexseg.segment import segment
 from codexseg.stages.segment import diameter as scaling
 from codexseg.workflow.cache_keys import section_in_key
+from tests.helpers.runs import codexseg, execute, labels, outputs
+from tests.helpers.tissue import LOCAL, Local, tissue
 from tests.images import write_ome_tiff
 from tests.mesmer import TOY, blobs
-from tests.runs import codexseg, execute, labels, outputs
-from tests.tissue import Local, tissue
 
 OLD = Path(__file__).parent / "data" / "runs" / "0.1.0.zip"
 WATERSHED = "backend: watershed"
@@ -223,7 +223,7 @@ def test_a_pixel_size_that_nobody_says_is_assumed(tmp_path, caplog):
 def test_a_backend_that_does_not_say_its_size_is_refused(tmp_path, diameter):
     image, _ = drawn(14, (200, 200))
     config = write(
-        tmp_path, image, 0.5, f"backend: 'tests.tissue:Local', diameter: {diameter}"
+        tmp_path, image, 0.5, f"backend: 'tests.helpers.tissue:Local', diameter: {diameter}"
     )
     done = codexseg("run", config)
     assert done.returncode == 2
@@ -283,7 +283,7 @@ def test_arrays_are_scaled_too(caplog):
     assert abs(found[1] - n) <= 2 >= abs(found[2] - n)
     with pytest.raises(ConfigError, match="has no known cell size"):
         segment(
-            patches, {"segmentation": {"backend": "tests.tissue:Local"}}, image_mpp=0.5,
+            patches, {"segmentation": {"backend": LOCAL}}, image_mpp=0.5,
             diameter="auto",
         )  # fmt: skip
 

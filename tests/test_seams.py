@@ -25,8 +25,8 @@ from codexseg.run.directory import Run as Directory
 from codexseg.stages.plan import load_plan
 from codexseg.stages.stitch.conflicts import patch_labels
 from codexseg.stages.stitch.mosaic import Seams, compose_window
-from tests.runs import execute, labels, outputs
-from tests.tissue import NAMES, Local, tissue, write_config, write_slide
+from tests.helpers.runs import execute, labels, outputs
+from tests.helpers.tissue import NAMES, Local, tissue, write_config, write_slide
 
 LEAST = 0.5
 """stitch.min_remaining, as by default."""
@@ -146,7 +146,7 @@ class Run(NamedTuple):
 
 def configure(folder, backend, extra="", **patching):
     config = write_config(folder, backend, **patching)
-    text = config.read_text().replace("tests.tissue:", "tests.test_seams:")
+    text = config.read_text().replace("tests.helpers.tissue:", "tests.test_seams:")
     config.write_text(text + extra)
     return config
 

@@ -12,9 +12,9 @@ from codexseg.core.grid import Window
 from codexseg.errors import CodexsegError, ConfigError, InputError
 from codexseg.segment import as_config, get_boundary, segment, separate_masks
 from tests.drawing import draw
-from tests.tissue import Local, segment_locally, tissue, write_config, write_slide
+from tests.helpers.tissue import Local, segment_locally, tissue, write_config, write_slide
 
-LOCAL = {"backend": "tests.tissue:Local"}
+LOCAL = {"backend": "tests.helpers.tissue:Local"}
 KEYS = ["cell", "nucleus", "cell_boundary", "nucleus_boundary"]
 
 
@@ -194,7 +194,7 @@ def test_a_sequence_may_hold_patches_of_any_sizes():
 
 def test_statistics_are_those_that_a_run_finds(tmp_path):
     from codexseg.codex_patches import CodexPatches
-    from tests.runs import execute
+    from tests.helpers.runs import execute
 
     write_slide(tmp_path)
     config = write_config(tmp_path, split_mode="full_image")
@@ -264,7 +264,9 @@ def test_patches_of_another_kind_are_refused(patches, message):
 def test_a_backend_that_breaks_the_contract_is_named():
     with pytest.raises(InputError, match="backend 'wrong' returned"):
         segment(
-            patches_of(1), {"segmentation": {"backend": "tests.tissue:Wrong"}}, image_mpp=1
+            patches_of(1),
+            {"segmentation": {"backend": "tests.helpers.tissue:Wrong"}},
+            image_mpp=1,
         )
 
 
@@ -274,7 +276,7 @@ def test_a_backend_that_breaks_the_contract_is_named():
 def test_a_configuration_may_come_in_any_form(tmp_path):
     yaml = tmp_path / "my.yaml"
     yaml.write_text(
-        "data: {image_mpp: 0.5}\nsegmentation: {backend: 'tests.tissue:Local'}\n"
+        "data: {image_mpp: 0.5}\nsegmentation: {backend: 'tests.helpers.tissue:Local'}\n"
     )
     sections = {"data": {"image_mpp": 0.5}, "segmentation": LOCAL}
     expected = segment(patches_of(1), sections)[0]["cell"]

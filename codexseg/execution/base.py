@@ -121,7 +121,7 @@ class Executor(ABC):
     ) -> Iterator[V]:
         """Yield results in order of completion; raise the first failure.
 
-        Items whose worker died run again, one at a time, after all others.
+        Items that lost their worker run again, one at a time, after all others.
 
         Parameters
         ----------
@@ -215,7 +215,7 @@ class Serial(Executor):
 
 
 def worker_died(exit_code: int | None) -> WorkerDied:
-    """Return the error of a job whose worker process ended with this exit code."""
+    """Return the error of a job that lost its worker process, with this exit code."""
     how = f"exit code {exit_code}"
     if exit_code is not None and exit_code < 0:
         how = f"signal {-exit_code}"

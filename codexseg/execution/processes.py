@@ -170,6 +170,8 @@ class Processes(Executor):
 
     def _next_worker(self) -> "_Worker":
         """Return the worker with the fewest jobs; start one rather than let a job wait."""
+        for worker in [w for w in self._pool if not (w.jobs or w.process.is_alive())]:
+            self._pool.remove(worker)  # it was killed while it had no job
         if len(self._pool) < self.workers and all(worker.jobs for worker in self._pool):
             self._pool.append(_Worker(threads=max(1, usable_cores() // self.workers)))
         return min(self._pool, key=lambda worker: len(worker.jobs))
@@ -231,9 +233,6 @@ class _Queue(Generic[J]):
     def __init__(self, jobs: Iterable[J]) -> None:
         self.returned = deque[J]()
         self._jobs = iter(jobs)
-
-    def __iter__(self) -> Iterator[J]:
-        return self
 
     def __next__(self) -> J:
         return self.returned.popleft() if self.returned else next(self._jobs)

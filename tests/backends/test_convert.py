@@ -12,8 +12,8 @@ from codexseg.backends.networks.convert import compared_tiles, convert_saved_mod
 from codexseg.backends.networks.signature import graph_digest, read_signature
 from codexseg.backends.networks.weights import KNOWN, Weights, models_dir, resolve
 from codexseg.errors import BackendUnavailable, InputError
+from tests.helpers.runs import ROOT
 from tests.networks import TOY_ONNX, TOY_SAVED_MODEL, pack
-from tests.runs import ROOT
 
 # A Python without packages that follows the orders in $FAKE
 FAKE = f"""#!{sys.executable}

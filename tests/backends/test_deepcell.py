@@ -25,7 +25,7 @@ from codexseg.errors import (
     InputError,
     WorkerDied,
 )
-from tests.deepcell_env import deepcell_python
+from tests.helpers.deepcell_env import deepcell_python
 
 ROOT = Path(__file__).parents[2]
 MESMER = ROOT / "tests" / "data" / "mesmer"

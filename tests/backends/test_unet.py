@@ -34,10 +34,10 @@ from codexseg.core.algorithms.deep_watershed import deep_watershed
 from codexseg.core.grid import Window
 from codexseg.core.intensity.background import channel_statistics
 from codexseg.errors import ConfigError, InputError
+from tests.helpers.runs import LABELS, codexseg, execute, labels
+from tests.helpers.tissue import tissue, write_config, write_slide
 from tests.mesmer import TOY, same_objects
 from tests.networks import _value, field
-from tests.runs import LABELS, codexseg, execute, labels
-from tests.tissue import tissue, write_config, write_slide
 
 
 def tensor(name, array):

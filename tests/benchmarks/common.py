@@ -1,4 +1,4 @@
-"""What the benchmarks share."""
+"""Shared functions of the benchmarks: images, environments, measured commands."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 OURS = ["numba", "pydantic", "platformdirs", "pyyaml", "requests", "scipy", "tqdm"]
-"""What codexseg's runtime needs in an environment that has other packages beside it."""
+"""Packages that codexseg needs in an environment of another package."""
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,25 +29,25 @@ segmentation: {{backend: "tests.benchmarks.cheap_backend:Cheap"}}
 
 
 def shared() -> Path:
-    """Return the folder of shared data, or end with the reason why there is none."""
+    """Return the folder of shared data; exit without one."""
     folder = Path(os.environ.get("CODEXSEG_SHARED", ROOT.parent / "shared"))
     if not (folder / "data").is_dir():
         raise SystemExit(
-            f"this benchmark needs the shared data, and {folder} has none: "
-            f"set CODEXSEG_SHARED to the folder that holds data/."
+            f"Shared data not found in {folder}. "
+            f"Set CODEXSEG_SHARED to the folder that contains data/."
         )
     return folder
 
 
 def cache() -> Path:
-    """Return the folder in which benchmarks keep what is costly to make."""
+    """Return the folder where benchmarks keep images, environments and networks."""
     folder = Path(tempfile.gettempdir()) / "codexseg_benchmarks"
     folder.mkdir(exist_ok=True)
     return folder
 
 
 def bench_image(size: int) -> Path:
-    """Return the image that bench/make_image.py makes, made once."""
+    """Return the image of bench/make_image.py; make it on first use."""
     path = cache() / f"syn_{size}.ome.tif"
     if not path.exists():
         script = shared() / "bench" / "make_image.py"
@@ -66,51 +66,55 @@ def environment(
     *,
     first: str | None = None,
 ) -> Path:
-    """Return the Python of an environment of its own, made when it is asked for first.
+    """Return the Python of a separate environment; make it on first use.
 
-    `first` is a package to install alone, before those that depend on it.
+    Parameters
+    ----------
+    first : str, optional
+        Package to install alone, before those that depend on it.
     """
     folder = cache() / name
-    made, whole = folder / "bin" / "python", folder / "whole"
-    if whole.exists():
-        return made
-    shutil.rmtree(folder, ignore_errors=True)  # half of one, of a command that was killed
+    python_path, complete = folder / "bin" / "python", folder / "complete"
+    if complete.exists():
+        return python_path
+    shutil.rmtree(folder, ignore_errors=True)  # incomplete, from a killed command
     subprocess.run([str(python), "-m", "venv", str(folder)], check=True)
-    for wanted in ([first] if first else [], packages):
-        if wanted:
-            subprocess.run([made, "-m", "pip", "install", "-q", *wanted], check=True)
-    whole.touch()
-    return made
+    for names in ([first] if first else [], packages):
+        if names:
+            command = [python_path, "-m", "pip", "install", "-q", *names]
+            subprocess.run(command, check=True)
+    complete.touch()
+    return python_path
 
 
 def deepcell_python() -> Path:
-    """Return a Python 3.10 that has deepcell; its environment is made where it lacks."""
+    """Return a Python 3.10 with deepcell; make its environment on first use."""
     from codexseg.backends.deepcell.environment import find_python310, has_deepcell
 
-    found = find_python310()
-    if found is None:
-        raise SystemExit("this benchmark needs Python 3.10: set CODEXSEG_PYTHON310.")
-    if has_deepcell(found):
-        return found
+    python = find_python310()
+    if python is None:
+        raise SystemExit("Python 3.10 not found. Set CODEXSEG_PYTHON310.")
+    if has_deepcell(python):
+        return python
     pins = ROOT / "codexseg" / "backends" / "deepcell" / "requirements.txt"
-    return environment("deepcell", ["-r", str(pins)], found)
+    return environment("deepcell", ["-r", str(pins)], python)
 
 
 def tensorflow_python() -> Path:
-    """Return a Python that has TensorFlow and tf2onnx; made where it lacks."""
+    """Return a Python with TensorFlow and tf2onnx; make its environment on first use."""
     packages = ["tensorflow-cpu>=2.18", "tf2onnx", "onnxruntime", *OURS]
     return environment("tf", packages)
 
 
 def toy() -> Path:
-    """Return the folder of the toy network with Mesmer's contract."""
+    """Return the folder of the toy network, which has Mesmer's inputs and outputs."""
     return ROOT / "tests" / "data" / "mesmer"
 
 
 def deepcell_side(folder: Path, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """Have tests/benchmarks/deepcell_side.py do a job in deepcell's environment.
+    """Run tests/benchmarks/deepcell_side.py in the environment of deepcell.
 
-    `inputs` are written as .npy files to the folder; what it writes is returned.
+    Inputs are passed as .npy files in the folder. Returns the arrays that it writes.
     """
     for name, array in inputs.items():
         np.save(folder / f"{name}.npy", array)
@@ -130,7 +134,7 @@ def deepcell_side(folder: Path, **inputs: NDArray[Any]) -> dict[str, NDArray[Any
 def cheap_config(folder: Path, image: Path, patch: int = 2048, copy: str = "") -> Path:
     """Write the configuration of a run with the cheap segmenter and all default outputs.
 
-    `copy` is what the names of the channels end with.
+    `copy` is a suffix of the channel names.
     """
     path = folder / "bench.yaml"
     path.write_text(CHEAP.format(image=image, patch=patch, copy=copy))
@@ -144,15 +148,14 @@ def codexseg_run(config: Path, out: Path, workers: int, *words: str) -> list[str
 
 
 def measured(command: list[str]) -> dict[str, float]:
-    """Run a command: seconds of CPU and of wall, and peak memory (MiB), of its tree.
+    """Run a command; return CPU and wall seconds and peak memory (MiB) of its tree.
 
-    Memory is looked at every 0.1 s. Both sides may keep compiled bytecode, as they do
-    where they are installed.
+    Memory is sampled every 0.1 s. Bytecode is cached, as in an installed package.
     """
     if sys.platform != "linux":
         raise SystemExit(
-            f"this benchmark reads memory from /proc/PID/smaps_rollup, which Linux has "
-            f"and {sys.platform} has not: run it on Linux."
+            f"Memory is read from /proc/PID/smaps_rollup, which {sys.platform} lacks. "
+            f"Run this benchmark on Linux."
         )
     import resource
 
@@ -183,8 +186,8 @@ def measured(command: list[str]) -> dict[str, float]:
 def tree_bytes(pid: int) -> int:
     """Return the anonymous and shared memory of a process and its descendants.
 
-    What processes share is counted once; mapped file pages are not: they are the disk
-    cache's, and go when memory is wanted.
+    Shared pages are counted once. Mapped file pages are not counted: they belong to the
+    disk cache, and the system frees them on demand.
     """
     import psutil
 
@@ -197,7 +200,7 @@ def tree_bytes(pid: int) -> int:
         try:
             lines = Path(f"/proc/{number}/smaps_rollup").read_text().splitlines()
         except (FileNotFoundError, ProcessLookupError):
-            continue  # it has just ended
+            continue  # the process has ended
         total += sum(
             1024 * int(line.split()[1])
             for line in lines
@@ -207,11 +210,12 @@ def tree_bytes(pid: int) -> int:
 
 
 def stage_times(run: Path, workers: int) -> dict[str, dict[str, float]]:
-    """Read timings.csv: a stage's seconds of wall, of CPU, and of the driver's own CPU.
+    """Read timings.csv: wall, CPU and driver CPU seconds of each stage.
 
-    A stage's parts count with it, slide passes with segment. With one worker the driver
-    does everything; with more, its line lacks what they did, but has passes over a single
-    patch, which it does itself (not those of segment).
+    Parts of a stage count with it, slide passes with segment. With one worker, the driver
+    does all work. With several, the line of the driver does not include the work of the
+    workers, but it includes passes over a single patch (except in segment), which the
+    driver does itself.
     """
     with (run / "timings.csv").open(newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
@@ -220,16 +224,16 @@ def stage_times(run: Path, workers: int) -> dict[str, dict[str, float]]:
     for line in lines:
         part, cpu_s = line["stage"], float(line["cpu_s"])
         stage = part.partition(".")[0].replace("slide_pass", "segment")
-        found = times.setdefault(stage, {"wall_s": 0.0, "cpu_s": 0.0, "driver_cpu_s": 0.0})
+        total = times.setdefault(stage, {"wall_s": 0.0, "cpu_s": 0.0, "driver_cpu_s": 0.0})
         if line["patch"] == "driver":
-            found["wall_s"] += float(line["wall_s"])
-            found["driver_cpu_s"] += cpu_s
-            found["cpu_s"] += cpu_s
+            total["wall_s"] += float(line["wall_s"])
+            total["driver_cpu_s"] += cpu_s
+            total["cpu_s"] += cpu_s
         elif workers > 1 and (visits[part] > 1 or part == "segment"):
-            found["cpu_s"] += cpu_s
+            total["cpu_s"] += cpu_s
     return {
-        stage: {key: round(value, 2) for key, value in found.items()}
-        for stage, found in times.items()
+        stage: {key: round(value, 2) for key, value in total.items()}
+        for stage, total in times.items()
     }
 
 

@@ -1,9 +1,9 @@
-"""deepcell's side of a comparison; run by the Python of its own environment.
+"""The deepcell side of a comparison; runs in the environment of deepcell.
 
-``python deepcell_side.py FOLDER SAVEDMODEL``: does what the arrays in the folder ask for.
+``python deepcell_side.py FOLDER SAVEDMODEL``. The arrays in the folder select the job:
 
-image.npy (y, x, 2) [and mpp.npy]: preprocessing, maps and labels of `Mesmer.predict`.
-maps.npy (4, y, x): `deep_watershed` of both compartments, with its CPU seconds.
+- image.npy (y, x, 2) and mpp.npy: preprocessing, maps and labels of `Mesmer.predict`
+- maps.npy (4, y, x): `deep_watershed` of both compartments, with its CPU seconds
 """
 
 import sys

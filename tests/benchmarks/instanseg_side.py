@@ -1,7 +1,7 @@
-"""InstanSeg, beside which figures stand: its weights, and a Python that can run them.
+"""InstanSeg, for comparison: its weights, and a Python with torch.
 
-That is $CODEXSEG_TORCH_PYTHON, or an environment that is made in the benchmarks' cache;
-the weights are those of ``codexseg models fetch instanseg``, fetched where they lack.
+The Python is $CODEXSEG_TORCH_PYTHON, or an environment in the cache of the benchmarks.
+The weights are those of ``codexseg models fetch instanseg``, fetched on first use.
 """
 
 import os
@@ -11,15 +11,15 @@ from tests.benchmarks.common import OURS, ROOT, environment
 
 
 def torch_python() -> str:
-    """Return a Python that has torch; its environment is made where it lacks."""
-    if told := os.environ.get("CODEXSEG_TORCH_PYTHON"):
-        return told
-    # What depends on torch would bring its build for CUDA.
+    """Return a Python with torch; make its environment on first use."""
+    if python := os.environ.get("CODEXSEG_TORCH_PYTHON"):
+        return python
+    # A package that depends on torch would install its build for CUDA.
     return str(environment("torch", ["scikit-image", *OURS], first="torch==2.13.0"))
 
 
 def with_instanseg(code: str, *words: object) -> str:
-    """Run code whose arguments are the weights and `words`; return what it prints."""
+    """Run code with the weights and `words` as arguments; return its output."""
     from codexseg.backends.tiled.instanseg_weights import fetch_instanseg
     from codexseg.samples.download import download
 

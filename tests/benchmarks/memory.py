@@ -1,11 +1,11 @@
-"""Peak memory of runs on slides of several sizes: it does not grow with the pixels.
+"""Peak memory of runs on slides of several sizes; it must not grow with the slide.
 
 ``python -m tests.benchmarks.memory --sizes 4096 8192 16384 [--workers 2]``
 
-The whole pipeline with the cheap segmenter and all default outputs. Peaks (MiB) are those
-of the process tree, anonymous and shared memory; mapped file pages do not count. Tables
-may grow: allowance_mb is 100 bytes per cell and channel. flat is what is left of the peak
-without it, relative to the smallest size.
+Runs the whole pipeline with the cheap segmenter and all default outputs. Peaks (MiB) are
+anonymous and shared memory of the process tree; mapped file pages do not count. Tables may
+grow: allowance_mb is 100 bytes per cell and channel. flat is the peak minus the allowance,
+relative to the smallest size.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def main() -> None:
     left = [peak - table for peak, table in zip(peaks[1:], allowances[1:], strict=True)]
     figures = {
         "sizes": sizes,
-        "peak_mb": peaks[1:],  # the first run compiled
+        "peak_mb": peaks[1:],  # without the first run, which compiles
         "allowance_mb": allowances[1:],
         "flat": [round(peak / left[0], 3) for peak in left],
         "cells": cells[1:],
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def run_of(size: int, workers: int) -> tuple[float, float, int]:
-    """Return the peak of a run, what its tables may take, and the cells found."""
+    """Return the peak of a run (MiB), the allowance of its tables (MiB), and its cells."""
     image = bench_image(size)
     with tifffile.TiffFile(image) as file:
         channels = len(file.pages)

@@ -2,11 +2,11 @@
 
 ``python -m tests.benchmarks.mesmer_batching [--network full] [--repeat 1]``
 
-For each of three sides of a patch, three numbers of patches and three memory budgets
-(segmentation.batch_memory_gb) a process of its own segments the patches, each as an image
-of its own, with a network of Mesmer's true size. Prints a line for each on stderr (tiles
-per second of wall and of CPU, peak memory above the loaded model) and one JSON line with
-all of them and the budget that is best by CPU seconds per tile.
+For each of three patch sizes, three numbers of patches and three memory budgets
+(segmentation.batch_memory_gb), a separate process segments the patches as independent
+images, with a network of the size of Mesmer. Prints one line per case on stderr (tiles per
+second, CPU seconds per tile, peak memory above the loaded model) and one JSON line with all
+cases and the budget with the fewest CPU seconds per tile.
 """
 
 import argparse
@@ -28,9 +28,9 @@ from codexseg.backends.base import SlideContext
 from codexseg.backends.panoptic.backend import Panoptic
 from codexseg.backends.networks.runtime import Batch, open_network
 from codexseg.backends.networks.weights import resolve
-from codexseg.config import SegmentationConfig
+from codexseg.config.schema import SegmentationConfig
 from codexseg.core.grid import Window
-from codexseg.core.tiles import TileGrid
+from codexseg.core.algorithms.tiles import TileGrid
 from codexseg.execution.process import prepare_process
 prepare_process()
 path, side, count, budget = Path(sys.argv[1]), *map(float, sys.argv[2:])

@@ -2,9 +2,9 @@
 
 ``python -m tests.benchmarks.mesmer_memory --size 8192 [--network full]``
 
-Peak of the process tree, anonymous and shared memory; mapped file pages do not count.
-The model's own is the peak of a process that loads it and predicts one batch. With
-``--network full`` it is a network of Mesmer's true size instead of the toy.
+Peaks are anonymous and shared memory of the process tree; mapped file pages do not count.
+The peak of the model is that of a process that loads it and predicts one batch. ``--network
+full`` uses a network of the size of Mesmer instead of the toy.
 """
 
 import argparse
@@ -26,12 +26,12 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from codexseg.execution.process import prepare_process
-from codexseg.backends.runtime import Batch, open_network
-from codexseg.backends.weights import resolve
+from codexseg.backends.networks.runtime import Batch, open_network
+from codexseg.backends.networks.weights import resolve
 prepare_process()
 network = open_network(resolve(Path(sys.argv[1])))
 network.predict(np.zeros((Batch(0.5).size, 256, 256, 2), np.float32))
-time.sleep(2)  # long enough to be measured
+time.sleep(2)  # long enough for a sample of the memory
 """
 
 

@@ -1,12 +1,12 @@
-"""Our Mesmer against deepcell 0.12.10, with the toy network, on the oracle's image.
+"""The mesmer backend compared with deepcell 0.12.10, with the toy network.
 
 ``python -m tests.benchmarks.mesmer_parity [--oracle]``
 
-deepcell runs live, in an environment of its own; ``--oracle`` takes what it gave before.
-Prints whether preprocessing is bit-equal, the largest difference of the maps, and for
-0.5 and 0.377 um per px the objects of both compartments, those with exactly the same
-pixels, and the pixels that are foreground in one result only; and how many objects would
-be the same if the maps were kept in float16 (they are kept in float32).
+deepcell runs in a separate environment; ``--oracle`` uses its stored results instead.
+Prints whether preprocessing is equal bit by bit, the largest difference of the maps, and
+for 0.5 and 0.377 um per px the objects of both compartments, those with exactly the same
+pixels, and the pixels that are foreground in one result only. objects_identical_float16
+counts the objects that would stay the same with maps in float16 instead of float32.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def main() -> None:
 def compare(
     image: NDArray[np.float32], theirs: dict[str, NDArray[Any]]
 ) -> dict[str, object]:
-    """Do what deepcell did, and say how far it is from that."""
+    """Segment the image, and return the differences from deepcell."""
     whole = Window(0, 0, *image.shape[1:])
     view = InMemory(image)
     for slide_pass in panoptic(image, 0.5).slide_passes:

@@ -1,11 +1,11 @@
-"""Our deep watershed against deepcell's, on the same maps.
+"""The deep watershed compared with that of deepcell, on the same maps.
 
 ``python -m tests.benchmarks.mesmer_postprocess --size 2048``
 
-The maps are the toy network's on the image of bench/make_image.py. CPU seconds of both
-compartments together, ours the median of three with compiled kernels, deepcell's of one
-call in its own environment; whether all labels are the same, number for number. The
-figures of `ties` "raster" are those of a slide, of "heap" those of `normalization: patch`.
+The maps are those of the toy network on the image of bench/make_image.py. Prints the CPU
+seconds of both compartments together (codexseg: median of three with compiled kernels;
+deepcell: one call in its own environment), and whether all labels are identical. Slides use
+ties "raster", `normalization: patch` uses "heap".
 """
 
 import argparse
@@ -75,7 +75,7 @@ def toy_maps(image: NDArray[np.uint16]) -> NDArray[np.float32]:
         view.execute(slide_pass)
     maps = Image.of(view.shape, 0.5).maps(Window(0, 0, *view.shape), MAPS, view)
     if maps is None:
-        raise SystemExit("the network predicted nothing.")
+        raise SystemExit("The network predicted no signal.")
     return maps
 
 

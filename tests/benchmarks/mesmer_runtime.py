@@ -1,10 +1,11 @@
-"""CPU seconds per tile of onnxruntime and of TensorFlow, for a network of Mesmer's size.
+"""CPU seconds per tile of onnxruntime and TensorFlow, with a network of Mesmer's size.
 
 ``python -m tests.benchmarks.mesmer_runtime [--tiles 12]``
 
-The network is deepcell's PanopticNet as Mesmer was built (resnet50, four heads), with
-random weights; deepcell's environment makes it once, TensorFlow's converts it, and both
-are kept in the benchmarks' cache. Two threads, batches of four tiles, first batch apart.
+The network is the PanopticNet of deepcell with the architecture of Mesmer (resnet50, four
+heads) and random weights. It is built in the environment of deepcell, converted in that of
+TensorFlow, and kept in the cache of the benchmarks. Two threads, batches of four tiles,
+without the first batch.
 """
 
 import argparse
@@ -79,7 +80,7 @@ def main() -> None:
 
 
 def full_network() -> tuple[Path, Path]:
-    """Return a network of Mesmer's true size: SavedModel and ONNX, made once."""
+    """Return a network of the size of Mesmer, as SavedModel and as ONNX file."""
     folder = cache() / "full"
     saved_model, onnx = folder / "MultiplexSegmentation", folder / "full.onnx"
     quiet = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}

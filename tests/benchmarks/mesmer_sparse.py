@@ -1,12 +1,12 @@
-"""A slide above 2**30 px, of which little is tissue: Mesmer's computation end to end.
+"""A slide of more than 2**30 px with little tissue, segmented by the panoptic backend.
 
 ``python -m tests.benchmarks.mesmer_sparse [--size 33000] [--workers 2]``
 
-The background repeats every 384 px (the least common multiple of the network's stride and
-the contrast's blocks), and the same tissue lies in several places, at both ends of the
-slide and on either side of pixel 2**30 and 2**31 bytes. So every place must show the same
-objects. Prints their number in the first place, the places, those that are identical, and
-wall, CPU and peak memory of the run.
+The background repeats every 384 px (least common multiple of the stride of the network and
+the blocks of the contrast enhancement), and the same tissue is copied to several places: at
+both ends of the slide, and before and after pixel 2**30 and byte 2**31. All places must
+have the same objects. Prints the objects of each place, those identical to the first place,
+and wall seconds, CPU seconds and peak memory of the run.
 """
 
 import argparse
@@ -55,11 +55,11 @@ def main() -> None:
         figures = measured([*command, "--workers", str(options.workers)])
         seconds = time.perf_counter() - started
         store = folder / "bench_codexseg" / "segmentation.ome.zarr" / "labels"
-        found = [[crop(store / label, place) for label in LABELS] for place in places]
-    objects = [sum(len(np.unique(image)) - 1 for image in images) for images in found]
+        crops = [[crop(store / label, place) for label in LABELS] for place in places]
+    objects = [sum(len(np.unique(image)) - 1 for image in images) for images in crops]
     same = [
-        sum(identical(a, b) for a, b in zip(images, found[0], strict=True))
-        for images in found
+        sum(identical(a, b) for a, b in zip(images, crops[0], strict=True))
+        for images in crops
     ]
     print(
         json.dumps(
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def crop(path: Path, place: tuple[int, int]) -> NDArray[np.uint32]:
-    """Read what lies around a place."""
+    """Read the labels around a place."""
     y, x = place
     labels = zarr.open_array(path / "0", mode="r")
     side = ISLAND_PX + 64
@@ -87,7 +87,7 @@ def crop(path: Path, place: tuple[int, int]) -> NDArray[np.uint32]:
 def write_slide(path: Path, size: int, places: list[tuple[int, int]]) -> None:
     bench = tifffile.imread(bench_image(4096), key=[0, 1])
     island = bench[:, 1800 : 1800 + ISLAND_PX, 1200 : 1200 + ISLAND_PX]
-    background = bench[:, :PERIOD, :PERIOD]  # nothing is there
+    background = bench[:, :PERIOD, :PERIOD]  # without cells
     repeats = TILE_PX // PERIOD + 2
 
     def tiles() -> Iterator[NDArray[np.uint16]]:
@@ -98,7 +98,7 @@ def write_slide(path: Path, size: int, places: list[tuple[int, int]]) -> None:
                     dy, dx = y % PERIOD, x % PERIOD
                     tile = wide[dy : dy + TILE_PX, dx : dx + TILE_PX].copy()
                     for place in places:
-                        paint(tile, (y, x), island[channel], place)
+                        copy_island(tile, (y, x), island[channel], place)
                     yield tile
 
     tifffile.imwrite(
@@ -122,21 +122,21 @@ def write_slide(path: Path, size: int, places: list[tuple[int, int]]) -> None:
     )
 
 
-def paint(
+def copy_island(
     tile: NDArray[np.uint16],
     corner: tuple[int, int],
     island: NDArray[np.uint16],
     place: tuple[int, int],
 ) -> None:
-    """Lay the part of an island that a tile covers over it."""
-    slices, parts = [], []
+    """Copy the overlap of an island with a tile into the tile."""
+    tile_slices, island_slices = [], []
     for start, at, side in zip(corner, place, island.shape, strict=True):
         low, high = max(start, at), min(start + TILE_PX, at + side)
         if low >= high:
             return
-        slices.append(slice(low - start, high - start))
-        parts.append(slice(low - at, high - at))
-    tile[slices[0], slices[1]] = island[parts[0], parts[1]]
+        tile_slices.append(slice(low - start, high - start))
+        island_slices.append(slice(low - at, high - at))
+    tile[tuple(tile_slices)] = island[tuple(island_slices)]
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Mesmer's SavedModel on TensorFlow 2.18 and the newest, on the Pythons that are here.
+"""Mesmer's SavedModel on TensorFlow 2.18 and the newest, on all installed Pythons.
 
 ``python -m tests.benchmarks.mesmer_tensorflow [PYTHON ...]``
 
-Makes an environment for each (kept in the benchmarks' cache), loads the toy SavedModel in
-it through codexseg's own runtime, and compares the maps with those of onnxruntime here.
-Prints the largest difference for each; 1e-4 is allowed.
+Makes an environment for each pair (kept in the cache of the benchmarks), loads the toy
+SavedModel with the runtime of codexseg, and compares the maps with those of onnxruntime.
+Prints the largest difference of each; 1e-4 is allowed.
 """
 
 import argparse
@@ -39,7 +39,7 @@ print(tensorflow.__version__)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pythons", nargs="*", help="default: python3.11, 3.12, 3.13")
-    pythons = parser.parse_args().pythons or found_pythons()
+    pythons = parser.parse_args().pythons or installed_pythons()
     tiles = np.random.default_rng(0).random((5, 256, 256, 2), np.float32)
     ours = open_network(resolve(toy() / "toy.onnx")).predict(tiles)
     rows = []
@@ -52,19 +52,19 @@ def main() -> None:
     print(json.dumps({"agrees": worst <= ALLOWED, "max_abs_diff": worst, "runs": rows}))
 
 
-def found_pythons() -> list[str]:
-    """Return the interpreters of these versions that run here."""
+def installed_pythons() -> list[str]:
+    """Return the installed interpreters of the supported versions."""
     home = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    found = []
+    pythons = []
     for version in ("3.11", "3.12", "3.13"):
         names = [shutil.which(f"python{version}")]
         names += sorted(str(p) for p in home.glob(f"{version}.*/bin/python"))
         for name in filter(None, names):
             done = subprocess.run([name, "-c", "import venv"], check=False)
             if done.returncode == 0:
-                found.append(name)
+                pythons.append(name)
                 break
-    return found
+    return pythons
 
 
 def compare(
@@ -77,13 +77,13 @@ def compare(
         check=True,
     ).stdout.strip()
     name = f"tf-{version}-{requirement.partition('==')[2].rstrip('.*') or 'newest'}"
-    other = environment(name, [requirement, *OURS], python)
+    environment_python = environment(name, [requirement, *OURS], python)
     with tempfile.TemporaryDirectory() as folder:
         given, out = Path(folder) / "tiles.npy", Path(folder) / "maps.npy"
         np.save(given, tiles)
         words = [toy() / "toy_MultiplexSegmentation", given, out]
         done = subprocess.run(
-            [other, "-c", SIDE, *words],
+            [environment_python, "-c", SIDE, *words],
             cwd=ROOT,
             env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
             capture_output=True,

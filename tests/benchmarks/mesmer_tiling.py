@@ -1,11 +1,10 @@
-"""Patches do not show: one slide cut in four ways, by one and by two workers.
+"""Independence of the patch grid: one slide on four grids, by one and two workers.
 
 ``python -m tests.benchmarks.mesmer_tiling [--mpp 0.5]``
 
-A slide of 3000 x 2600 px with an empty and a sparse region, segmented by Mesmer's
-computation with the toy network. Prints the objects of all four label images of the
-untiled run, and the fraction of them that every other run has with the same pixels (and
-the same number).
+A slide of 3000 x 2600 px with an empty and a sparse region, segmented by the panoptic
+backend with the toy network. Prints the number of objects in all four label images of the
+untiled run, and the smallest fraction of them that another run has with the same pixels.
 """
 
 import argparse
@@ -48,11 +47,11 @@ def main() -> None:
         for size in (512, 700, 1024):
             for workers in (1, 2):
                 patching = f"patch_height: {size}, patch_width: {size}"
-                found = run(folder, patching, workers)
-                same = sum(identical(found[k], reference[k]) for k in LABELS)
+                labels = run(folder, patching, workers)
+                same = sum(identical(labels[k], reference[k]) for k in LABELS)
                 objects = sum(count(reference[k]) for k in LABELS)
-                extra = sum(count(found[k]) for k in LABELS) - objects
-                numbers = all(np.array_equal(found[k], reference[k]) for k in LABELS)
+                extra = sum(count(labels[k]) for k in LABELS) - objects
+                numbers = all(np.array_equal(labels[k], reference[k]) for k in LABELS)
                 fractions.append((same - max(0, extra)) / objects)
                 print(patching, workers, same, objects, numbers, file=sys.stderr)
         run_two = run(folder, "split_mode: full_image", 2)
@@ -73,7 +72,7 @@ def count(labels: NDArray[np.uint32]) -> int:
 
 
 def write_slide(path: Path, mpp: float) -> None:
-    """Cut the slide out of the bench image, with an empty and a sparse region."""
+    """Crop the slide from the bench image, with an empty and a sparse region."""
     image = tifffile.imread(bench_image(4096), key=[0, 1])[:, 600:3600, 400:3000]
     background = tifffile.imread(bench_image(4096), key=[0, 1])[:, :600, :700]
     image = image.copy()

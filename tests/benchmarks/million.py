@@ -1,12 +1,12 @@
-"""A slide of a million cells, from the image to all outputs: where the time goes.
+"""CPU time of each stage for a slide of a million cells.
 
 ``python -m tests.benchmarks.million [--size 28672] [--workers 2]``
 
-The cheap segmenter and all default outputs, kernels compiled. Peak memory (MiB) is that
-of the process tree, anonymous and shared. driver_cpu_s is the CPU of the process that
-hands out the work (with one worker it does all of it); a stage's share is that of the
-whole command's CPU, and other_cpu_s what lies outside the stages: above all the start of
-the processes.
+Runs the pipeline with the cheap segmenter and all default outputs, with compiled kernels.
+Peak memory (MiB) is anonymous and shared memory of the process tree. driver_cpu_s is the
+CPU of the process that distributes the work (with one worker, it does all of it). share is
+relative to the CPU of the whole command; other_cpu_s is the CPU outside the stages, mainly
+to start the processes.
 """
 
 import argparse

@@ -1,17 +1,17 @@
-"""The whole pipeline with a cheap segmenter, so that the framework is what is measured.
+"""The whole pipeline with a cheap segmenter: the cost of the framework.
 
 python -m tests.benchmarks.pipeline --size 4096 --workers 1 [--patch 1000] [--peer sopa]
                                     [--same-bytes]
 
-Prints CPU seconds and peak memory of the whole command (imports included; anonymous and
-shared memory of the process tree), the cells found, those of the same segmentation of the
-untiled image, and how many of these are there with exactly the same pixels.
+Prints CPU seconds and peak memory of the whole command (with imports; anonymous and shared
+memory of the process tree), its cells, the cells of the same segmentation of the untiled
+image, and how many of these the run has with exactly the same pixels.
 
-total_cpu_s is the CPU of the stages from segment to profile, serial_cpu_s what of it is
-the driver's own (null with one worker, which is the driver). With ``--same-bytes`` and
-several workers, one worker does it again: same_bytes says whether every output that holds
-no times has the same bytes; those that have not are named on stderr. With ``--peer sopa``
-sopa 2.2.11 does the same job, in an environment of its own.
+total_cpu_s is the CPU of the stages from segment to profile, serial_cpu_s the share of the
+driver (null with one worker, which is the driver). ``--same-bytes`` with several workers
+repeats the run with one: same_bytes is true if all outputs without times are identical;
+differences are listed on stderr. ``--peer sopa`` runs sopa 2.2.11 on the same slide, in a
+separate environment.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def ours(image: Path, config: Path, folder: Path, workers: int) -> dict[str, float | None]:
-    """Run codexseg twice, the first time to compile, and compare with the untiled image."""
+    """Run codexseg twice, first to compile, and compare with the untiled image."""
     run = folder / "run"
     measured(codexseg_run(config, folder / "warm", workers))
     figures = measured(codexseg_run(config, run, workers))
@@ -86,14 +86,14 @@ def ours(image: Path, config: Path, folder: Path, workers: int) -> dict[str, flo
 
 
 def theirs(image: Path, folder: Path) -> dict[str, float]:
-    """Run sopa; the environment is made when it is asked for first."""
+    """Run sopa; make its environment on first use."""
     python = environment("sopa", PEER)
     script = shared() / "bench" / "run_sopa.py"
     return measured([str(python), str(script), str(image), str(folder / "sopa")])
 
 
 def same_bytes(run: Path, other: Path) -> bool:
-    """Whether two runs wrote the same, times apart; differences are named on stderr."""
+    """Return whether two runs are identical but for times; list differences on stderr."""
     first, second = digests(run), digests(other)
     differ = [name for name in first | second if first.get(name) != second.get(name)]
     for name in differ:
@@ -103,21 +103,21 @@ def same_bytes(run: Path, other: Path) -> bool:
 
 def digests(run: Path) -> dict[str, str]:
     """Hash every file without times, and the result part of manifest.json."""
-    found = {}
+    hashes = {}
     for path in sorted(run.rglob("*")):
         name = path.relative_to(run)
         if path.is_file() and name.parts[0] not in HAVE_TIMES:
             with path.open("rb") as file:
-                found[str(name)] = hashlib.file_digest(file, "sha256").hexdigest()
+                hashes[str(name)] = hashlib.file_digest(file, "sha256").hexdigest()
     manifest = json.loads((run / "manifest.json").read_text("utf-8"))
-    return found | {"manifest.json": json.dumps(manifest["result"], sort_keys=True)}
+    return hashes | {"manifest.json": json.dumps(manifest["result"], sort_keys=True)}
 
 
 def identical(labels: NDArray[np.uint32], reference: NDArray[np.int32]) -> int:
-    """Count the objects of the reference that are there with exactly the same pixels."""
+    """Count the objects of the reference that `labels` has with exactly the same pixels."""
     width = int(reference.max()) + 1
-    both = labels.astype(np.int64) * width + reference
-    pairs, shared_px = np.unique(both[both > 0], return_counts=True)
+    joint = labels.astype(np.int64) * width + reference
+    pairs, shared_px = np.unique(joint[joint > 0], return_counts=True)
     pairs = np.stack(np.divmod(pairs, width))
     area = [np.bincount(image.ravel()) for image in (labels, reference)]
     same = (shared_px == area[0][pairs[0]]) & (shared_px == area[1][pairs[1]])

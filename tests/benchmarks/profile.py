@@ -1,4 +1,4 @@
-"""Measuring the cells of a slide of 20 channels, beside scikit-image's regionprops.
+"""Measuring the cells of a slide of 20 channels, compared with scikit-image.
 
 ``python -m tests.benchmarks.profile --size 4096 --channels 20``
 
@@ -6,13 +6,12 @@ Means of all channels in cell, nucleus and cytoplasm, and morphology without sol
 slide repeats the channels of bench/make_image.py, in uncompressed tiles of 512 px; the
 cells are those of the cheap segmenter.
 
-cpu_s is the CPU of the stage profile of ``codexseg run --force profile``, by one worker:
-reading labels and pixels, measuring, writing the tables; imports and compiled kernels that
-it is first to load included, everything read being in the disk cache. command_cpu_s is
-the CPU of that whole command. Both are medians of three. regionprops_cpu_s is
-regionprops_table of cells, nuclei and cytoplasms, reading included, once, in a process
-that has scikit-image loaded. max_rel_diff is the largest relative difference between the
-means of the two.
+cpu_s is the CPU of the stage profile of ``codexseg run --force profile`` with one worker:
+reading labels and pixels (from the disk cache), measuring and writing tables, with the
+imports and compiled kernels that it loads first. command_cpu_s is the CPU of the whole
+command. Both are medians of three. regionprops_cpu_s is one regionprops_table of cells,
+nuclei and cytoplasms, with reading, after scikit-image is imported. max_rel_diff is the
+largest relative difference between the means of the two.
 """
 
 import argparse
@@ -83,7 +82,7 @@ def main() -> None:
 
 
 def many_channels(size: int, names: list[str]) -> Path:
-    """Return the slide that repeats the four channels of bench_image, made once."""
+    """Return a slide that repeats the channels of bench_image; make it on first use."""
     path = cache() / f"syn_{size}x{len(names)}.ome.tif"
     if path.exists():
         return path
@@ -140,7 +139,7 @@ def theirs(image: Path, run: Path) -> dict[str, dict[str, NDArray[Any]]]:
     labels = zarr.open_group(run / "segmentation.ome.zarr/labels", mode="r")
     cells, nuclei = (np.asarray(labels[f"{name}/0"]) for name in ("cell", "nucleus"))
     cytoplasms = np.where(nuclei == cells, 0, cells)
-    # channels last and contiguous, which regionprops is quicker with than with a view
+    # regionprops is faster on contiguous pixels with channels last than on a view
     pixels = np.ascontiguousarray(np.moveaxis(tifffile.imread(image), 0, -1))
     means = ("label", "intensity_mean")
     return {
@@ -153,15 +152,15 @@ def theirs(image: Path, run: Path) -> dict[str, dict[str, NDArray[Any]]]:
 def largest_difference(
     table: pd.DataFrame, peer: dict[str, dict[str, NDArray[Any]]], names: list[str]
 ) -> float:
-    """Return the largest relative difference between our means and the peer's."""
-    table, found = table.set_index("cell_id"), []
+    """Return the largest relative difference between the means of codexseg and the peer."""
+    table, differences = table.set_index("cell_id"), []
     for compartment, columns in peer.items():
         rows = table.loc[columns["label"]]
         for number, name in enumerate(names):
             own = rows[intensity_column(name, compartment)].to_numpy(np.float64)
             mean = columns[f"intensity_mean-{number}"]
-            found.append(np.max(np.abs(own - mean) / mean))
-    return float(np.max(found))
+            differences.append(np.max(np.abs(own - mean) / mean))
+    return float(np.max(differences))
 
 
 if __name__ == "__main__":

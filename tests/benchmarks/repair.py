@@ -1,9 +1,9 @@
-"""Repair of 4096 x 4096 px with 18,860 cells, beside the plain numpy reference.
+"""Repair of 4096 x 4096 px with 18,860 cells, compared with a plain numpy reference.
 
 python -m tests.benchmarks.repair
 prints {"cpu_s", "bytes_per_px", "cells", "cells_per_s", "reference_cpu_s", "ratio"}.
-CPU seconds are the least of three runs with compiled kernels; bytes per pixel are the
-peak of a fresh process minus what it held after loading and compiling.
+CPU seconds are the minimum of three runs with compiled kernels. Bytes per pixel are the
+peak of a new process minus its memory after loading and compiling.
 """
 
 import importlib.util
@@ -23,7 +23,7 @@ ROUNDS = 3
 
 
 def tile(labels):
-    """Repeat a label image 2 x 2, every copy with labels of its own."""
+    """Repeat a label image 2 x 2, each copy with labels of its own."""
     step = int(labels.max())
     copies = [np.where(labels > 0, labels + np.uint32(i * step), 0) for i in range(4)]
     return np.block([copies[:2], copies[2:]]).astype(np.uint32)
@@ -44,7 +44,7 @@ def memory(field):
 
 
 def measure_bytes(folder):
-    """Print the bytes per pixel of one repair; runs in a process of its own."""
+    """Print the bytes per pixel of one repair; called in a separate process."""
     cells, nuclei = (np.load(Path(folder) / f"{name}.npy") for name in ("cell", "nucleus"))
     repair_masks_batch([{"cell": cells[:64, :64], "nucleus": nuclei[:64, :64]}])
     before = memory("VmRSS")

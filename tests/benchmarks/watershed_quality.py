@@ -1,10 +1,11 @@
-"""F1 of the watershed backend's cells on real images; prints one JSON line.
+"""F1 of the cells of the watershed backend on real images; prints one JSON line.
 
 Run as `python -m tests.benchmarks.watershed_quality [--overlays DIR]`. The keys expert1,
-expert2 and mesmer_membrane are F1 at IoU 0.5 on data/codex_tile (nucleus + membrane),
-which never chose a constant. The others compare with the labels of InstanSeg: nsclc_left
-and more (data/more_tissue) hold what chose the defaults, nsclc_right was held back.
-Grey levels are those that `codexseg run` finds on the whole image. `cpu_s_per_mpx` is warm.
+expert2 and mesmer_membrane are F1 at IoU 0.5 on data/codex_tile (nucleus + membrane), which
+was not used to choose parameters. The others compare with the labels of InstanSeg: the
+defaults were chosen on nsclc_left and more (data/more_tissue); nsclc_right was held out.
+Channel statistics are those of the whole image, as in `codexseg run`. `cpu_s_per_mpx` is
+measured with compiled kernels.
 """
 
 import argparse
@@ -30,13 +31,15 @@ Image = NDArray[Any]
 CONFIG = SimpleNamespace(normalization="slide", watershed=WatershedOptions())
 
 
-def f1(truth: Image, found: Image) -> float:
-    """F1 of objects that overlap by an IoU above 0.5: such pairs are one-to-one."""
-    both = (truth > 0) & (found > 0)
+def f1(truth: Image, labels: Image) -> float:
+    """Return the F1 of objects with an IoU above 0.5; such pairs are one-to-one."""
+    overlap = (truth > 0) & (labels > 0)
     pairs, shared_px = np.unique(
-        np.stack([truth[both], found[both]]).astype(np.int64), axis=1, return_counts=True
+        np.stack([truth[overlap], labels[overlap]]).astype(np.int64),
+        axis=1,
+        return_counts=True,
     )
-    areas = [np.bincount(labels.ravel()) for labels in (truth, found)]
+    areas = [np.bincount(image.ravel()) for image in (truth, labels)]
     union = areas[0][pairs[0]] + areas[1][pairs[1]] - shared_px
     hits = np.count_nonzero(2 * shared_px > union)
     return float(2 * hits / sum(np.count_nonzero(area[1:]) for area in areas))
@@ -55,7 +58,7 @@ def backend(
 
 
 def scaled(markers: Image) -> tuple[Image, ChannelStatistics]:
-    """Merge markers as `channels.wholecell_merge: scaled` does; its levels."""
+    """Merge markers as `wholecell_merge: scaled` does; return pixels and statistics."""
     levels = np.array([channel_statistics(marker) for marker in markers])
     scales = levels[:, 4]
     levels = levels / scales[:, None]
@@ -140,12 +143,12 @@ def overlay(image: Image, labels: Image, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--overlays", type=Path, help="folder to write pictures to")
+    parser.add_argument("--overlays", type=Path, help="folder for pictures")
     overlays = parser.parse_args().overlays
     figures: dict[str, float] = {}
     for source in (codex_tile, nsclc, more_tissue):
-        found, image, labels = source(shared() / "data")
-        figures |= found
+        scores, image, labels = source(shared() / "data")
+        figures |= scores
         if overlays is not None:
             overlay(image, labels, overlays / f"{source.__name__}.png")
     print(json.dumps({key: round(float(value), 3) for key, value in figures.items()}))

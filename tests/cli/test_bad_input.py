@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import tifffile
 
-from tests.runs import codexseg
-from tests.tissue import tissue, write_config, write_slide
+from tests.helpers.runs import codexseg
+from tests.helpers.tissue import LOCAL, tissue, write_config, write_slide
 
 
 def refused(done, *words):
@@ -46,8 +46,8 @@ def run(config):
         ("[CD45]", "[CD54]", ["CD54", "CD45"]),
         ("patch_height: 100", "patch_heigth: 100", ["line 3", "patching.patch_height"]),
         ("patch_height: 100", "patch_height: 7", ["line 3", "at least 64"]),
-        ("tests.tissue:Local", "tests.tissue:Lokal", ["Lokal", "segmentation.backend"]),
-        ("tests.tissue:Local", "watershet", ["'watershet'", "Did you mean 'watershed'"]),
+        ("tissue:Local", "tissue:Lokal", ["Lokal", "segmentation.backend"]),
+        (LOCAL, "watershet", ["'watershet'", "Did you mean 'watershed'"]),
         (
             "{file_name: slide.ome.tif}",
             "{file_name: slide.ome.tif, image_mpp: 0.3}",

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.runs import ROOT
+from tests.helpers.runs import ROOT
 
 SCRIPT = """
 import ctypes, os, signal, sys, time, typer

@@ -19,12 +19,12 @@ from codexseg.io.labels.reader import open_labels
 from codexseg.io.slides.open import open_image
 from codexseg.predict import ImageOptions
 from tests.drawing import draw
+from tests.helpers.runs import codexseg
+from tests.helpers.tissue import NAMES, Local, tissue, write_slide
 from tests.images import write_ome_tiff
 from tests.networks import TOY_ONNX
-from tests.runs import codexseg
-from tests.tissue import NAMES, Local, tissue, write_slide
 
-LOCAL, APART = "tests.tissue:Local", "tests.stages.test_report:Apart"
+LOCAL, APART = "tests.helpers.tissue:Local", "tests.stages.test_report:Apart"
 DAPI = ImageOptions(nucleus="DAPI")
 CD45 = ImageOptions(nucleus="DAPI", wholecell=("CD45",))
 FILES = {

@@ -15,8 +15,8 @@ from codexseg.io.labels.finder import find_labels
 from codexseg.io.labels.reader import open_labels
 from codexseg.io.labels.store import LabelStore
 from tests.drawing import draw
+from tests.helpers.runs import ROOT, codexseg
 from tests.images import write_ome_tiff, write_ome_zarr
-from tests.runs import ROOT, codexseg
 
 TRUTH = draw("""
     1111..22..

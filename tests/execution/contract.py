@@ -89,7 +89,7 @@ class ExecutorContract:
 
 
 class ProcessContract(ExecutorContract):
-    """Tests that hold for executors whose jobs run in other processes."""
+    """Tests of executors that run jobs in other processes."""
 
     @pytest.mark.parametrize(
         ("function", "reason"),

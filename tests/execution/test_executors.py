@@ -1,5 +1,6 @@
 """Executors of this machine: the contract, and their own properties."""
 
+import multiprocessing
 import os
 import time
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from codexseg.execution.base import Serial
 from codexseg.execution.process import usable_cores
-from codexseg.execution.processes import Processes, executor
+from codexseg.execution.processes import Processes, _Worker, executor
 from tests.execution import jobs
 from tests.execution.contract import ExecutorContract, ProcessContract
 
@@ -106,3 +107,33 @@ def test_large_results_do_not_block_the_end():
 def test_auto_uses_all_cores():
     with executor("auto") as pool:
         assert pool.workers == usable_cores()
+
+
+def test_killed_idle_worker_is_replaced():
+    with executor(2) as pool:
+        ids = {outcome.value for outcome in pool.run(jobs.process_id, range(20))}
+        for process in multiprocessing.active_children():
+            if process.pid in ids:
+                process.kill()
+                process.join()
+        assert {o.state for o in pool.run(jobs.double, range(5))} == {"done"}
+
+
+def test_second_interruption_kills_running_jobs(tmp_path, monkeypatch):
+    path = tmp_path / "begun"
+
+    def interrupt(*_):
+        if path.exists():
+            raise KeyboardInterrupt
+        return False
+
+    def work():
+        with executor(2) as pool:
+            list(pool.run(jobs.record_and_hang, [str(path)], cancelled=interrupt))
+
+    monkeypatch.setattr(_Worker, "finish", interrupt)
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert time.monotonic() - start < jobs.LONG_S / 2
+    assert multiprocessing.active_children() == []

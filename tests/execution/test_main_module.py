@@ -1,4 +1,4 @@
-"""Workers of programs whose main module must not be imported again."""
+"""Workers do not import the main module of the program."""
 
 import os
 import subprocess
@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from tests.runs import ROOT
-from tests.tissue import write_config, write_slide
+from tests.helpers.runs import ROOT
+from tests.helpers.tissue import write_config, write_slide
 
 POOL = """
 from codexseg.execution.processes import executor
@@ -105,7 +105,7 @@ def test_script_without_guard_runs_the_pipeline_with_a_backend_of_its_own(tmp_pa
     elsewhere.mkdir()
     write_slide(folder)
     config = write_config(folder)
-    text = config.read_text().replace("tests.tissue:Local", "own_backend:Threshold")
+    text = config.read_text().replace("tests.helpers.tissue:Local", "own_backend:Threshold")
     config.write_text(text)
     (folder / "own_backend.py").write_text(BACKEND)
     (elsewhere / "program.py").write_text(PIPELINE.format(folder=folder))

@@ -22,7 +22,7 @@ from codexseg.core.grid import Window
 from codexseg.core.intensity.background import channel_statistics
 from codexseg.errors import BackendUnavailable, ConfigError, InputError, RunStateError
 from codexseg.training.data.targets import INTERIOR
-from tests.runs import ROOT
+from tests.helpers.runs import ROOT
 from tests.training.pictures import disc_labels, fluorescence, write_image, write_pairs
 
 NEEDED = ("keras", "tensorflow", "tf2onnx", "onnx", "matplotlib")

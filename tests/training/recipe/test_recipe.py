@@ -12,7 +12,7 @@ from codexseg.training.augmentation.presets import AUGMENTATIONS
 from codexseg.training.networks import test_time
 from codexseg.training.recipe.loader import load_recipe, parse_recipe
 from codexseg.training.train import _check_folder, run_training
-from tests.runs import ROOT, codexseg
+from tests.helpers.runs import ROOT, codexseg
 from tests.training.pictures import write_pairs
 
 

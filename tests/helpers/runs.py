@@ -1,4 +1,4 @@
-"""Running the pipeline in tests, and looking at what it wrote."""
+"""Runs of the pipeline and of the command line, and their outputs."""
 
 import os
 import subprocess
@@ -12,24 +12,26 @@ from numpy.typing import NDArray
 
 from codexseg.pipeline import Pipeline, Result
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LABELS = ("cell", "nucleus", "cell_original", "nucleus_original")
 
 TIMES = {"timings.csv", "run.log", "report.html", "manifest.json"}
-"""Outputs that hold times."""
+"""Outputs that contain times."""
 
 
 def execute(config: Path, out: Path, **options: Any) -> Result:
+    """Run the pipeline in this process."""
     return Pipeline.from_yaml(config, out).execute(**options)
 
 
 def labels(run: Path, name: str = "cell") -> NDArray[np.uint32]:
+    """Read a label image (y, x) of a run at full size."""
     store = zarr.open_group(run / "segmentation.ome.zarr", mode="r")
     return np.asarray(store[f"labels/{name}/0"])
 
 
 def outputs(run: Path) -> dict[str, bytes]:
-    """Read every output that must be the same each time; markers and rows have times."""
+    """Read the outputs that are identical between runs: all but those with times."""
     paths = (p for p in sorted(run.rglob("*")) if p.is_file())
     names = {p.relative_to(run).as_posix(): p for p in paths}
     return {
@@ -42,7 +44,7 @@ def outputs(run: Path) -> dict[str, bytes]:
 def codexseg(
     *words: object, cwd: Path = ROOT, **env: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command as a user does."""
+    """Run the command line in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "codexseg", *map(str, words)],
         cwd=cwd,

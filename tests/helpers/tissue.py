@@ -1,4 +1,4 @@
-"""Small made-up tissue for tests, and backends to segment it."""
+"""Small synthetic tissue, and backends that segment it."""
 
 import os
 import signal
@@ -21,11 +21,14 @@ OFFSET = 200
 THRESHOLD = 1000
 NAMES = ("DAPI", "CD45", "PANCK")
 
+LOCAL = "tests.helpers.tissue:Local"
+"""Name of the simplest backend in a configuration."""
+
 
 def tissue(
     shape: tuple[int, int] = (420, 460), n: int = 90, seed: int = 0, empty: int = 210
 ) -> NDArray[np.uint16]:
-    """Draw (3, y, x): n cells of 4 to 12 px, some touching; `empty` columns hold none."""
+    """Draw n cells of 6 to 14 px, some touching, right of `empty` columns: (3, y, x)."""
     rng = np.random.default_rng(seed)
     image = rng.normal(OFFSET, 10, (3, *shape))
     yy, xx = np.mgrid[: shape[0], : shape[1]]
@@ -48,27 +51,32 @@ def write_slide(folder: Path, image: NDArray[np.uint16] | None = None) -> Path:
 def write_config(
     folder: Path, backend: str = "Local", name: str = "my", **patching: object
 ) -> Path:
-    """Write a configuration for slide.ome.tif with a backend of this module."""
+    """Write a configuration of slide.ome.tif with a backend of this module."""
     path = folder / f"{name}.yaml"
     keys = {"patch_height": 100, "patch_width": 120, "overlap": 0.0} | patching
     path.write_text(
         "data: {file_name: slide.ome.tif}\n"
         "channels: {nuclear_channel: DAPI, wholecell_channel: [CD45]}\n"
         f"patching: {{{', '.join(f'{k}: {v}' for k, v in keys.items())}}}\n"
-        f'segmentation: {{backend: "tests.tissue:{backend}"}}\n'
+        f'segmentation: {{backend: "tests.helpers.tissue:{backend}"}}\n'
     )
     return path
 
 
 def segment_locally(pixels: Pixels) -> Labels:
-    """Label what is above a threshold, and grow it: (2, y, x) cells, nuclei."""
+    """Label pixels above a threshold, and expand by 1 px: (2, y, x) cells, nuclei."""
     nuclei, _ = ndi.label(pixels[0] > THRESHOLD)
     cells = ndi.grey_dilation(nuclei, footprint=ndi.generate_binary_structure(2, 1))
     return np.stack([np.where(nuclei > 0, nuclei, cells), nuclei]).astype(np.uint32)
 
 
+def _has_special_pixel(window: Window) -> bool:
+    """Return whether a window contains the pixel at which some backends fail."""
+    return window.y0 <= 150 < window.y1 and window.x0 <= 300 < window.x1
+
+
 class Local:
-    """A backend whose labels depend on nothing but the pixels near them."""
+    """Backend with labels that depend only on nearby pixels."""
 
     name = "local"
     mpp = None
@@ -80,18 +88,21 @@ class Local:
         self.config, self.slide = config, slide
 
     def fingerprint(self) -> str:
+        """Return the name with a version."""
         return f"{self.name} 1"
 
     def predict(self, patches: Pixels, windows: Sequence[Window]) -> Labels:
+        """Segment patches (n, channel, y, x): (n, 2, y, x) cells, nuclei."""
         return np.stack([self.one(*pair) for pair in zip(patches, windows, strict=True)])
 
     def one(self, pixels: Pixels, window: Window) -> Labels:
+        """Segment one patch (channel, y, x): (2, y, x) cells, nuclei."""
         del window
         return segment_locally(pixels)
 
 
 class Narrow(Local):
-    """Asks for less halo than its objects need."""
+    """Backend with a smaller halo than its objects need."""
 
     name = "narrow"
     halo_px = 4
@@ -99,7 +110,7 @@ class Narrow(Local):
 
 
 class Shuffled(Local):
-    """Numbers its labels otherwise in every window, and with gaps up to 2**32 - 1."""
+    """Backend with other label values in each window, with gaps up to 2**32 - 1."""
 
     name = "shuffled"
 
@@ -114,7 +125,7 @@ class Shuffled(Local):
 
 
 class Moody(Local):
-    """Disagrees with itself at seams: what it sees depends on where the window lies."""
+    """Backend with conflicts at seams: it shifts labels by the position of the window."""
 
     name = "moody"
 
@@ -124,22 +135,18 @@ class Moody(Local):
 
 
 class Failing(Local):
-    """Raises on the patch whose window holds the file FAIL's pixel, while it exists."""
+    """Backend that raises in windows with one pixel, while the file FAIL exists."""
 
     name = "failing"
 
     def one(self, pixels: Pixels, window: Window) -> Labels:
-        if (
-            Path("FAIL").exists()
-            and window.y0 <= 150 < window.y1
-            and window.x0 <= 300 < window.x1
-        ):
+        if Path("FAIL").exists() and _has_special_pixel(window):
             raise ValueError("the model is out of sorts")
         return segment_locally(pixels)
 
 
 class Wrong(Local):
-    """Returns labels of another shape."""
+    """Backend that returns labels of a wrong shape."""
 
     name = "wrong"
 
@@ -148,7 +155,7 @@ class Wrong(Local):
 
 
 class Bare(Local):
-    """Asks for no halo at all."""
+    """Backend without a halo."""
 
     name = "bare"
     halo_px = 0
@@ -156,16 +163,15 @@ class Bare(Local):
 
 
 class Deadly(Local):
-    """Ends its process on one patch, while the file DIE exists: exit, or as if killed."""
+    """Backend that ends its process in windows with one pixel, while the file DIE exists.
+
+    If its text is "exit", it raises SystemExit; otherwise it kills the process.
+    """
 
     name = "deadly"
 
     def one(self, pixels: Pixels, window: Window) -> Labels:
-        if (
-            Path("DIE").exists()
-            and window.y0 <= 150 < window.y1
-            and window.x0 <= 300 < window.x1
-        ):
+        if Path("DIE").exists() and _has_special_pixel(window):
             if Path("DIE").read_text() == "exit":
                 sys.exit(0)
             os.kill(os.getpid(), signal.SIGKILL)
@@ -173,7 +179,7 @@ class Deadly(Local):
 
 
 class Slow(Local):
-    """Takes its time."""
+    """Backend that takes half a second per patch."""
 
     name = "slow"
 

@@ -1,0 +1,1 @@
+"""Helpers shared by tests: synthetic tissue, backends, runs and their outputs."""
