@@ -116,6 +116,18 @@ def intensity_column(channel: str, compartment: str, statistic: str = "mean") ->
     return f"{channel}_{compartment}_{statistic}"
 
 
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Make names distinct: CD3, CD3 become CD3, CD3-1."""
+    taken, unique = set(names), list[str]()
+    for name in names:
+        new, count = name, 0
+        while new in unique or (count and new in taken):
+            count += 1
+            new = f"{name}-{count}"
+        unique.append(new)
+    return unique
+
+
 def object_column(compartment: str, name: str) -> str:
     """Return the name of a per-object column of the backend, e.g. cell_confidence."""
     return f"{compartment}_{name}"

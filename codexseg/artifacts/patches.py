@@ -14,7 +14,7 @@ from codexseg.artifacts.columns import (
 )
 from codexseg.core.grid import PatchGrid
 from codexseg.core.labels.matching import matched_fraction
-from codexseg.run.files import write_csv_rows
+from codexseg.io.csv_writer import write_csv_rows
 from codexseg.run.records import Record, StageRecords
 
 PATCHES_METADATA = "patches_metadata.csv"
@@ -99,9 +99,7 @@ def patch_rows(
 
 def write_patches_metadata(run: Path, rows: Iterator[Mapping[str, object]]) -> None:
     """Write ``patches_metadata.csv`` into a run directory."""
-    names = names_of(PATCH_COLUMNS)
-    lines = [[row[name] for name in names] for row in rows]
-    write_csv_rows(run / PATCHES_METADATA, names, lines)
+    write_csv_rows(run / PATCHES_METADATA, names_of(PATCH_COLUMNS), rows)
 
 
 def _count_columns(counts: tuple[int, int, int] | None) -> Record:

@@ -15,10 +15,10 @@ from codexseg.core.grid import Window
 from codexseg.core.intensity.background import BLOCK_PX
 from codexseg.core.intensity.histogram import N_BINS, histogram
 from codexseg.core.intensity.scaling import IntensityScaling
+from codexseg.io.csv_writer import write_csv_rows
 from codexseg.io.slides.base import SlideImage
 from codexseg.io.slides.channels import SegmentationChannels
 from codexseg.io.slides.record import SlideRecord
-from codexseg.run.files import write_csv_rows
 from codexseg.run.records import StageRecords
 
 CHANNEL_STATISTICS = "channel_stats.csv"
@@ -171,7 +171,7 @@ def write_channel_statistics(
     """Write ``channel_stats.csv``: one row per channel."""
     names = names_of(CHANNEL_COLUMNS)
     rows = (
-        [channel, *(f"{values[name]:.6g}" for name in names[1:])]
+        {"channel": channel} | {name: f"{values[name]:.6g}" for name in names[1:]}
         for channel, values in statistics.items()
     )
     write_csv_rows(path, names, rows)

@@ -20,7 +20,7 @@ from codexseg.cli.options import Diameter, Image, Mode, Mpp, Overwrite, Panel, P
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from codexseg.comparison.compare import Comparison, Outcome
+    from codexseg.comparison.compare import BackendOutcome, Comparison
 
 _METRICS = {
     "cells": ("cells", "{:.0f}"),
@@ -189,7 +189,7 @@ def _echo_comparison(result: "Comparison") -> None:
             echo(f"codexseg: {outcome.name} {outcome.state}: {outcome.reason}", error=True)
 
 
-def _metrics_row(outcome: "Outcome") -> "Mapping[str, str]":
+def _metrics_row(outcome: "BackendOutcome") -> "Mapping[str, str]":
     row = {"backend": outcome.name}
     for name, (title, template) in _METRICS.items():
         value = outcome.metrics[name]
@@ -197,7 +197,7 @@ def _metrics_row(outcome: "Outcome") -> "Mapping[str, str]":
     return row
 
 
-def _echo_agreement(done: "Sequence[Outcome]") -> None:
+def _echo_agreement(done: "Sequence[BackendOutcome]") -> None:
     if len(done) < 2:
         return
     echo("\nAgreement: F1 of the cells of two backends, matched at an IoU of 0.5:")
@@ -211,7 +211,7 @@ def _echo_agreement(done: "Sequence[Outcome]") -> None:
     echo_table(rows)
 
 
-def _echo_scores(done: "Sequence[Outcome]", objects: str) -> None:
+def _echo_scores(done: "Sequence[BackendOutcome]", objects: str) -> None:
     if f"{objects}_f1" not in done[0].metrics:
         return
     echo(f"\nScores against the true {objects}, matched at an IoU of 0.5:")

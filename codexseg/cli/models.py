@@ -41,7 +41,7 @@ def list_models() -> None:
     Example: codexseg models list
     """
     with user_errors():
-        from codexseg.backends.networks.weights import KNOWN, models_dir, resolve
+        from codexseg.backends.networks.weights import KNOWN, models_dir, resolve_weights
 
         listed, reasons = set(), ""
         for name, known in KNOWN.items():
@@ -49,7 +49,7 @@ def list_models() -> None:
             _row("  from", f"DeepCell's {known.asset_key}, md5 {known.md5}")
             _row("  licence", known.licence)
             try:
-                weights = resolve(None, known=name)
+                weights = resolve_weights(None, known=name)
             except CodexsegError as error:
                 reasons += str(error)
                 _row("  here", f"no: {error}")
@@ -60,7 +60,7 @@ def list_models() -> None:
             if str(path) in reasons:  # listed above, with its error
                 continue
             try:
-                weights = resolve(path, known=None)
+                weights = resolve_weights(path, known=None)
             except CodexsegError as error:
                 _row(path.name, str(error))
                 continue
@@ -214,11 +214,11 @@ class _Announcements:
 
 
 def _resolve(target: str) -> "Weights":
-    from codexseg.backends.networks.weights import KNOWN, resolve
+    from codexseg.backends.networks.weights import KNOWN, resolve_weights
 
     if target in KNOWN:
-        return resolve(None, known=target)
-    return resolve(Path(target), known=None)
+        return resolve_weights(None, known=target)
+    return resolve_weights(Path(target), known=None)
 
 
 def _describe_instanseg() -> None:
@@ -271,7 +271,7 @@ def _measure_instanseg(weights: "Weights") -> None:
 
     import numpy as np
 
-    from codexseg.backends.tiled.backend import stretch
+    from codexseg.backends.tiled.backend import stretch_percentiles
     from codexseg.backends.tiled.instanseg import load_network
     from codexseg.core.grid import Window
     from codexseg.samples.tissue import Tissue
@@ -279,7 +279,9 @@ def _measure_instanseg(weights: "Weights") -> None:
     network = load_network(weights.path, weights.digest, "auto")
     _row("  runtime", f"torch on {network.device}")
     pixels = Tissue((1024, 1024), 0).render(Window(384, 384, 640, 640)).pixels[:2]
-    image = np.stack([stretch(c, *np.percentile(c, (0.1, 99.9)).tolist()) for c in pixels])
+    image = np.stack(
+        [stretch_percentiles(c, *np.percentile(c, (0.1, 99.9)).tolist()) for c in pixels]
+    )
     cpu, wall = time.process_time(), time.perf_counter()
     try:
         cells, nuclei = network.segment(image)

@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 from codexseg.artifacts.labels import ORIGINAL
 from codexseg.backends.registry import names as known_backends
 from codexseg.comparison.outputs import (
+    BackendOutcome,
     Comparison,
-    Outcome,
     References,
     check_targets,
     make_parent,
@@ -36,7 +36,7 @@ from codexseg.stages.plan import load_plan
 from codexseg.workflow.timings import stage_times
 from codexseg.workflow.worker import WorkerState
 
-__all__ = ["Comparison", "Outcome", "compare"]
+__all__ = ["BackendOutcome", "Comparison", "compare"]
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +170,7 @@ def _pipelines(
 
 def _segment_all(
     pipelines: Mapping[str, Pipeline], workers: int | None, progress: Progress
-) -> list[Outcome]:
+) -> list[BackendOutcome]:
     """Segment the window with all backends, after checking which are available."""
     unavailable: dict[str, str] = {}
     for name, pipeline in pipelines.items():
@@ -185,7 +185,7 @@ def _segment_all(
     outcomes = []
     for name, pipeline in pipelines.items():
         if name in unavailable:
-            outcomes.append(Outcome(name, "unavailable", unavailable[name]))
+            outcomes.append(BackendOutcome(name, "unavailable", unavailable[name]))
             continue
         progress(f"{name}: segmenting")
         outcomes.append(_segment(name, pipeline, workers))
@@ -194,7 +194,7 @@ def _segment_all(
     return outcomes
 
 
-def _segment(name: str, pipeline: Pipeline, workers: int | None) -> Outcome:
+def _segment(name: str, pipeline: Pipeline, workers: int | None) -> BackendOutcome:
     """Segment the window with one backend; an error of the backend is its outcome."""
     try:
         result = pipeline.execute(workers=workers, until="repair")
@@ -202,12 +202,12 @@ def _segment(name: str, pipeline: Pipeline, workers: int | None) -> Outcome:
         raise  # caused by the disk or the image, not by the backend
     except Exception as error:  # reported in both tables; the exit code is 1
         log.info("backend %s", name, exc_info=error)
-        return Outcome(name, "failed", f"{type(error).__name__}: {error}")
+        return BackendOutcome(name, "failed", f"{type(error).__name__}: {error}")
     plan = load_plan(pipeline.run)
     state = WorkerState(plan.inputs("repair", plan.completed_keys()))
     if result.failed_patches:
         record = state.inputs.records("segment").read(result.failed_patches[0]) or {}
-        return Outcome(name, "failed", str(record.get("note", "")))
+        return BackendOutcome(name, "failed", str(record.get("note", "")))
     whole = Window(0, 0, *state.grid.shape)
     judged = dict(judge_patches(state.inputs, patches_to_judge(state)))
     (*_, quality) = quality_rows(state, judged)
@@ -215,12 +215,12 @@ def _segment(name: str, pipeline: Pipeline, workers: int | None) -> Outcome:
     metrics = {k: float(quality[k]) for k in ("cells", "nuclei", "pairs")}
     metrics |= {"cpu_s": cpu} | {k: float(quality[k]) for k in (*FRACTIONS, *OTHERS)}
     cells, nuclei = (state.labels.read(image, whole) for image in ORIGINAL.values())
-    return Outcome(name, cells=cells, nuclei=nuclei, metrics=metrics)
+    return BackendOutcome(name, cells=cells, nuclei=nuclei, metrics=metrics)
 
 
 def _with_scores(
-    outcome: Outcome, outcomes: Sequence[Outcome], references: References
-) -> Outcome:
+    outcome: BackendOutcome, outcomes: Sequence[BackendOutcome], references: References
+) -> BackendOutcome:
     """Add scores against the reference labels and the agreement with other backends."""
     if outcome.state != "done":
         return outcome

@@ -27,7 +27,7 @@ References = Mapping[str, Labels]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class BackendOutcome:
     """Result of one backend.
 
     Attributes
@@ -64,7 +64,7 @@ class Comparison:
         Segmented window, in px of the image.
     shape : (int, int)
         Height and width of the image, px.
-    outcomes : tuple of Outcome
+    outcomes : tuple of BackendOutcome
         One per backend, in the order of the request.
     files : tuple of Path
         Output files.
@@ -72,11 +72,11 @@ class Comparison:
 
     window: Window
     shape: tuple[int, int]
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[BackendOutcome, ...]
     files: tuple[Path, ...] = ()
 
     @property
-    def done(self) -> tuple[Outcome, ...]:
+    def done(self) -> tuple[BackendOutcome, ...]:
         """Outcomes of the backends that segmented the window."""
         return tuple(outcome for outcome in self.outcomes if outcome.state == "done")
 
@@ -150,7 +150,7 @@ def _write_labels(path: Path, labels: Labels, mpp: float | None) -> None:
     write_tiled_tiff(path, [labels.shape], tiles, np.uint32, mpp=mpp)
 
 
-def _write_table(path: Path, outcomes: Sequence[Outcome]) -> None:
+def _write_table(path: Path, outcomes: Sequence[BackendOutcome]) -> None:
     names = dict.fromkeys(name for outcome in outcomes for name in outcome.metrics)
     rows = (
         {"backend": outcome.name, "state": outcome.state, "reason": outcome.reason}

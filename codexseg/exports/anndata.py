@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from codexseg.arrays import Columns, Float32
+from codexseg.artifacts.columns import intensity_column, unique_names
 from codexseg.errors import InputError
 from codexseg.exports.tables import (
     begin_pieces,
-    intensity_column,
     is_plain,
-    unique_names,
 )
 from codexseg.run.files import replacing
 

@@ -26,23 +26,6 @@ _ROWS = 65536
 """Number of rows that are converted, compressed and written together."""
 
 
-def intensity_column(channel: str, compartment: str, statistic: str = "mean") -> str:
-    """Return the column name of a channel's intensity in a compartment."""
-    return f"{channel}_{compartment}_{statistic}"
-
-
-def unique_names(names: Sequence[str]) -> list[str]:
-    """Add suffixes to duplicate names: CD3, CD3 become CD3, CD3-1."""
-    taken, unique = set(names), list[str]()
-    for name in names:
-        new, count = name, 0
-        while new in unique or (count and new in taken):
-            count += 1
-            new = f"{name}-{count}"
-        unique.append(new)
-    return unique
-
-
 def write_parquet(
     path: Path, pieces: Iterable[Columns], metadata: Mapping[str, str] | None = None
 ) -> None:

@@ -27,7 +27,7 @@ from codexseg.core.metrics.reference_free import (
 from codexseg.core.metrics.reference_free import (
     figures as quality_metrics,
 )
-from codexseg.run.files import write_csv_rows
+from codexseg.io.csv_writer import write_csv_rows
 from codexseg.run.records import Record
 from codexseg.workflow.stage import Finished, StageContext, StageInputs
 from codexseg.workflow.worker import WorkerState, worker_state
@@ -46,7 +46,7 @@ def write_quality(context: StageContext) -> list[Record]:
     state = worker_state(inputs)
     judged = context.map_patches(judge_patches, patches_to_judge(state), part="quality")
     rows = quality_rows(state, judged)
-    lines = ([_format(value) for value in row.values()] for row in rows)
+    lines = ({key: _format(value) for key, value in row.items()} for row in rows)
     write_csv_rows(inputs.run.path / QUALITY, list(rows[0]), lines)
     return rows
 

@@ -1,10 +1,9 @@
 """Atomic files, arrays in files, checksums, and the cache folder of the user."""
 
-import csv
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -66,16 +65,6 @@ def write_atomic(path: Path, text: str) -> None:
     """Write a text file that is either absent or complete."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
-
-
-def write_csv_rows(
-    path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]
-) -> None:
-    """Write a small table as CSV; the file is either absent or complete."""
-    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
 
 
 def write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -40,11 +40,11 @@ def judge(statistics: Record, qc: PatchQcConfig, *, signal: bool) -> Record:
     """
 
     def below(name: str, threshold: float | None) -> bool:
-        return threshold is not None and statistics[f"nucleus_{name}"] < threshold
+        return threshold is not None and statistics[name] < threshold
 
-    empty = not signal or below("non_zero_perc", qc.non_zero_perc_threshold)
-    noisy = below("mean", qc.mean_intensity_threshold) or below(
-        "std", qc.std_intensity_threshold
+    empty = not signal or below("nucleus_non_zero_perc", qc.non_zero_perc_threshold)
+    noisy = below("nucleus_mean", qc.mean_intensity_threshold) or below(
+        "nucleus_std", qc.std_intensity_threshold
     )
     return {
         "is_empty": empty,

@@ -55,7 +55,7 @@ def repair(context: StageContext) -> Record:
     patches = read_patches_with_objects(stitched)
     context.map_patches(count_pairs, patches, part=PAIRS)
     overlaps = sum_overlaps(inputs.part(PAIRS).own, patches)
-    matches = match_objects(
+    matches = choose_pairs(
         cells,
         nuclei,
         overlaps,
@@ -65,7 +65,7 @@ def repair(context: StageContext) -> Record:
     )
     index = number_cells(cells, nuclei, matches, grid)
     index.write(inputs.own)
-    context.map_patches(write_cores, patches)
+    context.map_patches(write_matched_cores, patches)
     build_pyramid(context, state.labels, COMPARTMENTS)
     state.labels.finish()
     rows = patch_rows(grid, inputs.records("flag"), inputs.records("segment"), index.counts)
@@ -102,7 +102,7 @@ def _restore_labels(inputs: StageInputs, state: WorkerState) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Overlaps:
+class PairOverlaps:
     """Pixels that nuclei share with cells: one row per pair, ascending.
 
     Attributes
@@ -163,7 +163,7 @@ def _read_core(inputs: StageInputs, number: int) -> tuple[Labels, Mask]:
     return core_labels, np.ascontiguousarray(interior(labels[0])[inside])
 
 
-def sum_overlaps(records: StageRecords, patches: Sequence[int]) -> Overlaps:
+def sum_overlaps(records: StageRecords, patches: Sequence[int]) -> PairOverlaps:
     """Add up the counts of all cores.
 
     Parameters
@@ -181,14 +181,14 @@ def sum_overlaps(records: StageRecords, patches: Sequence[int]) -> Overlaps:
     order = np.lexsort((nucleus, cell))
     cell, nucleus, shared = cell[order], nucleus[order], shared[order]
     if len(cell) == 0:
-        return Overlaps(cell, nucleus, shared)
+        return PairOverlaps(cell, nucleus, shared)
     changes = (cell[1:] != cell[:-1]) | (nucleus[1:] != nucleus[:-1])
     starts = np.flatnonzero(np.concatenate([[True], changes]))
-    return Overlaps(cell[starts], nucleus[starts], np.add.reduceat(shared, starts))
+    return PairOverlaps(cell[starts], nucleus[starts], np.add.reduceat(shared, starts))
 
 
 @dataclass(frozen=True, eq=False)
-class Matches:
+class PairChoice:
     """Partners of cells and nuclei, by row.
 
     Attributes
@@ -210,22 +210,22 @@ class Matches:
     nucleus_reason: np.ndarray
 
 
-def match_objects(
+def choose_pairs(
     cells: SlideObjects,
     nuclei: SlideObjects,
-    overlaps: Overlaps,
+    overlaps: PairOverlaps,
     rules: RepairConfig,
     *,
     by_label: bool,
     keep_all_cells: bool,
-) -> Matches:
+) -> PairChoice:
     """Choose one nucleus for each cell.
 
     Parameters
     ----------
     cells, nuclei : SlideObjects
         The objects of the slide.
-    overlaps : Overlaps
+    overlaps : PairOverlaps
         Shared pixels.
     rules : RepairConfig
         The section repair of the configuration.
@@ -259,7 +259,7 @@ def match_objects(
     if keep_all_cells:
         cell_reason[:] = MATCHED
     nucleus_reason = _reasons(len(nuclei), nucleus, enough, nucleus[accepted])
-    return Matches(len(accepted), partner, kept, cell_reason, nucleus_reason)
+    return PairChoice(len(accepted), partner, kept, cell_reason, nucleus_reason)
 
 
 def _reasons(n: int, row: Int64, enough: Mask, matched: Int64) -> np.ndarray:
@@ -275,7 +275,7 @@ def _reasons(n: int, row: Int64, enough: Mask, matched: Int64) -> np.ndarray:
 
 
 def number_cells(
-    cells: SlideObjects, nuclei: SlideObjects, matches: Matches, grid: PatchGrid
+    cells: SlideObjects, nuclei: SlideObjects, matches: PairChoice, grid: PatchGrid
 ) -> CellIndex:
     """Give the kept cells ids in raster order, and list the unmatched objects."""
     kept = np.flatnonzero(matches.cell_reason == MATCHED)  # objects are in raster order
@@ -316,7 +316,7 @@ def number_cells(
 
 
 def _unmatched(
-    objects: tuple[SlideObjects, SlideObjects], matches: Matches, grid: PatchGrid
+    objects: tuple[SlideObjects, SlideObjects], matches: PairChoice, grid: PatchGrid
 ) -> Unmatched:
     columns: dict[str, list[np.ndarray]] = {n: [] for n in Unmatched.__dataclass_fields__}
     reasons = matches.cell_reason, matches.nucleus_reason
@@ -359,7 +359,7 @@ def matched_labels(
     return {"cell": cell, "nucleus": nucleus}
 
 
-def write_cores(inputs: StageInputs, patches: Sequence[int]) -> Finished:
+def write_matched_cores(inputs: StageInputs, patches: Sequence[int]) -> Finished:
     """Write the matched labels of cores. Runs in a worker."""
     state = worker_state(inputs)
     levels = core_levels(state.grid.shape, state.grid.step)

@@ -4,7 +4,7 @@ import logging
 from importlib.util import find_spec
 from pathlib import Path
 
-from codexseg.backends.networks.weights import LICENCE, resolve
+from codexseg.backends.networks.weights import LICENCE, resolve_weights
 from codexseg.backends.panoptic.parameters import MESMER, params_of
 from codexseg.errors import BackendUnavailable, InputError, RunStateError
 from codexseg.run.files import write_atomic
@@ -83,7 +83,7 @@ def _train_panoptic(recipe: Recipe, data: Path, out: Path, images: ScaledImages)
     init_weights = _init_weights(recipe, data, out, images)
     constants = MESMER
     if init_weights is not None:
-        constants = params_of(resolve(init_weights))
+        constants = params_of(resolve_weights(init_weights))
         recipe = _complete(recipe, init_weights)
     if (out / TRAINED).exists():
         network = keras.saving.load_model(out / TRAINED, compile=False)

@@ -3,22 +3,10 @@
 from collections.abc import Sequence
 
 from codexseg.artifacts.cells import CellTable
-from codexseg.artifacts.columns import cell_columns
+from codexseg.artifacts.columns import cell_columns, unique_names
 from codexseg.config.schema import ProfileConfig
 from codexseg.io.slides.panel import resolve_channel
 from codexseg.workflow.stage import StageInputs
-
-
-def unique_names(names: Sequence[str]) -> list[str]:
-    """Make names distinct: CD3, CD3 become CD3, CD3-1."""
-    taken, unique = set(names), list[str]()
-    for name in names:
-        new, count = name, 0
-        while new in unique or (count and new in taken):
-            count += 1
-            new = f"{name}-{count}"
-        unique.append(new)
-    return unique
 
 
 def measured_channels(settings: ProfileConfig, names: Sequence[str]) -> dict[str, int]:

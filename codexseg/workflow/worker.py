@@ -1,6 +1,7 @@
 """Things that a worker opens once and keeps: slide, statistics, grid, labels, cells."""
 
 from functools import cached_property, lru_cache
+from typing import Any
 
 from codexseg.artifacts.cells import CellIndex
 from codexseg.artifacts.labels import slide_labels
@@ -19,10 +20,16 @@ class WorkerState:
     ----------
     inputs : StageInputs
         Of the stage.
+
+    Attributes
+    ----------
+    opened : dict
+        Further things that a stage opens once per worker.
     """
 
     def __init__(self, inputs: StageInputs) -> None:
         self.inputs = inputs
+        self.opened: dict[Any, Any] = {}
 
     @cached_property
     def slide(self) -> SlideImage:

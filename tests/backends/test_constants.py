@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from codexseg.backends.base import SlideContext
-from codexseg.backends.networks.weights import resolve
+from codexseg.backends.networks.weights import resolve_weights
 from codexseg.backends.panoptic.backend import Panoptic
 from codexseg.backends.panoptic.parameters import (
     CONSTANTS,
@@ -40,7 +40,7 @@ def with_metadata(path, text):
 
 
 def test_parameters_of_mesmer_are_the_default():
-    assert params_of(resolve(TOY)) == MESMER
+    assert params_of(resolve_weights(TOY)) == MESMER
 
 
 def test_parameters_survive_a_round_trip(tmp_path):
@@ -49,7 +49,7 @@ def test_parameters_survive_a_round_trip(tmp_path):
         PostprocessingParams(0.1, 0.5, 0.5, 20),
     )
     path = with_metadata(tmp_path / "net.onnx", to_json(cell, nucleus))
-    assert params_of(resolve(path)) == (cell, nucleus)
+    assert params_of(resolve_weights(path)) == (cell, nucleus)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_parameters_survive_a_round_trip(tmp_path):
 def test_invalid_parameters_are_refused(tmp_path, text):
     path = with_metadata(tmp_path / "net.onnx", text)
     with pytest.raises(InputError, match=r"net\.onnx.*constants"):
-        params_of(resolve(path))
+        params_of(resolve_weights(path))
 
 
 def test_stored_parameters_are_used_by_the_backend(tmp_path):
@@ -93,7 +93,7 @@ def test_missing_optional_parameters_have_defaults(tmp_path):
         for constants in text.values():
             del constants[newer]
         path = with_metadata(tmp_path / f"{newer}.onnx", json.dumps(text))
-        assert params_of(resolve(path)) == MESMER
+        assert params_of(resolve_weights(path)) == MESMER
 
 
 @pytest.mark.parametrize("name", ["min_peak", "min_interior", "min_mean_interior"])

@@ -10,7 +10,7 @@ import pytest
 
 from codexseg.backends.networks.convert import compared_tiles, convert_saved_model
 from codexseg.backends.networks.signature import graph_digest, read_signature
-from codexseg.backends.networks.weights import KNOWN, Weights, models_dir, resolve
+from codexseg.backends.networks.weights import KNOWN, Weights, models_dir, resolve_weights
 from codexseg.errors import BackendUnavailable, InputError
 from tests.helpers.runs import ROOT
 from tests.networks import TOY_ONNX, TOY_SAVED_MODEL, pack
@@ -70,7 +70,7 @@ def left_over():
 
 
 def test_conversion_is_stored_and_resolved(fake):
-    weights = resolve(TOY_SAVED_MODEL)
+    weights = resolve_weights(TOY_SAVED_MODEL)
     made = convert_saved_model(weights, python=fake)
     assert made.path == models_dir() / f"{weights.digest[:16]}.onnx"
     assert made.tiles == 4
@@ -81,19 +81,19 @@ def test_conversion_is_stored_and_resolved(fake):
         "codexseg_name": "toy_MultiplexSegmentation",
         "codexseg_graph": graph_digest(TOY_ONNX),
     }
-    again = resolve(TOY_SAVED_MODEL)
+    again = resolve_weights(TOY_SAVED_MODEL)
     assert (again.onnx, again.digest) == (made.path, weights.digest)
-    assert resolve(made.path).name == "toy_MultiplexSegmentation"
+    assert resolve_weights(made.path).name == "toy_MultiplexSegmentation"
 
 
 def test_conversion_of_mesmer_keeps_name_and_licence(fake, tmp_path):
     known = KNOWN["mesmer"]
     shutil.copytree(TOY_SAVED_MODEL, Path.home() / ".deepcell" / "models" / known.folder)
-    made = convert_saved_model(resolve(None), python=fake)
+    made = convert_saved_model(resolve_weights(None), python=fake)
     shutil.rmtree(Path.home() / ".deepcell")
-    found = resolve(None)
+    found = resolve_weights(None)
     assert (found.path, found.name, found.licence) == (made.path, "mesmer", known.licence)
-    assert found.digest == resolve(TOY_SAVED_MODEL).digest
+    assert found.digest == resolve_weights(TOY_SAVED_MODEL).digest
     assert not found.verified
 
 
@@ -102,15 +102,15 @@ def test_conversion_of_a_checked_tarball_is_verified(fake, monkeypatch):
     folder.mkdir(parents=True)
     md5 = pack(folder / "MultiplexSegmentation-9.tar.gz")
     monkeypatch.setitem(KNOWN, "mesmer", dataclasses.replace(KNOWN["mesmer"], md5=md5))
-    made = convert_saved_model(resolve(None), python=fake)
+    made = convert_saved_model(resolve_weights(None), python=fake)
     assert read_signature(made.path).metadata["codexseg_md5"] == md5
     shutil.rmtree(folder)
-    found = resolve(None)
+    found = resolve_weights(None)
     assert (found.path, found.name, found.verified) == (made.path, "mesmer", True)
 
 
 def test_only_a_conversion_of_the_same_weights_is_replaced(fake, tmp_path):
-    weights, out = resolve(TOY_SAVED_MODEL), tmp_path / "my.onnx"
+    weights, out = resolve_weights(TOY_SAVED_MODEL), tmp_path / "my.onnx"
     for _ in range(2):
         convert_saved_model(weights, out, fake)
     for content in (TOY_ONNX.read_bytes(), b"a letter"):
@@ -124,23 +124,23 @@ def test_announcement_follows_the_checks(fake, monkeypatch):
     messages = []
     monkeypatch.setenv("FAKE", '{"versions": {"tensorflow": null}}')
     with pytest.raises(BackendUnavailable):
-        convert_saved_model(resolve(TOY_SAVED_MODEL), None, fake, messages.append)
+        convert_saved_model(resolve_weights(TOY_SAVED_MODEL), None, fake, messages.append)
     assert messages == []
     monkeypatch.setenv("FAKE", "{}")
-    convert_saved_model(resolve(TOY_SAVED_MODEL), None, fake, messages.append)
+    convert_saved_model(resolve_weights(TOY_SAVED_MODEL), None, fake, messages.append)
     assert [text.split()[0] for text in messages] == ["Converting"]
 
 
 def test_conversion_is_written_to_out(fake, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = convert_saved_model(
-        resolve(TOY_SAVED_MODEL), Path("sub") / "my.onnx", "bin/python"
+        resolve_weights(TOY_SAVED_MODEL), Path("sub") / "my.onnx", "bin/python"
     )
     assert made.path.is_file()
     assert left_over() == []
     for out in (tmp_path, tmp_path / "my.pb"):
         with pytest.raises(InputError, match=r"Expected the name of a file, such as my\."):
-            convert_saved_model(resolve(TOY_SAVED_MODEL), out, fake)
+            convert_saved_model(resolve_weights(TOY_SAVED_MODEL), out, fake)
 
 
 @pytest.mark.parametrize("off", ["0.001", "NaN"])
@@ -149,14 +149,14 @@ def test_conversion_with_different_maps_is_discarded(fake, monkeypatch, off):
     with pytest.raises(
         InputError, match=r"differs from it by .* in tile 3 of \d+, .*at most 0\.0001"
     ):
-        convert_saved_model(resolve(TOY_SAVED_MODEL), python=fake)
+        convert_saved_model(resolve_weights(TOY_SAVED_MODEL), python=fake)
     assert left_over() == []
 
 
 def test_conversion_with_other_heads_is_discarded(fake, monkeypatch):
     monkeypatch.setenv("FAKE", '{"heads": true}')
     with pytest.raises(InputError, match="gives nothing, expected four float32 outputs"):
-        convert_saved_model(resolve(TOY_SAVED_MODEL), python=fake)
+        convert_saved_model(resolve_weights(TOY_SAVED_MODEL), python=fake)
     assert left_over() == []
 
 
@@ -164,7 +164,7 @@ def test_failed_conversion_reports_the_last_output(fake, monkeypatch):
     monkeypatch.setenv("FAKE", '{"fails": "first\\nValueError: no such operator\\n"}')
     words = r"tf2onnx cannot convert .* \(exit code 1\): ValueError: no such operator\. Try"
     with pytest.raises(InputError, match=words):
-        convert_saved_model(resolve(TOY_SAVED_MODEL), python=fake)
+        convert_saved_model(resolve_weights(TOY_SAVED_MODEL), python=fake)
     assert left_over() == []
 
 
@@ -184,13 +184,13 @@ def test_failed_conversion_reports_the_last_output(fake, monkeypatch):
 def test_python_without_the_packages_is_refused(fake, monkeypatch, versions, words):
     monkeypatch.setenv("FAKE", f'{{"versions": {versions}}}')
     with pytest.raises(BackendUnavailable, match=words):
-        convert_saved_model(resolve(TOY_SAVED_MODEL), python=fake)
+        convert_saved_model(resolve_weights(TOY_SAVED_MODEL), python=fake)
 
 
 def test_path_that_is_no_python_is_refused(tmp_path):
     for python in (tmp_path / "none", shutil.which("false")):
         with pytest.raises(BackendUnavailable, match=r"does not run .*Correct --python"):
-            convert_saved_model(resolve(TOY_SAVED_MODEL), python=str(python))
+            convert_saved_model(resolve_weights(TOY_SAVED_MODEL), python=str(python))
 
 
 def test_missing_tensorflow_is_reported_with_the_extra(monkeypatch):
@@ -200,12 +200,12 @@ def test_missing_tensorflow_is_reported_with_the_extra(monkeypatch):
     ):
         pytest.skip("this Python has tf2onnx")
     with pytest.raises(BackendUnavailable, match=r"install the extra 'mesmer' \(in a cl"):
-        convert_saved_model(resolve(TOY_SAVED_MODEL))
+        convert_saved_model(resolve_weights(TOY_SAVED_MODEL))
 
 
 def test_onnx_file_is_not_converted():
     with pytest.raises(InputError, match="is an ONNX file already"):
-        convert_saved_model(resolve(TOY_ONNX))
+        convert_saved_model(resolve_weights(TOY_ONNX))
 
 
 def test_network_with_another_contract_is_not_converted(tmp_path):
@@ -213,7 +213,7 @@ def test_network_with_another_contract_is_not_converted(tmp_path):
     graph = copy / "saved_model.pb"
     graph.write_bytes(graph.read_bytes().replace(b"\n\nsemantic_3", b"\n\nsemantic_2"))
     with pytest.raises(InputError, match="not a network of Mesmer's contract"):
-        convert_saved_model(resolve(copy))
+        convert_saved_model(resolve_weights(copy))
 
 
 def test_compared_tiles_differ_and_are_in_range():
@@ -229,9 +229,9 @@ def test_conversion_with_tensorflow_runs(tmp_path):
     python = os.environ.get("CODEXSEG_TF_PYTHON")
     if not python:
         pytest.skip("CODEXSEG_TF_PYTHON names no Python with tensorflow and tf2onnx")
-    weights = resolve(TOY_SAVED_MODEL)
+    weights = resolve_weights(TOY_SAVED_MODEL)
     made = convert_saved_model(weights, python=python)
     assert made.max_abs_diff < 1e-5
-    assert resolve(made.path) == Weights(
+    assert resolve_weights(made.path) == Weights(
         made.path, "onnx", "toy_MultiplexSegmentation", weights.digest
     )

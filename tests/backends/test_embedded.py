@@ -11,7 +11,7 @@ from scipy import ndimage as ndi
 
 import codexseg
 from codexseg.backends.base import SlideContext
-from codexseg.backends.networks.weights import EMBEDDED, resolve
+from codexseg.backends.networks.weights import EMBEDDED, resolve_weights
 from codexseg.backends.panoptic.backend import Embedded
 from codexseg.backends.panoptic.parameters import MESMER, params_of
 from codexseg.config.schema import Config, SegmentationConfig
@@ -69,7 +69,7 @@ def test_network_accepts_batches_of_any_size():
 
 
 def test_network_has_licence_and_parameters():
-    weights = resolve(EMBEDDED)
+    weights = resolve_weights(EMBEDDED)
     assert weights.name == "embedded"
     assert "Apache-2.0" in weights.licence
     assert params_of(weights) != MESMER

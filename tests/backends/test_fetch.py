@@ -11,7 +11,7 @@ import pytest
 
 from codexseg.backends.networks import download as fetch
 from codexseg.backends.networks.download import fetch_mesmer
-from codexseg.backends.networks.weights import KNOWN, resolve
+from codexseg.backends.networks.weights import KNOWN, resolve_weights
 from codexseg.errors import BackendUnavailable, CodexsegError, InputError
 from tests.networks import TOY_SAVED_MODEL, pack
 
@@ -127,7 +127,9 @@ def test_tarball_is_fetched_into_the_cache_of_deepcell(server, folder, content):
     assert left_over(folder) == ["MultiplexSegmentation", TARBALL]
     unpacked = folder / "MultiplexSegmentation"
     assert (
-        resolve(unpacked).digest == resolve(TOY_SAVED_MODEL).digest == resolve(None).digest
+        resolve_weights(unpacked).digest
+        == resolve_weights(TOY_SAVED_MODEL).digest
+        == resolve_weights(None).digest
     )
     assert messages == [f"Licence: {KNOWN['mesmer'].licence}"]
     (post, headers, body), (get, storage_headers, _) = DeepCell.asked

@@ -27,7 +27,7 @@ import numpy as np, psutil
 from codexseg.backends.base import SlideContext
 from codexseg.backends.panoptic.backend import Panoptic
 from codexseg.backends.networks.runtime import Batch, open_network
-from codexseg.backends.networks.weights import resolve
+from codexseg.backends.networks.weights import resolve_weights
 from codexseg.config.schema import SegmentationConfig
 from codexseg.core.grid import Window
 from codexseg.core.algorithms.tiles import TileGrid
@@ -38,7 +38,7 @@ side, count = int(side), int(count)
 images = np.random.default_rng(0).integers(0, 5000, (count, 2, side, side), np.uint16)
 config = SegmentationConfig(backend="panoptic", model_path=path, batch_memory_gb=budget)
 backend = Panoptic(config, SlideContext((side, side), 0.5))
-network = open_network(resolve(path))
+network = open_network(resolve_weights(path))
 network.predict(np.zeros((1, 256, 256, 2), np.float32))
 process, peak, done = psutil.Process(), [0], threading.Event()
 loaded = process.memory_full_info().uss

@@ -27,9 +27,9 @@ from pathlib import Path
 import numpy as np
 from codexseg.execution.process import prepare_process
 from codexseg.backends.networks.runtime import Batch, open_network
-from codexseg.backends.networks.weights import resolve
+from codexseg.backends.networks.weights import resolve_weights
 prepare_process()
-network = open_network(resolve(Path(sys.argv[1])))
+network = open_network(resolve_weights(Path(sys.argv[1])))
 network.predict(np.zeros((Batch(0.5).size, 256, 256, 2), np.float32))
 time.sleep(2)  # long enough for a sample of the memory
 """

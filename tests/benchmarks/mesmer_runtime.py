@@ -34,8 +34,8 @@ import json, os, sys, time
 from pathlib import Path
 import numpy as np
 from codexseg.backends.networks.runtime import open_network
-from codexseg.backends.networks.weights import resolve
-network = open_network(resolve(Path(sys.argv[1])), sys.argv[2])
+from codexseg.backends.networks.weights import resolve_weights
+network = open_network(resolve_weights(Path(sys.argv[1])), sys.argv[2])
 tiles = np.random.default_rng(0).random((4, 256, 256, 2), np.float32)
 maps = network.predict(tiles)
 batches = int(sys.argv[3]) // 4

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from codexseg.backends.networks.runtime import open_network
-from codexseg.backends.networks.weights import resolve
+from codexseg.backends.networks.weights import resolve_weights
 from tests.benchmarks.common import OURS, ROOT, environment, toy
 
 TENSORFLOW = ("tensorflow-cpu==2.18.*", "tensorflow-cpu")
@@ -29,8 +29,8 @@ import sys
 from pathlib import Path
 import numpy as np, tensorflow
 from codexseg.backends.networks.runtime import open_network
-from codexseg.backends.networks.weights import resolve
-network = open_network(resolve(Path(sys.argv[1])), "tensorflow", "cpu")
+from codexseg.backends.networks.weights import resolve_weights
+network = open_network(resolve_weights(Path(sys.argv[1])), "tensorflow", "cpu")
 np.save(sys.argv[3], network.predict(np.load(sys.argv[2])))
 print(tensorflow.__version__)
 """
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("pythons", nargs="*", help="default: python3.11, 3.12, 3.13")
     pythons = parser.parse_args().pythons or installed_pythons()
     tiles = np.random.default_rng(0).random((5, 256, 256, 2), np.float32)
-    ours = open_network(resolve(toy() / "toy.onnx")).predict(tiles)
+    ours = open_network(resolve_weights(toy() / "toy.onnx")).predict(tiles)
     rows = []
     for python in pythons:
         for requirement in TENSORFLOW:

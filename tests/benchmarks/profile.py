@@ -30,7 +30,7 @@ import zarr
 from numpy.typing import NDArray
 from skimage.measure import regionprops_table
 
-from codexseg.exports.tables import intensity_column
+from codexseg.artifacts.columns import intensity_column
 from tests.benchmarks.common import (
     bench_image,
     cache,

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from codexseg.backends.networks.signature import append_properties, graph_digest
-from codexseg.backends.networks.weights import resolve
+from codexseg.backends.networks.weights import resolve_weights
 from codexseg.backends.tiled.instanseg_weights import FILE_NAME
 from tests.helpers.runs import ROOT, codexseg
 from tests.networks import TOY, TOY_ONNX, TOY_SAVED_MODEL, onnx_bytes, pack
@@ -132,7 +132,7 @@ def test_list_marks_unverified_weights(models, tmp_path):
 
 def put_conversion(tmp_path):
     """Put a conversion of the toy SavedModel into the cache."""
-    digest = resolve(TOY_SAVED_MODEL).digest
+    digest = resolve_weights(TOY_SAVED_MODEL).digest
     path = tmp_path / "cache" / "models" / f"{digest[:16]}.onnx"
     path.parent.mkdir(parents=True)
     path.write_bytes(TOY_ONNX.read_bytes())

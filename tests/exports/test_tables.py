@@ -9,9 +9,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from codexseg.artifacts.columns import intensity_column, unique_names
 from codexseg.errors import InputError
 from codexseg.exports.anndata import write_h5ad
-from codexseg.exports.tables import intensity_column, unique_names, write_csv, write_parquet
+from codexseg.exports.tables import write_csv, write_parquet
 
 CHANNELS = ["DAPI", "CD3, clone 1", "CD3, clone 1"]
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from codexseg.backends.base import ChannelStatistics, SlideContext
-from codexseg.backends.networks.weights import EMBEDDED, resolve
+from codexseg.backends.networks.weights import EMBEDDED, resolve_weights
 from codexseg.backends.panoptic.parameters import params_of
 from codexseg.backends.unet.backend import Unet
 from codexseg.backends.unet.spec import read_spec
@@ -434,8 +434,8 @@ def test_fine_tuning_on_pairs_exports_a_network_for_the_backend_panoptic(tmp_pat
     )
     assert [row["epoch"] for row in rows(tmp_path)] == ["0", "1"]
     assert {"val_iou", "val_dice", "val_loss", "iou", "dice"} <= set(rows(tmp_path)[0])
-    cell, nucleus = params_of(resolve(path))
-    assert cell == params_of(resolve(EMBEDDED))[0]  # cells have no labels
+    cell, nucleus = params_of(resolve_weights(path))
+    assert cell == params_of(resolve_weights(EMBEDDED))[0]  # cells have no labels
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert set(scores) == {"nucleus"}
     assert scores["nucleus"]["h"] == nucleus.h

@@ -22,7 +22,13 @@ from codexseg.backends.base import SlideContext
 from codexseg.backends.deepcell.environment import DEEPCELL_VERSION, find_deepcell
 from codexseg.backends.deepcell.process import JsonProcess, ProcessEnded
 from codexseg.backends.networks.contract import NETWORK_MPP, TILE_PX
-from codexseg.backends.networks.weights import KNOWN, TOKEN, Weights, deepcell_dir, resolve
+from codexseg.backends.networks.weights import (
+    KNOWN,
+    TOKEN,
+    Weights,
+    deepcell_dir,
+    resolve_weights,
+)
 from codexseg.backends.registry import BackendWarning
 from codexseg.core.grid import Window
 from codexseg.errors import BackendUnavailable, CodexsegError, ConfigError, WorkerDied
@@ -74,7 +80,7 @@ class Deepcell:
         self._python = find_deepcell(config.python)
         self._weights: Weights | None = None
         if config.model_path is not None:
-            self._weights = _checked(resolve(config.model_path))
+            self._weights = _checked(resolve_weights(config.model_path))
         else:
             _check_own_weights()
         self.halo_px = ceil(_HALO_PX * NETWORK_MPP / slide.mpp)

@@ -35,7 +35,7 @@ from codexseg.backends.networks.weights import (
     VERIFIED,
     Weights,
     converted_path,
-    resolve,
+    resolve_weights,
 )
 from codexseg.errors import BackendUnavailable, InputError
 from codexseg.run.files import replacing
@@ -182,7 +182,7 @@ def _check_place(out: Path, weights: Weights) -> None:
     if not out.exists():
         return
     try:
-        digest = resolve(out, known=None).digest
+        digest = resolve_weights(out, known=None).digest
     except InputError:
         digest = ""
     if digest != weights.digest:

@@ -131,7 +131,7 @@ class Weights:
         return known if known and known.licence == self.licence else None
 
 
-def resolve(model_path: Path | None, *, known: str | None = "mesmer") -> Weights:
+def resolve_weights(model_path: Path | None, *, known: str | None = "mesmer") -> Weights:
     """Find weights.
 
     Parameters

@@ -17,7 +17,7 @@ from codexseg.backends.base import CELL_UM, NUCLEUS_UM, SlideContext
 from codexseg.backends.network_backend import NetworkBackend
 from codexseg.backends.networks.contract import NETWORK_MPP
 from codexseg.backends.networks.runtime import Batch, choose_runtime
-from codexseg.backends.networks.weights import EMBEDDED, Weights, resolve
+from codexseg.backends.networks.weights import EMBEDDED, Weights, resolve_weights
 from codexseg.backends.panoptic.image import MAPS
 from codexseg.backends.panoptic.parameters import PostprocessingParams, params_of
 from codexseg.backends.panoptic.passes import slide_passes
@@ -85,7 +85,7 @@ class Panoptic(NetworkBackend):
                 "network with Mesmer's contract: a SavedModel folder or an ONNX file. Set "
                 "it, or use the backend 'mesmer' for Mesmer itself."
             )
-        return resolve(config.model_path)
+        return resolve_weights(config.model_path)
 
     def fingerprint(self) -> str:
         """Return a name of the computation and the weights, converted or not."""
@@ -201,7 +201,7 @@ class Mesmer(Panoptic):
     name: ClassVar[str] = "mesmer"
 
     def _find_weights(self, config: Any) -> Weights:
-        return resolve(config.model_path)
+        return resolve_weights(config.model_path)
 
 
 class Embedded(Panoptic):
@@ -217,4 +217,4 @@ class Embedded(Panoptic):
                 f"to the backend of these weights: 'mesmer', or 'panoptic' for networks of "
                 f"'codexseg train'."
             )
-        return resolve(EMBEDDED)
+        return resolve_weights(EMBEDDED)

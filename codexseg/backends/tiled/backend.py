@@ -199,7 +199,7 @@ class TileLabels:
             return BlockResult({}, {"tiles": 0, "tiles_without_signal": 1})
         pixels = self._image.read(tile, slide)
         nucleus, wholecell = (
-            None if end is None else stretch(channel, *end)
+            None if end is None else stretch_percentiles(channel, *end)
             for channel, end in zip(pixels, ends, strict=True)
         )
         labels, device = self._backend.segment((nucleus, wholecell))
@@ -236,7 +236,7 @@ def scaling_ends(levels: Arrays, percents: tuple[float, float]) -> tuple[Ends, E
     return ends[0], ends[1]
 
 
-def stretch(channel: Pixels, low: float, high: float) -> Float32:
+def stretch_percentiles(channel: Pixels, low: float, high: float) -> Float32:
     """Scale a channel linearly to 0 at `low` and 1 at `high`, without clipping."""
     unit = channel.astype(np.float32)
     unit -= np.float32(low)

@@ -1,7 +1,7 @@
 """The backend of a run: made for the slide's pixel size and statistics."""
 
 from dataclasses import replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 from codexseg.arrays import Pixels
 from codexseg.artifacts.slide_statistics import SlideStatistics
@@ -154,11 +154,11 @@ class BackendWorker:
         return state.statistics.read_pixels(state.slide, window, state.inputs.config)
 
 
-@lru_cache(maxsize=1)
-def _worker(inputs: StageInputs, diameter: float | None) -> BackendWorker:
-    return BackendWorker(worker_state(inputs), diameter)
-
-
 def backend_worker(inputs: StageInputs, diameter: float | None) -> BackendWorker:
     """Return the backend of this worker for a diameter, made once per process."""
-    return _worker(inputs.part(""), diameter)
+    state = worker_state(inputs)
+    if diameter not in state.opened:
+        state.opened.clear()  # one network in memory
+        state.opened[diameter] = BackendWorker(state, diameter)
+    worker: BackendWorker = state.opened[diameter]
+    return worker

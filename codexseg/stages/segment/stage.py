@@ -70,7 +70,7 @@ MAX_EXTENDED_PX = 4096**2
 """A window is extended to at most this many pixels, or twice the patch's own."""
 
 
-def segment(context: StageContext) -> Record:
+def segment_slide(context: StageContext) -> Record:
     """Segment the valid patches."""
     inputs = context.inputs
     grid = read_grid(inputs.records("patch"))
@@ -320,5 +320,5 @@ def _backend(config: Config, slide: SlideRecord, backend: BackendRecord) -> Reco
 
 
 STAGE = Stage(
-    "segment", ("segmentation",), ("load", "patch", "flag"), segment, extra=_backend
+    "segment", ("segmentation",), ("load", "patch", "flag"), segment_slide, extra=_backend
 )

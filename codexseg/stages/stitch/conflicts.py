@@ -369,8 +369,8 @@ def find_fragments(turn: int, inputs: StageInputs, patches: Sequence[int]) -> Fi
                 min_remaining,
                 labels.grid.shape[1],
             )
-            table |= {f"{name}.{key}": array for key, array in vars(kept).items()}
-            table[f"{name}.fragments"] = fragments
+            columns = vars(kept) | {"fragments": fragments}
+            table |= {f"{name}.{key}": array for key, array in columns.items()}
         inputs.own.write_columns(number, table)
         yield number, {}
 

@@ -104,10 +104,6 @@ class Seams:
         }
         return cls(table["segmented"], table["seen"], compartments)
 
-    def has_conflicts(self, window: Window) -> bool:
-        """Return whether a conflicting object may have pixels in a window."""
-        return any(seams.overlaps(window).any() for seams in self.compartments.values())
-
     def patches_with_objects(self, grid: PatchGrid) -> list[int]:
         """Return the patches whose cores contain pixels of objects, in order."""
         patches = set(self.segmented.tolist())
