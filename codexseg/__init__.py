@@ -24,7 +24,12 @@ if TYPE_CHECKING:
     )
     from codexseg.pipeline import Pipeline
     from codexseg.repair_masks import repair_masks_batch
-    from codexseg.segment import get_boundary, run_cell_segmentation, separate_masks
+    from codexseg.segment import (
+        get_boundary,
+        run_cell_segmentation,
+        segment_image,
+        separate_masks,
+    )
 
 __all__ = [
     "BackendUnavailable",
@@ -42,6 +47,7 @@ __all__ = [
     "get_boundary",
     "repair_masks_batch",
     "run_cell_segmentation",
+    "segment_image",
     "separate_masks",
 ]
 
@@ -54,6 +60,7 @@ _HOMES = {
     "get_boundary": "segment",
     "repair_masks_batch": "repair_masks",
     "run_cell_segmentation": "segment",
+    "segment_image": "segment",
     "separate_masks": "segment",
 }
 """The modules of the public names; all others are errors."""

@@ -1,28 +1,47 @@
-"""Cells and nuclei of patches: on arrays, in a notebook, and of the patches of a run."""
+"""Segment arrays in memory, and the valid patches of a run."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from codexseg.arrays import Columns, Labels, Pixels
+from codexseg.artifacts.columns import cell_columns, conform, empty_table
+from codexseg.artifacts.slide_statistics import SlideStatistics
 from codexseg.backends.base import bytes_per_px, check_result
 from codexseg.config.coerce import AnyConfig, as_config
+from codexseg.config.schema import Config
 from codexseg.core.grid import Window
-from codexseg.core.labels.operations import Labels, as_labels, label_boundaries
+from codexseg.core.labels.matching import interior
+from codexseg.core.labels.operations import as_labels, label_boundaries
 from codexseg.errors import InputError
+from codexseg.exports.cell_tables import unmatched_table
+from codexseg.io.slides.array import ArraySlide
+from codexseg.io.slides.channels import check_channels, with_channels_by_name
+from codexseg.io.slides.record import Fingerprint, SlideRecord
+from codexseg.stages.load import n_strips, summarize_slide, tally_strip
+from codexseg.stages.profile import measure_cells
+from codexseg.stages.repair import (
+    choose_pairs,
+    count_overlaps,
+    matched_labels,
+    number_cells,
+    sum_overlaps,
+)
 from codexseg.stages.segment.arrays import (
     Patches,
     pixel_size,
     scaled_backend,
     slide_of_patches,
 )
+from codexseg.stages.segment.image import ImageSegmenter
 from codexseg.stages.segment.stage import choose_compartment
+from codexseg.workflow.measurements import measured_channels
 
 if TYPE_CHECKING:
     from codexseg.codex_patches import CodexPatches
-
-Pixels = NDArray[Any]
 
 
 class Segmented(TypedDict):
@@ -128,6 +147,157 @@ def segment(
             labels[i] = choose_compartment(labels[i], settings.segmentation.compartment)
         found += _described(np.moveaxis(labels, 1, -1))
     return found
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentedImage:
+    """Labels, pairs and measurements of one image, as a run gives them.
+
+    Attributes
+    ----------
+    cell, nucleus : (y, x) uint32
+        Matched labels: a nucleus has the number of its cell, 1 to n in raster order.
+    cell_original, nucleus_original : (y, x) uint32
+        Labels of all detected objects.
+    cells : mapping of str to (n,) array
+        The table of cells: the columns of ``cells.csv``. ``cell_original_id`` and
+        ``nucleus_original_id`` are the pairs; 0: no nucleus.
+    unmatched : mapping of str to (m,) array
+        Objects without a partner: the columns of ``unmatched.parquet``.
+    """
+
+    cell: Labels
+    nucleus: Labels
+    cell_original: Labels
+    nucleus_original: Labels
+    cells: Columns
+    unmatched: Columns
+
+
+def segment_image(
+    pixels: ArrayLike,
+    mpp: float,
+    backend: str | None = None,
+    *,
+    channel_names: Sequence[str] = ("nucleus", "wholecell"),
+    config: AnyConfig | None = None,
+) -> SegmentedImage:
+    """Segment, pair and measure one image in memory, without a run directory.
+
+    The result equals that of a run of the same image and configuration.
+
+    Parameters
+    ----------
+    pixels : (c, y, x) uint8, uint16 or float32
+        The channels of the image.
+    mpp : float
+        Micrometres per pixel.
+    backend : str, optional
+        Name of the backend; by default that of the configuration.
+    channel_names : sequence of str
+        Names of the channels, at least c. By default the first channel shows nuclei, the
+        second whole cells.
+    config : Config, SegmentationConfig, mapping or path of a YAML, optional
+        Its sections channels, segmentation, repair and profile are used. By default the
+        first channel is the nuclear channel, and all others are whole-cell markers.
+
+    Raises
+    ------
+    ConfigError
+        If the configuration is wrong.
+    InputError
+        If the image, or the result of the backend, is invalid.
+    """
+    image = _as_slide(np.asarray(pixels), channel_names, mpp)
+    settings = _image_config(image.channel_names, backend, config)
+    record = SlideRecord(
+        files=("array",),
+        shape=image.shape,
+        channel_names=image.channel_names,
+        mpp=mpp,
+        dtype=str(image.dtype),
+        fingerprint=Fingerprint(int(np.asarray(pixels).nbytes), 0, image.fingerprint()),
+    )
+    strips = [tally_strip(image, record, settings, n) for n in range(n_strips(record))]
+    tables, _ = summarize_slide(record, settings, strips)
+    statistics = SlideStatistics.combine(tables, strips, settings, record)
+    segmenter = ImageSegmenter(image, mpp, settings, statistics)
+    return _pair_and_measure(image, mpp, settings, segmenter)
+
+
+def _as_slide(pixels: Pixels, names: Sequence[str], mpp: float) -> ArraySlide:
+    if pixels.ndim != 3:
+        raise InputError(
+            f"The image has shape {pixels.shape}. Expected (c, y, x): use pixels[None] for "
+            f"one channel."
+        )
+    if len(names) < len(pixels):
+        raise InputError(
+            f"The image has {len(pixels)} channels, but {len(names)} names. Pass one name "
+            f"per channel as channel_names."
+        )
+    return ArraySlide(pixels, names[: len(pixels)], mpp)
+
+
+def _image_config(
+    names: Sequence[str], backend: str | None, config: AnyConfig | None
+) -> Config:
+    nucleus, *markers = names
+    channels = {"nuclear_channel": nucleus, "wholecell_channel": markers}
+    settings = as_config({"channels": channels} if config is None else config)
+    if backend is not None:
+        settings = as_config({"segmentation": {"backend": backend}}, settings)
+    check_channels(settings, names)
+    return with_channels_by_name(settings, names)
+
+
+def _pair_and_measure(
+    image: ArraySlide, mpp: float, config: Config, segmenter: ImageSegmenter
+) -> SegmentedImage:
+    """Pair the objects of an image, and number and measure the cells."""
+    objects, original, same_label = segmenter.objects()
+    cells, nuclei = objects.values()
+    pairable = interior(original["cell"]) if same_label is None else same_label
+    counts = count_overlaps(original["cell"], original["nucleus"], pairable)
+    choice = choose_pairs(
+        cells,
+        nuclei,
+        sum_overlaps([counts]),
+        config.repair,
+        by_label=same_label is not None,
+        keep_all_cells=config.segmentation.compartment == "whole-cell",
+    )
+    index = number_cells(cells, nuclei, choice, segmenter.grid)
+    matched = matched_labels(original["cell"], original["nucleus"], pairable, index)
+    channels = measured_channels(config.profile, image.channel_names)
+    columns = cell_columns(
+        [*channels],
+        config.profile.statistics,
+        solidity=config.profile.solidity,
+        object_columns=segmenter.object_columns,
+    )
+    table = empty_table(columns)
+    if len(index):
+        measured = measure_cells(
+            index,
+            np.arange(len(index)),
+            matched,
+            image.read,
+            segmenter.window,
+            shape=segmenter.grid.shape,
+            mpp=mpp,
+            channels=channels,
+            settings=config.profile,
+        )
+        table = conform(measured, columns)
+    return SegmentedImage(
+        cell=matched["cell"],
+        nucleus=matched["nucleus"],
+        cell_original=original["cell"],
+        nucleus_original=original["nucleus"],
+        cells=table,
+        unmatched=unmatched_table(index.unmatched),
+    )
 
 
 def separate_masks(predictions: ArrayLike) -> tuple[list[Pixels], list[Pixels]]:

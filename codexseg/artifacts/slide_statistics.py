@@ -1,13 +1,13 @@
 """Statistics of the whole slide: intensities, tissue signal, overview (stage load)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from codexseg.arrays import Float32, Int64, Mask, Pixels
+from codexseg.arrays import Columns, Float32, Int64, Mask, Pixels
 from codexseg.artifacts.columns import CHANNEL_COLUMNS, names_of
 from codexseg.backends.base import ChannelStatistics
 from codexseg.config.schema import Config
@@ -143,15 +143,34 @@ class SlideStatistics:
         slide : SlideRecord
             The slide.
         """
-        tables = SlideTables.read(records)
+        strips = (records.read_columns(strip) for strip in records.read_all())
+        return cls.combine(SlideTables.read(records), strips, config, slide)
+
+    @classmethod
+    def combine(
+        cls,
+        tables: SlideTables,
+        strips: Iterable[Columns],
+        config: Config,
+        slide: SlideRecord,
+    ) -> "SlideStatistics":
+        """Combine the results of the load stage.
+
+        Parameters
+        ----------
+        tables : SlideTables
+            Statistics of the whole slide.
+        strips : iterable of mapping of str to array
+            Columns of all strips; read if percentiles are configured.
+        config, slide
+            See :meth:`read`.
+        """
         channels = SegmentationChannels.resolve(config, slide.channel_names)
         channels = replace(channels, scales=tables.wholecell_scales)
-        wanted = config.segmentation.percentiles
-        scalings = None
+        wanted, scalings = config.segmentation.percentiles, None
         if wanted is not None:
-            scalings = slide_scalings(
-                read_histograms(records, channels), channels, wanted, np.dtype(slide.dtype)
-            )
+            counts = add_histograms(strips, channels)
+            scalings = slide_scalings(counts, channels, wanted, np.dtype(slide.dtype))
         return cls(channels, tables, scalings)
 
     def read_pixels(self, slide: SlideImage, window: Window, config: Config) -> Pixels:
@@ -180,13 +199,12 @@ def write_channel_statistics(
 # -- scaling by percentiles ---------------------------------------------------------------
 
 
-def read_histograms(
-    records: StageRecords, channels: SegmentationChannels
+def add_histograms(
+    strips: Iterable[Columns], channels: SegmentationChannels
 ) -> dict[int, Int64]:
     """Add up the histograms of the load stage's strips, by channel number."""
     counts = {number: np.zeros(N_BINS, np.int64) for number in channels.histogrammed}
-    for strip in records.read_all():
-        columns = records.read_columns(strip)
+    for columns in strips:
         for number, total in counts.items():
             bins, values = f"{number}_bins", f"{number}_counts"
             total[columns[bins]] += columns[values]

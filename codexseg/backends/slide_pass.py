@@ -7,8 +7,9 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from codexseg.arrays import Pixels
+from codexseg.arrays import Mask, Pixels
 from codexseg.core.grid import Window
+from codexseg.core.intensity.background import has_signal
 
 Arrays = Mapping[str, NDArray[Any]]
 """Arrays of any shapes, by name."""
@@ -98,14 +99,25 @@ class InMemory:
         Nucleus, whole cell.
     slide_passes : sequence of SlidePass
         Executed on construction, in order.
+    signal : (y, x) bool, optional
+        Which blocks of 64 px hold signal; by default all.
+    bounds : (float, float), optional
+        Lowest and highest intensity; by default those of `pixels`.
     """
 
-    def __init__(self, pixels: Pixels, slide_passes: Sequence[SlidePass] = ()) -> None:
-        self._pixels = pixels
+    def __init__(
+        self,
+        pixels: Pixels,
+        slide_passes: Sequence[SlidePass] = (),
+        *,
+        signal: Mask | None = None,
+        bounds: tuple[float, float] | None = None,
+    ) -> None:
+        self._pixels, self._signal = pixels, signal
         self._block_results: dict[tuple[str, int], Arrays] = {}
         self._summaries: dict[str, Arrays] = {}
         self.shape = cast("tuple[int, int]", pixels.shape[1:])
-        self.bounds = float(pixels.min()), float(pixels.max())
+        self.bounds = bounds or (float(pixels.min()), float(pixels.max()))
         for slide_pass in slide_passes:
             self.execute(slide_pass)
 
@@ -121,9 +133,8 @@ class InMemory:
         return np.asarray(self._pixels[:, *window.slices])
 
     def has_signal(self, window: Window) -> bool:
-        """Return True: the whole image counts as signal."""
-        del window
-        return True
+        """Return whether any block under the window holds signal."""
+        return self._signal is None or has_signal(self._signal, window)
 
     def block_result(self, slide_pass: str, block: int) -> Arrays:
         """Return the arrays of a block."""

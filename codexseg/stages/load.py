@@ -5,7 +5,7 @@ and to separate signal from background. The stage also writes a coarse overview 
 channel_stats.csv.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import ceil
 from typing import Any
 
@@ -34,6 +34,7 @@ from codexseg.core.intensity.histogram import (
     sum_levels,
 )
 from codexseg.errors import InputError
+from codexseg.io.slides.base import SlideImage
 from codexseg.io.slides.channels import MERGED, SegmentationChannels
 from codexseg.io.slides.record import SlideRecord
 from codexseg.run.records import Record
@@ -56,27 +57,19 @@ _BLOCK_MAPS = ("level", "noise", "peak")
 def load(context: StageContext) -> Record:
     """Read the slide; write its statistics and channel_stats.csv."""
     inputs = context.inputs
-    slide, config = inputs.slide, inputs.config
-    strips = range(ceil(slide.shape[1] / STRIP_PX))
+    slide = inputs.slide
+    strips = range(n_strips(slide))
     context.map_patches(read_strips, strips, unit="strip")
-
-    channels = SegmentationChannels.resolve(config, slide.channel_names)
-    numbers, dtype = _channels_read(inputs, channels), np.dtype(slide.dtype)
-    totals = {number: ChannelTotal(dtype) for number in numbers}
-    for strip in strips:
-        columns = inputs.own.read_columns(strip)
-        for number, total in totals.items():
-            total.add(columns, number)
-    statistics = {number: total.statistics() for number, total in totals.items()}
+    columns = (inputs.own.read_columns(strip) for strip in strips)
+    tables, statistics = summarize_slide(slide, inputs.config, columns)
     write_channel_statistics(
         inputs.run.path / CHANNEL_STATISTICS,
         {slide.channel_names[n]: s for n, s in statistics.items() if n != MERGED},
     )
-    tables = _slide_tables(inputs, channels, totals, statistics)
     tables.write(inputs.own)
     constant = [
         slide.channel_names[c]
-        for c in channels.all
+        for c in SegmentationChannels.resolve(inputs.config, slide.channel_names).all
         if statistics[c]["min"] == statistics[c]["max"]
     ]
     return {
@@ -87,36 +80,91 @@ def load(context: StageContext) -> Record:
         "blocks_with_signal": int(tables.signal.sum()),
         "written": [CHANNEL_STATISTICS],
         "constant_channels": constant,
-        "warnings": as_json(
-            RunWarning(
-                "constant_channel",
-                name,
-                "channels",
-                f"The channel {name!r} has one intensity everywhere. Check that it is the "
-                f"channel to segment.",
-            )
-            for name in constant
-        ),
+        "warnings": as_json(map(_constant_channel, constant)),
     }
 
 
+def _constant_channel(name: str) -> RunWarning:
+    return RunWarning(
+        "constant_channel",
+        name,
+        "channels",
+        f"The channel {name!r} has one intensity everywhere. Check that it is the channel "
+        f"to segment.",
+    )
+
+
+def n_strips(slide: SlideRecord) -> int:
+    """Return the number of strips of a slide."""
+    return ceil(slide.shape[1] / STRIP_PX)
+
+
 def read_strips(inputs: StageInputs, strips: Sequence[int]) -> Finished:
-    """Read strips of the slide, square by square. Runs in a worker."""
-    channels = SegmentationChannels.resolve(inputs.config, inputs.slide.channel_names)
-    factor = overview_factor(inputs.slide.shape[1:])
+    """Read strips of the slide. Runs in a worker."""
+    image = worker_state(inputs).slide
     for strip in strips:
-        tallies: dict[int, _StripTally] = {}
-        for square in _squares(inputs.slide, strip):
-            for channel, pixels in _read_channels(inputs, channels, square):
-                if channel not in tallies:
-                    is_segmented = channel in {*channels.all, MERGED}
-                    tallies[channel] = _StripTally(factor if is_segmented else None)
-                tallies[channel].add(pixels)
-        columns: dict[str, Any] = {}
-        for channel, tally in tallies.items():
-            columns |= {f"{channel}_{name}": a for name, a in tally.columns().items()}
+        columns = tally_strip(image, inputs.slide, inputs.config, strip)
         inputs.own.write_columns(strip, columns)
         yield strip, {}
+
+
+def tally_strip(
+    image: SlideImage, slide: SlideRecord, config: Config, strip: int
+) -> Columns:
+    """Read a strip, square by square; return histograms, moments and block maps.
+
+    Parameters
+    ----------
+    image : SlideImage
+        The open slide.
+    slide : SlideRecord
+        Its description.
+    config : Config
+        The configuration.
+    strip : int
+        Number of the strip.
+
+    Returns
+    -------
+    mapping of str to array
+        Columns ``{channel number}_{name}``.
+    """
+    channels = SegmentationChannels.resolve(config, slide.channel_names)
+    factor = overview_factor(slide.shape[1:])
+    tallies: dict[int, _StripTally] = {}
+    for square in _squares(slide, strip):
+        for channel, pixels in _read_channels(image, slide, config, channels, square):
+            if channel not in tallies:
+                is_segmented = channel in {*channels.all, MERGED}
+                tallies[channel] = _StripTally(factor if is_segmented else None)
+            tallies[channel].add(pixels)
+    return {
+        f"{channel}_{name}": array
+        for channel, tally in tallies.items()
+        for name, array in tally.columns().items()
+    }
+
+
+def summarize_slide(
+    slide: SlideRecord, config: Config, strips: Iterable[Columns]
+) -> tuple[SlideTables, dict[int, dict[str, float]]]:
+    """Combine the columns of all strips.
+
+    Returns
+    -------
+    tables : SlideTables
+        Statistics of the segmentation channels.
+    statistics : dict of int to dict
+        Statistics of ``channel_stats.csv`` by channel number.
+    """
+    channels = SegmentationChannels.resolve(config, slide.channel_names)
+    numbers, dtype = _channels_read(slide, config, channels), np.dtype(slide.dtype)
+    totals = {number: ChannelTotal(dtype) for number in numbers}
+    for columns in strips:
+        for number, total in totals.items():
+            total.add(columns, number)
+    statistics = {number: total.statistics() for number, total in totals.items()}
+    return _slide_tables(slide, config, channels, totals, statistics), statistics
 
 
 class _StripTally:
@@ -222,10 +270,12 @@ def _squares(slide: SlideRecord, strip: int) -> Iterator[Window]:
     return (grid[strip * columns + column].core for column in range(columns))
 
 
-def _channels_read(inputs: StageInputs, channels: SegmentationChannels) -> list[int]:
-    every = inputs.config.data.generate_channel_stats
-    numbers = list(range(inputs.slide.shape[0])) if every else list(channels.all)
-    return [*numbers, MERGED] if _is_merged(inputs.config, channels) else numbers
+def _channels_read(
+    slide: SlideRecord, config: Config, channels: SegmentationChannels
+) -> list[int]:
+    every = config.data.generate_channel_stats
+    numbers = list(range(slide.shape[0])) if every else list(channels.all)
+    return [*numbers, MERGED] if _is_merged(config, channels) else numbers
 
 
 def _is_merged(config: Config, channels: SegmentationChannels) -> bool:
@@ -233,19 +283,22 @@ def _is_merged(config: Config, channels: SegmentationChannels) -> bool:
 
 
 def _read_channels(
-    inputs: StageInputs, channels: SegmentationChannels, square: Window
+    image: SlideImage,
+    slide: SlideRecord,
+    config: Config,
+    channels: SegmentationChannels,
+    square: Window,
 ) -> Iterator[tuple[int, Pixels]]:
     """Yield number and pixels of each channel in a square; the merged markers last."""
-    slide = worker_state(inputs).slide
     merged: Pixels | None = None
-    for channel in _channels_read(inputs, channels):
+    for channel in _channels_read(slide, config, channels):
         if channel == MERGED:
             if merged is not None:
                 yield MERGED, merged
             continue
-        pixels = slide.read(channel, square)
-        check_intensities(pixels, inputs.slide.channel_names[channel], square)
-        if _is_merged(inputs.config, channels) and channel in channels.wholecell:
+        pixels = image.read(channel, square)
+        check_intensities(pixels, slide.channel_names[channel], square)
+        if _is_merged(config, channels) and channel in channels.wholecell:
             merged = pixels if merged is None else merge_channels([merged, pixels])
         yield channel, pixels
 
@@ -274,13 +327,14 @@ def check_intensities(pixels: Pixels, name: str, window: Window) -> None:
 
 
 def _slide_tables(
-    inputs: StageInputs,
+    slide: SlideRecord,
+    config: Config,
     channels: SegmentationChannels,
     totals: Mapping[int, ChannelTotal],
     statistics: Mapping[int, Mapping[str, float]],
 ) -> SlideTables:
     """Combine the statistics of the segmentation channels."""
-    integer = np.dtype(inputs.slide.dtype).kind != "f"
+    integer = np.dtype(slide.dtype).kind != "f"
     known: dict[int, ChannelStatistics] = {}
     signal = None
     for channel in (c for c in statistics if c in {*channels.all, MERGED}):
@@ -297,7 +351,7 @@ def _slide_tables(
     markers = [totals[c].map("overview") for c in channels.wholecell]
     wholecell = np.maximum.reduce(markers) if markers else np.zeros_like(nucleus)
     merged, scales = None, None
-    if len(channels.wholecell) == 1 or _is_merged(inputs.config, channels):
+    if len(channels.wholecell) == 1 or _is_merged(config, channels):
         merged = known[channels.wholecell[0] if len(channels.wholecell) == 1 else MERGED]
     elif channels.wholecell:
         scales = tuple(statistics[c]["p999"] for c in channels.wholecell)

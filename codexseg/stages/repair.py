@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from codexseg.arrays import Int64, Labels, Mask
+from codexseg.arrays import Columns, Int64, Labels, Mask
 from codexseg.artifacts.cells import (
     ALONE,
     MATCHED,
@@ -34,7 +34,7 @@ from codexseg.core.labels.matching import interior, match, matched_fraction, pai
 from codexseg.core.labels.operations import renumber
 from codexseg.errors import RunStateError
 from codexseg.io.labels.chunks import core_levels
-from codexseg.run.records import Record, StageRecords
+from codexseg.run.records import Record
 from codexseg.workflow.pyramid import build_pyramid
 from codexseg.workflow.stage import Finished, Stage, StageContext, StageInputs
 from codexseg.workflow.worker import WorkerState, worker_state
@@ -54,7 +54,8 @@ def repair(context: StageContext) -> Record:
     cells, nuclei = (SlideObjects.read(stitched, name) for name in COMPARTMENTS)
     patches = read_patches_with_objects(stitched)
     context.map_patches(count_pairs, patches, part=PAIRS)
-    overlaps = sum_overlaps(inputs.part(PAIRS).own, patches)
+    counted = inputs.part(PAIRS).own
+    overlaps = sum_overlaps([counted.read_columns(patch) for patch in patches])
     matches = choose_pairs(
         cells,
         nuclei,
@@ -163,17 +164,8 @@ def _read_core(inputs: StageInputs, number: int) -> tuple[Labels, Mask]:
     return core_labels, np.ascontiguousarray(interior(labels[0])[inside])
 
 
-def sum_overlaps(records: StageRecords, patches: Sequence[int]) -> PairOverlaps:
-    """Add up the counts of all cores.
-
-    Parameters
-    ----------
-    records : StageRecords
-        Of the pass that counted them.
-    patches : sequence of int
-        The patches to add up.
-    """
-    parts = [records.read_columns(patch) for patch in patches]
+def sum_overlaps(parts: Sequence[Columns]) -> PairOverlaps:
+    """Add up the counts of all cores, as :func:`count_overlaps` returns them."""
     cell, nucleus, shared = (
         np.concatenate([np.zeros(0, np.int64), *(part[name] for part in parts)])
         for name in ("cell", "nucleus", "shared")
