@@ -47,3 +47,12 @@ def test_the_facade_shows_a_run_of_an_earlier_version(run):
     assert patches.patches_metadata["n_cells"].sum() == 27
     seen = [np.unique(item["cell_matched_mask"]) for item in patches.repaired_seg_res_batch]
     assert sorted(set(np.concatenate(seen)) - {0}) == list(range(1, 28))
+
+
+def test_status_explains_why_an_earlier_run_is_recomputed_from_stitch(run):
+    lines = {line.split()[0]: line for line in codexseg("status", run).stdout.splitlines()}
+    for stage in ("load", "patch", "flag", "segment"):
+        assert "done" in lines[stage].split()
+    for stage in ("stitch", "repair"):
+        assert "stale" in lines[stage]
+        assert "the stages stitch and repair changed order" in lines[stage]

@@ -69,10 +69,14 @@ def status_command(
     Example: codexseg status my_codexseg
     """
     with user_errors():
+        from codexseg.artifacts.warnings import read_warnings
         from codexseg.pipeline import Pipeline
 
-        for stage in Pipeline.from_run(directory).status():
+        pipeline = Pipeline.from_run(directory)
+        for stage in pipeline.status():
             echo(_status_line(stage))
+        for warning in read_warnings(pipeline.out):
+            echo(f"Warning: {warning.message}", error=True)
 
 
 def execute_pipeline(pipeline: "Pipeline", function: Callable[..., R], **options: Any) -> R:
