@@ -21,7 +21,13 @@ from codexseg.artifacts.cells import (
     Unmatched,
 )
 from codexseg.artifacts.columns import COMPARTMENTS, object_column
-from codexseg.artifacts.labels import label_folders, read_original, read_same_label
+from codexseg.artifacts.labels import (
+    label_folders,
+    pack_mask,
+    read_original,
+    unpack_mask,
+    with_border,
+)
 from codexseg.artifacts.objects import (
     SlideObjects,
     missing_value,
@@ -139,29 +145,24 @@ def count_overlaps(cells: Labels, nuclei: Labels, pairable: Mask) -> dict[str, n
 
 def count_pairs(inputs: StageInputs, patches: Sequence[int]) -> Finished:
     """Count shared pixels in the cores of patches. Runs in a worker."""
+    state, stitched = worker_state(inputs), inputs.records("stitch")
+    occupied = set(read_patches_with_objects(stitched))
+
+    def edges(patch: int) -> Columns:
+        return stitched.read_columns(patch) if patch in occupied else {}
+
     for number in patches:
-        (cells, nuclei), where = _read_core(inputs, number)
-        inputs.own.write_columns(number, count_overlaps(cells, nuclei, where))
+        core = state.grid[number].core
+        cells, nuclei = read_original(state.labels, core)
+        if inputs.paired_by_label:
+            pairable = unpack_mask(edges(number), core.shape)
+        else:
+            # Whether a pixel is interior depends on its neighbours.
+            bordered, inside = with_border(cells, number, state.grid, edges)
+            pairable = np.ascontiguousarray(interior(bordered)[inside])
+        counts = count_overlaps(cells, nuclei, pairable)
+        inputs.own.write_columns(number, {**counts, **pack_mask(pairable)})
         yield number, {}
-
-
-def _read_core(inputs: StageInputs, number: int) -> tuple[Labels, Mask]:
-    """Return the original labels (2, y, x) of a core, and its pairable pixels.
-
-    A nucleus counts for a cell in the cell's interior; or, if labels pair them, where both
-    labels are equal.
-    """
-    state = worker_state(inputs)
-    core = state.grid[number].core
-    if inputs.paired_by_label:
-        labels = read_original(state.labels, core)
-        return labels, read_same_label(inputs.records("stitch"), number, core.shape)
-    # One pixel around the core: whether a pixel is interior depends on its neighbours.
-    window = core.grow(1, state.grid.shape)
-    labels = read_original(state.labels, window)
-    inside = core.within(window)
-    core_labels = np.ascontiguousarray(labels[:, *inside])
-    return core_labels, np.ascontiguousarray(interior(labels[0])[inside])
 
 
 def sum_overlaps(parts: Sequence[Columns]) -> PairOverlaps:
@@ -353,13 +354,15 @@ def matched_labels(
 
 def write_matched_cores(inputs: StageInputs, patches: Sequence[int]) -> Finished:
     """Write the matched labels of cores. Runs in a worker."""
-    state = worker_state(inputs)
+    state, counted = worker_state(inputs), inputs.part(PAIRS).own
     levels = core_levels(state.grid.shape, state.grid.step)
     for number in patches:
-        (cells, nuclei), where = _read_core(inputs, number)
-        images = matched_labels(cells, nuclei, where, state.cells)
+        core = state.grid[number].core
+        cells, nuclei = read_original(state.labels, core)
+        pairable = unpack_mask(counted.read_columns(number), core.shape)
+        images = matched_labels(cells, nuclei, pairable, state.cells)
         for name, labels in images.items():
-            state.labels.write(name, state.grid[number].core, labels, levels)
+            state.labels.write(name, core, labels, levels)
         yield number, {}
 
 

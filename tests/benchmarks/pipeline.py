@@ -38,7 +38,7 @@ from tests.benchmarks.common import (
 )
 
 PEER = ["sopa==2.2.11", "setuptools<81"]
-STAGES = ("segment", "repair", "stitch", "profile")
+STAGES = ("segment", "stitch", "repair", "profile")
 HAVE_TIMES = {"timings.csv", "run.log", "report.html", ".lock", "work", "stages"}
 
 

@@ -12,8 +12,9 @@ from functools import partial
 from codexseg.artifacts.labels import (
     LABEL_NAMES,
     ORIGINAL,
+    core_edges,
     label_folders,
-    write_same_label,
+    pack_mask,
 )
 from codexseg.artifacts.objects import write_patches_with_objects
 from codexseg.artifacts.slide_statistics import SlideTables, overview_factor
@@ -102,7 +103,9 @@ def write_cores(inputs: StageInputs, patches: Sequence[int]) -> Finished:
         for name, image in images.items():
             labels.write(name, core, image, levels)
         if inputs.paired_by_label:
-            write_same_label(inputs.own, number, mosaic.same_label)
+            inputs.own.write_columns(number, pack_mask(mosaic.same_label))
+        else:
+            inputs.own.write_columns(number, core_edges(mosaic.ids[0]))
         yield number, {}
 
 
