@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from codexseg.arrays import Int64, Labels
 from codexseg.core.labels.matching import (
     Matching,
     MatchingStats,
@@ -21,7 +22,7 @@ from codexseg.core.labels.matching import (
     matching_stats,
     pair_table,
 )
-from codexseg.core.labels.operations import Integers, Labels, as_labels, object_table
+from codexseg.core.labels.operations import as_labels, object_table
 from codexseg.errors import InputError
 
 
@@ -35,7 +36,7 @@ class Repaired(TypedDict):
     nucleus_matched_boundary: Labels
     matched_fraction: float
     matching_stats: MatchingStats
-    pairs: NDArray[np.int64]
+    pairs: Int64
     unmatched_cells: Labels
     unmatched_nuclei: Labels
 
@@ -81,7 +82,7 @@ def repair_masks(
     *,
     matching: Matching = "best",
     min_overlap: float = 0.0,
-    tie: Callable[[PairTable], Integers] | None = None,
+    tie: Callable[[PairTable], Int64] | None = None,
 ) -> Repaired:
     """Match every cell with one nucleus and trim the nucleus to the cell's interior.
 

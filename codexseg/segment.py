@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from codexseg.arrays import Labels
 from codexseg.backends.base import bytes_per_px, check_result
 from codexseg.config.coerce import AnyConfig, as_config
 from codexseg.core.grid import Window
-from codexseg.core.labels.operations import Labels, as_labels, label_boundaries
+from codexseg.core.labels.operations import as_labels, label_boundaries
 from codexseg.errors import InputError
 from codexseg.stages.segment.arrays import (
     Patches,

@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 
-import numpy as np
-from numpy.typing import NDArray
-
+from codexseg.arrays import Int64
 from codexseg.errors import InputError
 
 
@@ -125,7 +123,7 @@ class PatchGrid:
         (h, w), (dy, dx), (ey, ex) = self.shape, self.step, self.halo
         return min(h, dy + 2 * ey), min(w, dx + 2 * ex)
 
-    def owner(self, y: NDArray[np.int64], x: NDArray[np.int64]) -> NDArray[np.int64]:
+    def owner(self, y: Int64, x: Int64) -> Int64:
         """Numbers of the patches whose cores hold the pixels (y, x)."""
         return (y // self.step[0]) * self.counts[1] + x // self.step[1]
 

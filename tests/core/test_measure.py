@@ -12,7 +12,7 @@ from codexseg.core.measure.intensity import (
     COMPARTMENTS,
     STATISTICS,
     cell_entropy,
-    index_labels,
+    label_positions,
     measure_channel,
     measure_shapes,
     solidity,
@@ -55,7 +55,9 @@ def tissue(seed=0, size=96, count=40):
 
 
 def compartments(cells, nuclei, ids):
-    return split_compartments(index_labels(cells, ids), index_labels(nuclei, ids), len(ids))
+    return split_compartments(
+        label_positions(cells, ids), label_positions(nuclei, ids), len(ids)
+    )
 
 
 def expected(pixels, cells, nuclei, ids, statistic):
@@ -78,14 +80,14 @@ def expected(pixels, cells, nuclei, ids, statistic):
 
 def test_index_is_the_position_in_the_list():
     labels = np.array([[0, 7, HIGHEST], [7, 3, 5]], np.uint32)
-    index = index_labels(labels, np.array([3, 7, HIGHEST], np.uint32))
+    index = label_positions(labels, np.array([3, 7, HIGHEST], np.uint32))
     assert index.tolist() == [[-1, 1, 2], [1, 0, -1]]
 
 
 @pytest.mark.parametrize("ids", [[2, 1], [1, 1], [0, 1]])
 def test_ids_out_of_order_are_an_error(ids):
     with pytest.raises(InputError, match=r"rising order.*numpy\.unique"):
-        index_labels(np.zeros((2, 2), np.uint32), np.array(ids, np.uint32))
+        label_positions(np.zeros((2, 2), np.uint32), np.array(ids, np.uint32))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -93,7 +95,7 @@ def test_shapes_are_those_of_regionprops(seed):
     cells, _, _ = tissue(seed)
     ids, dense = np.unique(cells, return_inverse=True)
     dense = dense.reshape(cells.shape).astype(np.int32)
-    found = measure_shapes(index_labels(cells, ids[1:]), len(ids) - 1, (0, 0))
+    found = measure_shapes(label_positions(cells, ids[1:]), len(ids) - 1, (0, 0))
     peer = regionprops_table(
         dense,
         properties=(
@@ -216,7 +218,7 @@ def test_no_number_in_a_pixel_spoils_its_cell_only():
 
 def test_no_cells_and_no_pixels():
     for shape in ((0, 0), (3, 4)):
-        index = index_labels(np.zeros(shape, np.uint32), np.zeros(0, np.uint32))
+        index = label_positions(np.zeros(shape, np.uint32), np.zeros(0, np.uint32))
         parts = split_compartments(index, index, 0)
         found = measure_channel(np.zeros(shape, np.uint16), parts, STATISTICS)
         found |= measure_shapes(index, 0, (0, 0)) | {"solidity": solidity(index, 0)}
@@ -236,8 +238,8 @@ def test_a_cell_is_the_same_in_every_window(y0, x0, more, seed):
 
     def measure(window, ids):
         origin = (window[0].start or 0, window[1].start or 0)
-        index = index_labels(cells[window], ids)
-        parts = split_compartments(index, index_labels(nuclei[window], ids), len(ids))
+        index = label_positions(cells[window], ids)
+        parts = split_compartments(index, label_positions(nuclei[window], ids), len(ids))
         found = measure_shapes(index, len(ids), origin)
         found |= {"solidity": solidity(index, len(ids))}
         return found | measure_channel(pixels[window], parts, STATISTICS)
@@ -264,7 +266,7 @@ def test_a_sum_does_not_depend_on_who_else_is_measured():
 @pytest.mark.parametrize("origin", [(2**31, 5), (7, 2**32), (2**40, 2**40)])
 def test_shapes_are_the_same_far_down_the_slide(origin):
     cells, _, ids = tissue()
-    index = index_labels(cells, ids)
+    index = label_positions(cells, ids)
     near, far = (measure_shapes(index, len(ids), o) for o in ((0, 0), origin))
     moved = {"y": 0, "x": 1} | {f"bbox_{a}{i}": "yx".index(a) for a in "yx" for i in "01"}
     for name, column in near.items():

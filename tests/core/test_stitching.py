@@ -13,7 +13,7 @@ from codexseg.core.labels.stitching import (
     find_candidates,
     largest_component,
     near_cut_edge,
-    resolve,
+    resolve_conflicts,
     select_discards,
 )
 from tests.drawing import draw
@@ -148,7 +148,7 @@ def test_conflicting_object_is_taken_whole_from_one_patch():
     second_patch = "...111.. ...111.. ........ ........"
     _, candidates = candidates_of(first_patch, second_patch)
     assert not candidates.consistent.any()
-    accepted = resolve(candidates, np.array([[0, 1, 6]]), 0.5)
+    accepted = resolve_conflicts(candidates, np.array([[0, 1, 6]]), 0.5)
     assert accepted.tolist() == [0]
     assert candidates.area[accepted].tolist() == [8]
     assert candidates.source_patch[accepted].tolist() == [0]
@@ -157,16 +157,16 @@ def test_conflicting_object_is_taken_whole_from_one_patch():
 def test_object_detected_by_one_patch_only_is_accepted():
     first_patch = "........ ..1111.. ........ ........"
     _, candidates = candidates_of(first_patch, "........ ........ ........ ........")
-    assert resolve(candidates, no_conflicts(), 0.5).tolist() == [0]
+    assert resolve_conflicts(candidates, no_conflicts(), 0.5).tolist() == [0]
 
 
 def test_resolve_rejects_candidates_below_min_remaining():
     first_patch = "..11.... ..11.... ..11.... ........"
     second_patch = "...222.. ...222.. ........ ........"
     _, candidates = candidates_of(first_patch, second_patch)
-    by_area = resolve(candidates, np.array([[0, 1, 2]]), 0.5)
+    by_area = resolve_conflicts(candidates, np.array([[0, 1, 2]]), 0.5)
     assert len(by_area) == 2  # the smaller one keeps 4 of 6 px
-    assert len(resolve(candidates, np.array([[0, 1, 2]]), 0.9)) == 1
+    assert len(resolve_conflicts(candidates, np.array([[0, 1, 2]]), 0.9)) == 1
 
 
 @given(st.permutations(range(6)))
@@ -186,8 +186,8 @@ def test_result_independent_of_order_of_detections_and_conflicts(order):
     assert len(conflicts) == 6
     shuffled = np.array([conflicts[i] for i in order])
     np.testing.assert_array_equal(
-        resolve(candidates, shuffled, 0.5),
-        resolve(candidates, np.array(conflicts)[:, [1, 0, 2]], 0.5),
+        resolve_conflicts(candidates, shuffled, 0.5),
+        resolve_conflicts(candidates, np.array(conflicts)[:, [1, 0, 2]], 0.5),
     )
 
 
@@ -228,7 +228,9 @@ def test_resolve_accepts_the_candidate_of_higher_priority(first_patch, second_pa
     conflicts = conflicts_of(
         candidates, pixels_of(candidates, [draw(first_patch), draw(second_patch)])
     )
-    assert candidates.first[resolve(candidates, conflicts, 0.6)].tolist() == [first]
+    assert candidates.first[resolve_conflicts(candidates, conflicts, 0.6)].tolist() == [
+        first
+    ]
 
 
 def test_duplicate_conflicts_count_once_with_maximum_pixels():
@@ -237,8 +239,8 @@ def test_duplicate_conflicts_count_once_with_maximum_pixels():
     _, candidates = candidates_of(first_patch, second_patch)
     once = np.array([[0, 1, 4]])
     for conflicts in (once, np.array([[0, 1, 1], [1, 0, 4], [0, 1, 4]])):
-        assert resolve(candidates, conflicts, 1 / 3).tolist() == [0, 1]
-        assert resolve(candidates, conflicts, 0.4).tolist() == [0]
+        assert resolve_conflicts(candidates, conflicts, 1 / 3).tolist() == [0, 1]
+        assert resolve_conflicts(candidates, conflicts, 0.4).tolist() == [0]
 
 
 def four_patches(seed):
@@ -260,7 +262,7 @@ def four_patches(seed):
 def test_resolve_properties_for_random_conflicts(seed, min_remaining, random):
     candidates, masks, conflicts = four_patches(seed)
     area = masks.sum(axis=(1, 2))
-    accepted = resolve(candidates, conflicts, min_remaining)
+    accepted = resolve_conflicts(candidates, conflicts, min_remaining)
 
     assert len(set(accepted.tolist())) == len(accepted)
     consistent = np.flatnonzero(candidates.consistent)
@@ -286,7 +288,10 @@ def test_resolve_properties_for_random_conflicts(seed, min_remaining, random):
     rows = [[*random.sample([a, b], 2), n] for a, b, n in conflicts.tolist() * 2]
     random.shuffle(rows)
     reordered = np.array(rows, np.int64).reshape(-1, 3)
-    assert resolve(candidates, reordered, min_remaining).tolist() == accepted.tolist()
+    assert (
+        resolve_conflicts(candidates, reordered, min_remaining).tolist()
+        == accepted.tolist()
+    )
 
 
 @given(arrays(np.bool_, (6, 7)))
@@ -343,7 +348,7 @@ def accepted_one_by_one(candidates, masks, min_remaining):
 def resolved_iteratively(candidates, masks, conflicts, min_remaining):
     discarded, before, affected = np.zeros(0, np.int64), None, range(len(masks))
     while True:
-        accepted = resolve(candidates, conflicts, min_remaining, discarded)
+        accepted = resolve_conflicts(candidates, conflicts, min_remaining, discarded)
         left = remaining_pixels(masks, accepted)
         fragmented = [
             v for v in accepted if is_fragmented(left[v], masks[v], min_remaining)
@@ -370,7 +375,9 @@ def test_iterative_resolution_equals_accepting_one_by_one(seed, min_remaining):
 
 def test_discarding_fragmented_candidates_lets_others_be_accepted():
     found = [resolved_iteratively(*four_patches(seed), 0.4) for seed in range(12)]
-    n_resolved = [len(resolve(*four_patches(seed)[::2], 0.4)) for seed in range(12)]
+    n_resolved = [
+        len(resolve_conflicts(*four_patches(seed)[::2], 0.4)) for seed in range(12)
+    ]
     gained = [
         len(accepted) + n_discarded - n
         for (accepted, n_discarded), n in zip(found, n_resolved, strict=True)

@@ -5,9 +5,8 @@ from math import floor
 import numpy as np
 from numpy.typing import NDArray
 
+from codexseg.arrays import Labels
 from codexseg.core.kernel import kernel
-
-Labels = NDArray[np.uint32]
 
 
 def grow_labels(labels: Labels, radius: float) -> Labels:

@@ -11,22 +11,18 @@ shared pixels in one pass (tables of several patches may be concatenated and sum
 `matching_stats` counts.
 """
 
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
+from codexseg.arrays import Float64, Int64, Labels, Mask, UInt64
 from codexseg.core.kernel import kernel
 from codexseg.core.labels.operations import (
-    Integers,
-    Keys,
-    Labels,
-    Mask,
     double_tally,
     find_slot,
-    index_labels,
     inner_boundary,
     label_boundaries,
+    label_hash_index,
     new_tally,
 )
 from codexseg.errors import InputError
@@ -48,7 +44,7 @@ class PairTable(NamedTuple):
 
     cell: Labels
     nucleus: Labels
-    shared: Integers
+    shared: Int64
 
 
 class MatchedMasks(NamedTuple):
@@ -109,17 +105,17 @@ def pair_table(cells: Labels, nuclei: Labels, *, interior: Mask | None = None) -
 
 
 def match(
-    cell: Integers,
-    nucleus: Integers,
-    shared: Integers,
+    cell: Int64,
+    nucleus: Int64,
+    shared: Int64,
     *,
-    nucleus_area: Integers,
-    cell_first: Integers,
-    nucleus_first: Integers,
+    nucleus_area: Int64,
+    cell_first: Int64,
+    nucleus_first: Int64,
     matching: Matching = "best",
     min_overlap: float = 0.0,
-    tie: Integers | None = None,
-) -> Integers:
+    tie: Int64 | None = None,
+) -> Int64:
     """Choose pairs, one to one.
 
     ``best`` takes pairs greedily by the highest overlap (shared pixels / pixels of the
@@ -173,7 +169,7 @@ def match(
     alone, disputed = rows[rivals == 1], rows[rivals > 1]
     c, n = cell[disputed], nucleus[disputed]
     # Equal overlap and equal shared pixels are equal areas: the nucleus needs no key.
-    keys: list[NDArray[Any]] = [cell_first[c], nucleus_first[n], -shared[disputed]]
+    keys: list[Int64 | Float64] = [cell_first[c], nucleus_first[n], -shared[disputed]]
     keys += [tie[disputed]] if tie is not None else []
     keys += [-overlap[disputed]]
     keys += [c] if matching == "sequential" else []
@@ -241,7 +237,7 @@ def apply_pairs(
             f"got {len(pair_cell)} cells, {len(pair_nucleus)} nuclei and {len(ids)} ids, "
             f"expected one of each for every pair."
         )
-    keys, rows = index_labels(pair_cell)
+    keys, rows = label_hash_index(pair_cell)
     masks = tuple(np.empty(cells.shape, np.uint32) for _ in range(4))
     cell, nucleus, cytoplasm, cell_boundary = masks
     _write_pairs(
@@ -304,8 +300,8 @@ def _flat(labels: Labels) -> Labels:
 
 @kernel
 def _take_greedily(
-    cell: Integers, nucleus: Integers, free_cell: Mask, free_nucleus: Mask
-) -> NDArray[np.bool_]:
+    cell: Int64, nucleus: Int64, free_cell: Mask, free_nucleus: Mask
+) -> Mask:
     taken = np.zeros(cell.size, np.bool_)
     for row in range(cell.size):
         if free_cell[cell[row]] and free_nucleus[nucleus[row]]:
@@ -315,7 +311,7 @@ def _take_greedily(
 
 
 @kernel
-def _tally_pairs(cells: Labels, nuclei: Labels, inside: Mask) -> tuple[Keys, Integers]:
+def _tally_pairs(cells: Labels, nuclei: Labels, inside: Mask) -> tuple[UInt64, Int64]:
     keys, counts, firsts = new_tally()
     used, i, size = 0, 0, cells.size
     while i < size:
@@ -346,8 +342,8 @@ def _write_pairs(
     cells: Labels,
     nuclei: Labels,
     inside: Mask,
-    keys: Keys,
-    rows: Integers,
+    keys: UInt64,
+    rows: Int64,
     pair_nucleus: Labels,
     ids: Labels,
     cell: Labels,

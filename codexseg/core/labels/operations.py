@@ -11,15 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from codexseg.arrays import Int64, Labels, Mask, UInt64
 from codexseg.core.kernel import kernel
 from codexseg.errors import InputError
 
-Labels = NDArray[np.uint32]
-Mask = NDArray[np.bool_]
-Integers = NDArray[np.int64]
-Keys = NDArray[np.uint64]
-
-HIGHEST_LABEL = 2**32 - 1
+MAX_LABEL = 2**32 - 1
 
 _START_BITS = 10
 _MIX_1 = np.uint64(0x9E3779B97F4A7C15)
@@ -42,8 +38,8 @@ class ObjectTable(NamedTuple):
     """
 
     label: Labels
-    area: Integers
-    first: Integers
+    area: Int64
+    first: Int64
 
 
 def as_labels(labels: Any, name: str) -> Labels:
@@ -78,10 +74,10 @@ def as_labels(labels: Any, name: str) -> Labels:
         )
     if labels.size and (labels.dtype.kind == "i" or labels.dtype.itemsize > 4):
         lowest, highest = int(labels.min()), int(labels.max())
-        if lowest < 0 or highest > HIGHEST_LABEL:
+        if lowest < 0 or highest > MAX_LABEL:
             raise InputError(
                 f"{name} holds labels from {lowest} to {highest}, expected 0 (background) "
-                f"to {HIGHEST_LABEL}."
+                f"to {MAX_LABEL}."
             )
     return np.ascontiguousarray(labels, dtype=np.uint32)
 
@@ -163,7 +159,7 @@ def relabel(labels: Labels, old: Labels, new: Labels) -> Labels:
     InputError
         If `old` and `new` differ in length, or `old` names a label twice or names 0.
     """
-    keys, rows = index_labels(old)
+    keys, rows = label_hash_index(old)
     if len(old) != len(new):
         raise InputError(
             f"got {len(old)} old and {len(new)} new labels, expected one new for each old."
@@ -215,7 +211,7 @@ def renumber(labels: Labels, numbers: Labels) -> Labels:
     return renumbered
 
 
-def index_labels(labels: Labels) -> tuple[Keys, Integers]:
+def label_hash_index(labels: Labels) -> tuple[UInt64, Int64]:
     """Build the hash table that finds the row of a label (see `find_slot`).
 
     Parameters
@@ -247,7 +243,7 @@ def index_labels(labels: Labels) -> tuple[Keys, Integers]:
 
 
 @kernel
-def find_slot(keys: Keys, key: np.uint64) -> np.uint64:
+def find_slot(keys: UInt64, key: np.uint64) -> np.uint64:
     """Return the slot of a table that holds `key`, or the empty one where it belongs."""
     mask = np.uint64(keys.size - 1)
     mixed = key * _MIX_1
@@ -259,16 +255,14 @@ def find_slot(keys: Keys, key: np.uint64) -> np.uint64:
 
 
 @kernel
-def new_tally() -> tuple[Keys, Integers, Integers]:
+def new_tally() -> tuple[UInt64, Int64, Int64]:
     """Return an empty table: keys, pixels counted, raster index of the first pixel."""
     size = 1 << _START_BITS
     return np.zeros(size, np.uint64), np.zeros(size, np.int64), np.zeros(size, np.int64)
 
 
 @kernel
-def double_tally(
-    keys: Keys, counts: Integers, firsts: Integers
-) -> tuple[Keys, Integers, Integers]:
+def double_tally(keys: UInt64, counts: Int64, firsts: Int64) -> tuple[UInt64, Int64, Int64]:
     """Move a tally to a table of twice the size."""
     size = 2 * keys.size
     keys_2, counts_2 = np.zeros(size, np.uint64), np.zeros(size, np.int64)
@@ -281,7 +275,7 @@ def double_tally(
 
 
 @kernel
-def _tally_labels(labels: Labels) -> tuple[Keys, Integers, Integers]:
+def _tally_labels(labels: Labels) -> tuple[UInt64, Int64, Int64]:
     keys, counts, firsts = new_tally()
     used, i = 0, 0
     while i < labels.size:
@@ -327,7 +321,7 @@ def _mark_boundary(labels: Labels, out: NDArray[Any]) -> None:
 
 
 @kernel
-def _fill_index(labels: Labels, keys: Keys, rows: Integers) -> int:
+def _fill_index(labels: Labels, keys: UInt64, rows: Int64) -> int:
     for row in range(labels.size):
         key = np.uint64(labels[row])
         slot = find_slot(keys, key)
@@ -338,7 +332,7 @@ def _fill_index(labels: Labels, keys: Keys, rows: Integers) -> int:
 
 
 @kernel
-def _relabel(labels: Labels, keys: Keys, rows: Integers, new: Labels, out: Labels) -> None:
+def _relabel(labels: Labels, keys: UInt64, rows: Int64, new: Labels, out: Labels) -> None:
     last, value = np.uint32(0), np.uint32(0)
     for i in range(labels.size):
         label = labels[i]

@@ -8,12 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from codexseg.arrays import Int64, Labels, UInt64
 from codexseg.core.grid import Window
 from codexseg.core.kernel import kernel
 from codexseg.core.labels.operations import (
-    Integers,
-    Keys,
-    Labels,
     as_labels,
     double_tally,
     find_slot,
@@ -35,7 +33,7 @@ class Overlaps(NamedTuple):
 
     truth: Labels
     pred: Labels
-    shared: Integers
+    shared: Int64
 
 
 def overlaps(truth: Labels, pred: Labels) -> Overlaps:
@@ -111,11 +109,11 @@ def border_labels(
     return found[found > 0]
 
 
-def _keys(truth: Labels, pred: Labels) -> Keys:
+def _keys(truth: Labels, pred: Labels) -> UInt64:
     return (truth.astype(np.uint64) << np.uint64(32)) | pred
 
 
-def _table(keys: Keys, shared: Integers) -> Overlaps:
+def _table(keys: UInt64, shared: Int64) -> Overlaps:
     """Sum the pixels of equal keys, but for those that are background twice."""
     found, index = np.unique(keys, return_inverse=True)
     total = np.zeros(len(found), np.int64)
@@ -126,7 +124,7 @@ def _table(keys: Keys, shared: Integers) -> Overlaps:
 
 
 @kernel
-def _tally_overlaps(truth: Labels, pred: Labels) -> tuple[Keys, Integers]:
+def _tally_overlaps(truth: Labels, pred: Labels) -> tuple[UInt64, Int64]:
     keys, counts, firsts = new_tally()
     used, i, size = 0, 0, truth.size
     while i < size:

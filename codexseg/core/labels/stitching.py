@@ -5,8 +5,8 @@ objects that touch its core. The pixels identify an object: its first pixel in r
 order, its area and a hash of all its pixels. Equal detections form one *candidate*. A
 candidate is *consistent* if every patch whose core it touches detects it; consistent
 candidates become objects of the slide. A backend that is translation-invariant yields
-consistent candidates only. All other candidates conflict, and :func:`resolve` accepts or
-rejects them in an order that depends on their pixels alone.
+consistent candidates only. All other candidates conflict, and :func:`resolve_conflicts`
+accepts or rejects them in an order that depends on their pixels alone.
 """
 
 from collections.abc import Mapping
@@ -311,7 +311,7 @@ def find_candidates(detections: Mapping[int, Detections], grid: PatchGrid) -> Ca
     )
 
 
-def resolve(
+def resolve_conflicts(
     candidates: Candidates,
     conflicts: Int64,
     min_remaining: float,
@@ -379,7 +379,7 @@ def select_discards(
     Parameters
     ----------
     candidates, conflicts
-        As for :func:`resolve`.
+        As for :func:`resolve_conflicts`.
     fragmented : (k,) int64
         Accepted candidates that are fragmented.
 

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from codexseg.arrays import Columns, Float64, Int64, Labels, Pixels
 from codexseg.core.kernel import kernel
-from codexseg.core.measure.morphology import Columns, Index, measure_shapes, solidity
+from codexseg.core.measure.morphology import Index, measure_shapes, solidity
 from codexseg.errors import InputError
 
 __all__ = [
@@ -21,14 +22,12 @@ __all__ = [
     "STATISTICS",
     "Compartments",
     "cell_entropy",
-    "index_labels",
+    "label_positions",
     "measure_channel",
     "measure_shapes",
     "solidity",
     "split_compartments",
 ]
-
-Labels = NDArray[np.uint32]
 
 COMPARTMENTS = ("cell", "nucleus", "cytoplasm")
 QUANTILES = {"median": 0.5, "p5": 0.05, "p25": 0.25, "p75": 0.75, "p95": 0.95}
@@ -56,16 +55,16 @@ class Compartments:
 
     n: int
     shape: tuple[int, int]
-    runs: NDArray[np.int32]
-    members: NDArray[np.int32]
+    runs: Index
+    members: Index
 
     @cached_property
-    def areas(self) -> NDArray[np.int64]:
+    def areas(self) -> Int64:
         """Pixels per compartment and cell, (3, n) int64: cell, nucleus, cytoplasm."""
         return _run_areas(self.runs, self.members, self.n)[:, : self.n]
 
 
-def index_labels(labels: Labels, ids: Labels) -> Index:
+def label_positions(labels: Labels, ids: Labels) -> Index:
     """Say for each pixel which of the listed objects it belongs to.
 
     Parameters
@@ -90,7 +89,7 @@ def index_labels(labels: Labels, ids: Labels) -> Index:
             f"the ids to measure must be labels above 0 in rising order, each once, got "
             f"{np.array2string(ids, threshold=6, edgeitems=3)}: numpy.unique orders them."
         )
-    return _index_labels(labels, ids)
+    return _label_positions(labels, ids)
 
 
 def split_compartments(cell_index: Index, nucleus_index: Index, n: int) -> Compartments:
@@ -99,7 +98,7 @@ def split_compartments(cell_index: Index, nucleus_index: Index, n: int) -> Compa
     Parameters
     ----------
     cell_index, nucleus_index : (y, x) int32
-        Position 0..n-1 of the cell at each pixel, -1 for none, as :func:`index_labels`
+        Position 0..n-1 of the cell at each pixel, -1 for none, as :func:`label_positions`
         returns it; cell i and nucleus i are one cell.
     n : int
         Number of cells.
@@ -127,7 +126,7 @@ def split_compartments(cell_index: Index, nucleus_index: Index, n: int) -> Compa
 
 
 def measure_channel(
-    pixels: NDArray[Any], compartments: Compartments, statistics: Sequence[str] = ("mean",)
+    pixels: Pixels, compartments: Compartments, statistics: Sequence[str] = ("mean",)
 ) -> Columns:
     """Measure the grey levels of one channel in cells, nuclei and cytoplasms.
 
@@ -170,7 +169,7 @@ def measure_channel(
     if ranked := [name for name in QUANTILES if name in wanted]:
         shares = np.array([QUANTILES[name] for name in ranked])
         found |= zip(ranked, _quantiles(pixels, runs, members, areas, shares), strict=True)
-    columns: Columns = {}
+    columns: dict[str, NDArray[Any]] = {}
     for statistic in statistics:
         kind = np.float64 if statistic == "total" else np.float32
         values = np.where(empty, np.nan, found[statistic]).astype(kind)
@@ -179,7 +178,7 @@ def measure_channel(
     return columns
 
 
-def cell_entropy(means: NDArray[Any]) -> NDArray[np.float64]:
+def cell_entropy(means: NDArray[Any]) -> Float64:
     """Measure how evenly a cell's signal spreads over the channels, in bits.
 
     Parameters
@@ -202,7 +201,7 @@ def cell_entropy(means: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _check_channel(
-    pixels: NDArray[Any], compartments: Compartments, statistics: Sequence[str]
+    pixels: Pixels, compartments: Compartments, statistics: Sequence[str]
 ) -> None:
     if pixels.shape != compartments.shape:
         raise InputError(
@@ -222,7 +221,7 @@ def _check_channel(
 
 
 @kernel
-def _index_labels(labels: Labels, ids: Labels) -> Index:
+def _label_positions(labels: Labels, ids: Labels) -> Index:
     height, width = labels.shape
     index = np.full((height, width), -1, np.int32)
     for y in range(height):
@@ -253,9 +252,7 @@ def _count_runs(cells: Index, nuclei: Index) -> int:
 
 
 @kernel
-def _fill_runs(
-    cells: Index, nuclei: Index, runs: NDArray[np.int32], members: NDArray[np.int32]
-) -> None:
+def _fill_runs(cells: Index, nuclei: Index, runs: Index, members: Index) -> None:
     at, (height, width) = 0, cells.shape
     for y in range(height):
         x = 0
@@ -275,9 +272,7 @@ def _fill_runs(
 
 
 @kernel
-def _run_areas(
-    runs: NDArray[np.int32], members: NDArray[np.int32], n: int
-) -> NDArray[np.int64]:
+def _run_areas(runs: Index, members: Index, n: int) -> Int64:
     areas = np.zeros((3, n + 1), np.int64)
     for r in range(runs.shape[0]):
         for c in range(3):
@@ -286,9 +281,7 @@ def _run_areas(
 
 
 @kernel
-def _add_integers(
-    pixels: NDArray[Any], runs: NDArray[np.int32], members: NDArray[np.int32], n: int
-) -> NDArray[np.int64]:
+def _add_integers(pixels: Pixels, runs: Index, members: Index, n: int) -> Int64:
     totals = np.zeros((3, n + 1), np.int64)
     for r in range(runs.shape[0]):
         y, total = runs[r, 0], np.int64(0)
@@ -300,9 +293,7 @@ def _add_integers(
 
 
 @kernel
-def _add_floats(
-    pixels: NDArray[Any], runs: NDArray[np.int32], members: NDArray[np.int32], n: int
-) -> NDArray[np.float64]:
+def _add_floats(pixels: Pixels, runs: Index, members: Index, n: int) -> Float64:
     """Add pixel by pixel: a sum of sums would depend on how runs are cut."""
     totals = np.zeros((3, n + 1), np.float64)
     for r in range(runs.shape[0]):
@@ -317,11 +308,11 @@ def _add_floats(
 
 @kernel
 def _add_squares(
-    pixels: NDArray[Any],
-    runs: NDArray[np.int32],
-    members: NDArray[np.int32],
-    means: NDArray[np.float64],
-) -> NDArray[np.float64]:
+    pixels: Pixels,
+    runs: Index,
+    members: Index,
+    means: Float64,
+) -> Float64:
     totals = np.zeros((3, means.shape[1] + 1), np.float64)
     for r in range(runs.shape[0]):
         y = runs[r, 0]
@@ -337,8 +328,8 @@ def _add_squares(
 
 @kernel
 def _extremes(
-    pixels: NDArray[Any], runs: NDArray[np.int32], members: NDArray[np.int32], n: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    pixels: Pixels, runs: Index, members: Index, n: int
+) -> tuple[Float64, Float64]:
     lowest, highest = np.full((3, n + 1), np.inf), np.full((3, n + 1), -np.inf)
     for r in range(runs.shape[0]):
         y = runs[r, 0]
@@ -354,12 +345,12 @@ def _extremes(
 
 @kernel
 def _quantiles(
-    pixels: NDArray[Any],
-    runs: NDArray[np.int32],
-    members: NDArray[np.int32],
-    areas: NDArray[np.int64],
-    shares: NDArray[np.float64],
-) -> NDArray[np.float64]:
+    pixels: Pixels,
+    runs: Index,
+    members: Index,
+    areas: Int64,
+    shares: Float64,
+) -> Float64:
     n = areas.shape[1]
     quantiles = np.full((shares.size, 3, n), np.nan)
     for c in range(3):

@@ -5,15 +5,14 @@ window in which it is measured. The definitions are those of `skimage.measure.re
 some fifty times faster.
 """
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
+from codexseg.arrays import Columns, Float64, Int64
 from codexseg.core.kernel import kernel
 
 Index = NDArray[np.int32]
-Columns = dict[str, NDArray[Any]]
+"""Position of the object at each pixel, -1 for none; also runs of pixels."""
 
 _FAR = 2**40
 """Larger than any column: where an object has no pixel in a row."""
@@ -73,7 +72,7 @@ def measure_shapes(index: Index, n: int, origin: tuple[int, int]) -> Columns:
     }
 
 
-def solidity(index: Index, n: int) -> NDArray[np.float64]:
+def solidity(index: Index, n: int) -> Float64:
     """Divide each object's area by that of its convex hull.
 
     Parameters
@@ -102,7 +101,7 @@ def solidity(index: Index, n: int) -> NDArray[np.float64]:
         return np.where(sums[0] > 0, sums[0] / hulls, np.nan)
 
 
-def _central(sums: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+def _central(sums: Int64) -> tuple[Int64, ...]:
     """Move moments to the whole pixel below the centroid: place, rest, second moments."""
     area = np.maximum(sums[0], 1)
     first = sums[1:3]
@@ -113,23 +112,19 @@ def _central(sums: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
     return place, rest, np.stack([square[0], square[1], mixed])
 
 
-def _eigenvalues(
-    yy: NDArray[np.float64], xx: NDArray[np.float64], xy: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _eigenvalues(yy: Float64, xx: Float64, xy: Float64) -> tuple[Float64, Float64]:
     middle, radius = (yy + xx) / 2, np.hypot((yy - xx) / 2, xy)
     return middle + radius, np.maximum(middle - radius, 0)
 
 
-def _orientation(
-    yy: NDArray[np.float64], xx: NDArray[np.float64], xy: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _orientation(yy: Float64, xx: Float64, xy: Float64) -> Float64:
     diagonal = np.where(xy > 0, np.pi / 4, -np.pi / 4)
     twice = 2 * xy + 0.0  # no -0.0: it would turn the angle by pi
     return np.where(yy == xx, diagonal, 0.5 * np.arctan2(twice, yy - xx))
 
 
 @kernel
-def _moments(index: Index, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _moments(index: Index, n: int) -> tuple[Int64, Int64]:
     """Boxes (y0, x0, y1, x1) and sums of 1, y, x, yy, xx, xy, in px of the window."""
     height, width = index.shape
     boxes, sums = np.zeros((4, n), np.int64), np.zeros((6, n), np.int64)
@@ -161,9 +156,7 @@ def _moments(index: Index, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]
 
 
 @kernel
-def _hull_areas(
-    index: Index, tops: NDArray[np.int64], offsets: NDArray[np.int64]
-) -> NDArray[np.int64]:
+def _hull_areas(index: Index, tops: Int64, offsets: Int64) -> Int64:
     """Count the pixel centres in the hulls; object i has rows offsets[i] to [i + 1]."""
     left = np.full(offsets[-1], _FAR, np.int64)
     right = np.full(offsets[-1], _FAR, np.int64)  # mirrored: minus the last column
@@ -183,7 +176,7 @@ def _hull_areas(
 
 
 @kernel
-def _first_centres(columns: NDArray[np.int64]) -> NDArray[np.int64]:
+def _first_centres(columns: Int64) -> Int64:
     """Return the first pixel centre of each row in the hull of pixels' edge middles.
 
     In half pixels, row r is y = 2r; its pixel at column x reaches the hull with the points
