@@ -18,12 +18,12 @@ import numpy as np
 from codexseg.arrays import Float64, Int64, Labels, Mask, UInt64
 from codexseg.core.kernel import kernel
 from codexseg.core.labels.operations import (
-    double_tally,
     find_slot,
     inner_boundary,
     label_boundaries,
     label_hash_index,
-    new_tally,
+    split_keys,
+    tally_pairs,
 )
 from codexseg.errors import InputError
 
@@ -97,11 +97,9 @@ def pair_table(cells: Labels, nuclei: Labels, *, interior: Mask | None = None) -
     Memory follows the pairs that occur, never cells x nuclei nor the highest label.
     """
     inside = _interior_of(cells, nuclei, interior)
-    keys, shared = _tally_pairs(_flat(cells), _flat(nuclei), inside.reshape(-1))
+    keys, shared = tally_pairs(_flat(cells), _flat(nuclei), inside.reshape(-1))
     order = np.argsort(keys)
-    keys = keys[order]
-    cell, nucleus = (keys >> np.uint64(32)), (keys & np.uint64(0xFFFFFFFF))
-    return PairTable(cell.astype(np.uint32), nucleus.astype(np.uint32), shared[order])
+    return PairTable(*split_keys(keys[order]), shared[order])
 
 
 def match(
@@ -308,33 +306,6 @@ def _take_greedily(
             free_cell[cell[row]] = free_nucleus[nucleus[row]] = False
             taken[row] = True
     return taken
-
-
-@kernel
-def _tally_pairs(cells: Labels, nuclei: Labels, inside: Mask) -> tuple[UInt64, Int64]:
-    keys, counts, firsts = new_tally()
-    used, i, size = 0, 0, cells.size
-    while i < size:
-        n, c, run = nuclei[i], cells[i], 0
-        if n == 0:
-            while i < size and nuclei[i] == 0:
-                i += 1
-            continue
-        while i < size and nuclei[i] == n and cells[i] == c:
-            run += inside[i]
-            i += 1
-        if run == 0 or c == 0:
-            continue
-        key = (np.uint64(c) << np.uint64(32)) | np.uint64(n)
-        slot = find_slot(keys, key)
-        counts[slot] += run
-        if keys[slot] != key:
-            keys[slot] = key
-            used += 1
-            if 2 * used > keys.size:
-                keys, counts, firsts = double_tally(keys, counts, firsts)
-    taken = keys != np.uint64(0)
-    return keys[taken], counts[taken]
 
 
 @kernel

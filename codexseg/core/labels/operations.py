@@ -255,14 +255,16 @@ def find_slot(keys: UInt64, key: np.uint64) -> np.uint64:
 
 
 @kernel
-def new_tally() -> tuple[UInt64, Int64, Int64]:
+def _new_tally() -> tuple[UInt64, Int64, Int64]:
     """Return an empty table: keys, pixels counted, raster index of the first pixel."""
     size = 1 << _START_BITS
     return np.zeros(size, np.uint64), np.zeros(size, np.int64), np.zeros(size, np.int64)
 
 
 @kernel
-def double_tally(keys: UInt64, counts: Int64, firsts: Int64) -> tuple[UInt64, Int64, Int64]:
+def _double_tally(
+    keys: UInt64, counts: Int64, firsts: Int64
+) -> tuple[UInt64, Int64, Int64]:
     """Move a tally to a table of twice the size."""
     size = 2 * keys.size
     keys_2, counts_2 = np.zeros(size, np.uint64), np.zeros(size, np.int64)
@@ -276,7 +278,7 @@ def double_tally(keys: UInt64, counts: Int64, firsts: Int64) -> tuple[UInt64, In
 
 @kernel
 def _tally_labels(labels: Labels) -> tuple[UInt64, Int64, Int64]:
-    keys, counts, firsts = new_tally()
+    keys, counts, firsts = _new_tally()
     used, i = 0, 0
     while i < labels.size:
         label, start = labels[i], i
@@ -291,9 +293,62 @@ def _tally_labels(labels: Labels) -> tuple[UInt64, Int64, Int64]:
             keys[slot], firsts[slot] = np.uint64(label), start
             used += 1
             if 2 * used > keys.size:
-                keys, counts, firsts = double_tally(keys, counts, firsts)
+                keys, counts, firsts = _double_tally(keys, counts, firsts)
     taken = keys != _EMPTY
     return keys[taken], counts[taken], firsts[taken]
+
+
+@kernel
+def tally_pairs(first: Labels, second: Labels, mask: Mask | None) -> tuple[UInt64, Int64]:
+    """Count the pixels of each pair of labels that occurs in two flat images.
+
+    Without a mask, background is a label like any other, except in the pair (0, 0). With
+    a mask, only its pixels count, and pairs with background are omitted.
+
+    Returns
+    -------
+    keys : (n,) uint64
+        ``first << 32 | second`` in the order of the hash table, see `split_keys`.
+    counts : (n,) int64
+    """
+    keys, counts, firsts = _new_tally()
+    used, i, size = 0, 0, first.size
+    while i < size:
+        a, b, run = first[i], second[i], 0
+        if mask is None:
+            start = i
+            i += 1
+            while i < size and first[i] == a and second[i] == b:
+                i += 1
+            run = i - start
+        elif b == 0:
+            while i < size and second[i] == 0:
+                i += 1
+            continue
+        else:
+            while i < size and first[i] == a and second[i] == b:
+                run += mask[i]
+                i += 1
+            if run == 0 or a == 0:
+                continue
+        key = (np.uint64(a) << _HALF) | np.uint64(b)
+        if key == _EMPTY:
+            continue
+        slot = find_slot(keys, key)
+        counts[slot] += run
+        if keys[slot] != key:
+            keys[slot] = key
+            used += 1
+            if 2 * used > keys.size:
+                keys, counts, firsts = _double_tally(keys, counts, firsts)
+    taken = keys != _EMPTY
+    return keys[taken], counts[taken]
+
+
+def split_keys(keys: UInt64) -> tuple[Labels, Labels]:
+    """Return the first and the second label, uint32, of the keys of `tally_pairs`."""
+    low = keys & np.uint64(0xFFFFFFFF)
+    return (keys >> _HALF).astype(np.uint32), low.astype(np.uint32)
 
 
 @kernel

@@ -10,12 +10,10 @@ import numpy as np
 
 from codexseg.arrays import Int64, Labels, UInt64
 from codexseg.core.grid import Window
-from codexseg.core.kernel import kernel
 from codexseg.core.labels.operations import (
     as_labels,
-    double_tally,
-    find_slot,
-    new_tally,
+    split_keys,
+    tally_pairs,
 )
 from codexseg.errors import InputError
 
@@ -60,7 +58,7 @@ def overlaps(truth: Labels, pred: Labels) -> Overlaps:
             f"truth and prediction must cover the same pixels, got {truth.shape} and "
             f"{pred.shape}."
         )
-    return _table(*_tally_overlaps(truth.reshape(-1), pred.reshape(-1)))
+    return _table(*tally_pairs(truth.reshape(-1), pred.reshape(-1), None))
 
 
 def add_overlaps(tables: Iterable[Overlaps]) -> Overlaps:
@@ -119,28 +117,4 @@ def _table(keys: UInt64, shared: Int64) -> Overlaps:
     total = np.zeros(len(found), np.int64)
     np.add.at(total, index, shared)
     found, total = found[found > 0], total[found > 0]
-    truth, pred = found >> np.uint64(32), found & np.uint64(0xFFFFFFFF)
-    return Overlaps(truth.astype(np.uint32), pred.astype(np.uint32), total)
-
-
-@kernel
-def _tally_overlaps(truth: Labels, pred: Labels) -> tuple[UInt64, Int64]:
-    keys, counts, firsts = new_tally()
-    used, i, size = 0, 0, truth.size
-    while i < size:
-        t, p, start = truth[i], pred[i], i
-        i += 1
-        while i < size and truth[i] == t and pred[i] == p:
-            i += 1
-        key = (np.uint64(t) << np.uint64(32)) | np.uint64(p)
-        if key == np.uint64(0):
-            continue
-        slot = find_slot(keys, key)
-        counts[slot] += i - start
-        if keys[slot] != key:
-            keys[slot] = key
-            used += 1
-            if 2 * used > keys.size:
-                keys, counts, firsts = double_tally(keys, counts, firsts)
-    taken = keys != np.uint64(0)
-    return keys[taken], counts[taken]
+    return Overlaps(*split_keys(found), total)
