@@ -1,14 +1,15 @@
-"""Repair: every kept cell has one nucleus, both carry one id, none reaches outside.
+"""Repair of label images: one nucleus per cell, inside the cell, with the same id.
 
-Array-level functions for notebooks; the repair stage of a run is built on the same core.
+Array-level functions for notebooks. The repair stage of a run uses the same kernels.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from codexseg.arrays import Int64, Labels
 from codexseg.core.labels.matching import (
     Matching,
     MatchingStats,
@@ -21,12 +22,12 @@ from codexseg.core.labels.matching import (
     matching_stats,
     pair_table,
 )
-from codexseg.core.labels.operations import Integers, Labels, as_labels, object_table
+from codexseg.core.labels.operations import as_labels, object_table
 from codexseg.errors import InputError
 
 
 class Repaired(TypedDict):
-    """What `repair_masks` returns; the masks are (y, x) uint32."""
+    """Result of `repair_masks`; masks are (y, x) uint32."""
 
     cell_matched_mask: Labels
     nucleus_matched_mask: Labels
@@ -35,7 +36,7 @@ class Repaired(TypedDict):
     nucleus_matched_boundary: Labels
     matched_fraction: float
     matching_stats: MatchingStats
-    pairs: NDArray[np.int64]
+    pairs: Int64
     unmatched_cells: Labels
     unmatched_nuclei: Labels
 
@@ -46,13 +47,13 @@ def repair_masks_batch(
     matching: Matching = "best",
     min_overlap: float = 0.0,
 ) -> list[Repaired]:
-    """Match and trim the masks of several patches, each on its own.
+    """Match and trim the masks of several patches independently.
 
     Parameters
     ----------
     seg_res_batch : sequence of mappings
-        One per patch, with the label images "cell" and "nucleus", (y, x) integer; other
-        keys are ignored.
+        One per patch, with label images "cell" and "nucleus", (y, x) integer. Other keys
+        are ignored.
     matching, min_overlap
         See `repair_masks`.
 
@@ -64,8 +65,7 @@ def repair_masks_batch(
     Raises
     ------
     InputError
-        If a patch lacks a mask or a mask is not a label image; the message names the
-        patch.
+        If a mask of a patch is missing or not a label image.
     """
     check_rules(matching, min_overlap)
     patches = [_masks_of(patch, number) for number, patch in enumerate(seg_res_batch)]
@@ -81,38 +81,37 @@ def repair_masks(
     *,
     matching: Matching = "best",
     min_overlap: float = 0.0,
-    tie: Callable[[PairTable], Integers] | None = None,
+    tie: Callable[[PairTable], Int64] | None = None,
 ) -> Repaired:
-    """Match every cell with one nucleus and trim the nucleus to the cell's interior.
+    """Match each cell with one nucleus and trim the nucleus to the cell's interior.
 
     Parameters
     ----------
     cells, nuclei : (y, x) integer
-        Label images of the same pixels, 0 is background. Any labels up to 2**32 - 1.
+        Label images of the same pixels, 0 is background. Labels up to 2**32 - 1.
     matching : {"best", "sequential"}
-        ``best``: pairs by the highest overlap first, whatever the numbers of the labels.
-        ``sequential``: the published rule, cells choose in the order of their labels.
-        See `codexseg.core.labels.matching.match`.
+        ``best``: pairs in descending order of overlap, independent of label numbers.
+        ``sequential``: the published rule, cells in the order of their labels. See
+        `codexseg.core.labels.matching.match`.
     min_overlap : float
-        Smallest share of a nucleus that must lie in the interior of its cell, 0 to 1;
-        0: any pixel.
+        Minimum fraction of a nucleus inside the interior of its cell, 0 (any pixel) to 1.
     tie : callable, optional
-        Given the table of candidate pairs, returns a rank per row that decides between
-        pairs of equal overlap, the lowest first.
+        Function from the table of candidate pairs to a rank per row, which orders pairs
+        of equal overlap, lowest first.
 
     Returns
     -------
     Repaired
-        The masks carry ids 1..m: in raster order of the cells' first pixels (``best``)
-        or in the order of the match (``sequential``). "pairs" is (m, 3) int64: new id,
-        label in `cells`, label in `nuclei`. "unmatched_cells" and "unmatched_nuclei" are
-        the labels that found no partner, ascending. "matched_fraction" is
-        m / (cells + nuclei - m), NaN where there is neither.
+        Masks have ids 1..m, in raster order of the cells' first pixels (``best``) or in
+        the order of the match (``sequential``). "pairs" is (m, 3) int64: new id, label in
+        `cells`, label in `nuclei`. "unmatched_cells" and "unmatched_nuclei" are labels
+        without a partner, ascending. "matched_fraction" is m / (cells + nuclei - m), NaN
+        without objects.
 
     Raises
     ------
     InputError
-        If the masks are not label images of one shape, or a setting is not valid.
+        If the masks are not label images of the same shape, or a setting is invalid.
     """
     cells, nuclei = as_labels(cells, "cells"), as_labels(nuclei, "nuclei")
     _check_same_shape(cells, nuclei, "")
@@ -154,8 +153,8 @@ def _masks_of(patch: Mapping[str, Any], number: int) -> tuple[Labels, Labels]:
     missing = [key for key in ("cell", "nucleus") if key not in patch]
     if missing:
         raise InputError(
-            f"patch {number} of the batch has the keys {sorted(patch)}, expected the label "
-            f"images 'cell' and 'nucleus': {' and '.join(missing)} missing."
+            f"Patch {number} of the batch has the keys {sorted(patch)}; "
+            f"{' and '.join(missing)} missing. Pass the label images 'cell' and 'nucleus'."
         )
     cells = as_labels(patch["cell"], f"'cell' of patch {number}")
     nuclei = as_labels(patch["nucleus"], f"'nucleus' of patch {number}")
@@ -166,6 +165,6 @@ def _masks_of(patch: Mapping[str, Any], number: int) -> tuple[Labels, Labels]:
 def _check_same_shape(cells: Labels, nuclei: Labels, where: str) -> None:
     if cells.shape != nuclei.shape:
         raise InputError(
-            f"cells and nuclei{where} must cover the same pixels, got shapes "
-            f"{cells.shape} and {nuclei.shape}."
+            f"Shapes of cells and nuclei{where} differ: {cells.shape} and {nuclei.shape}. "
+            f"Pass images of the same pixels."
         )

@@ -1,1 +1,1 @@
-"""Arrays in, arrays out: the geometry, the kernels, the measurements."""
+"""Numeric core: geometry, kernels and measurements on arrays."""

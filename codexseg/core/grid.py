@@ -1,4 +1,4 @@
-"""How a slide is cut: windows, patches, and the grid that covers it.
+"""Windows of a slide, and the grid of patches that covers it.
 
 A patch owns its *core* and reads its *outer* window, the core plus a halo. The cores
 partition the slide exactly; the outer windows are clipped at its edges.
@@ -8,15 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 
-import numpy as np
-from numpy.typing import NDArray
-
+from codexseg.arrays import Int64
 from codexseg.errors import InputError
 
 
 @dataclass(frozen=True, order=True)
 class Window:
-    """A half-open rectangle of pixels of the slide: y0 <= y < y1, x0 <= x < x1."""
+    """Half-open rectangle of pixels of the slide: y0 <= y < y1, x0 <= x < x1."""
 
     y0: int
     x0: int
@@ -46,7 +44,7 @@ class Window:
         )
 
     def grow(self, margin: int | tuple[int, int], shape: tuple[int, int]) -> "Window":
-        """Add a margin in pixels (one, or one per axis), clipped at a slide of `shape`."""
+        """Add a margin in pixels, scalar or (y, x), and clip at a slide of `shape`."""
         dy, dx = (margin, margin) if isinstance(margin, int) else margin
         return Window(
             max(0, self.y0 - dy),
@@ -56,7 +54,7 @@ class Window:
         )
 
     def intersection(self, other: "Window") -> "Window | None":
-        """Return the pixels that both windows hold, or None where there are none."""
+        """Return the overlap with another window, or None if they are disjoint."""
         y0, x0 = max(self.y0, other.y0), max(self.x0, other.x0)
         y1, x1 = min(self.y1, other.y1), min(self.x1, other.x1)
         return Window(y0, x0, y1, x1) if y0 < y1 and x0 < x1 else None
@@ -64,7 +62,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Patch:
-    """One piece of the slide: the core it owns, the outer window it reads."""
+    """Patch of the slide: the core that it owns and the outer window that it reads."""
 
     number: int
     row: int
@@ -82,7 +80,7 @@ class PatchGrid:
     shape : (int, int)
         Height and width of the slide, px.
     step : (int, int)
-        Height and width of a core, px; the last row and column take what is left.
+        Height and width of a core, px; smaller in the last row and column.
     halo : (int, int)
         Margin that the outer window adds to the core on each side, px.
     """
@@ -94,8 +92,9 @@ class PatchGrid:
     def __post_init__(self) -> None:
         if min(self.shape) < 1 or min(self.step) < 1 or min(self.halo) < 0:
             raise InputError(
-                f"a grid needs a slide and cores of at least 1 px and a halo of at least "
-                f"0 px, got shape {self.shape}, step {self.step}, halo {self.halo}."
+                f"Invalid patch grid: shape {self.shape}, step {self.step}, halo "
+                f"{self.halo}. Pass a shape and step of at least 1 px and a halo of at "
+                f"least 0 px."
             )
 
     @property
@@ -109,7 +108,7 @@ class PatchGrid:
 
     def __getitem__(self, number: int) -> Patch:
         if not 0 <= number < len(self):
-            raise IndexError(f"patch {number} of a grid of {len(self)}")
+            raise IndexError(f"Patch {number} is outside a grid of {len(self)} patches.")
         row, column = divmod(number, self.counts[1])
         (dy, dx), (height, width) = self.step, self.shape
         y0, x0 = row * dy, column * dx
@@ -121,16 +120,16 @@ class PatchGrid:
 
     @property
     def outer_shape(self) -> tuple[int, int]:
-        """Height and width that hold the outer window of any patch."""
+        """Height and width of the largest outer window, px."""
         (h, w), (dy, dx), (ey, ex) = self.shape, self.step, self.halo
         return min(h, dy + 2 * ey), min(w, dx + 2 * ex)
 
-    def owner(self, y: NDArray[np.int64], x: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Numbers of the patches whose cores hold the pixels (y, x)."""
+    def owner(self, y: Int64, x: Int64) -> Int64:
+        """Return the numbers of the patches that own the pixels (y, x)."""
         return (y // self.step[0]) * self.counts[1] + x // self.step[1]
 
     def near(self, window: Window) -> list[Patch]:
-        """Return the patches whose outer window shares a pixel with `window`."""
+        """Return the patches with an outer window that overlaps `window`."""
         rows, columns = self.counts
         (dy, dx), (ey, ex) = self.step, self.halo
         r0, r1 = max(0, (window.y0 - ey) // dy), min(rows - 1, (window.y1 - 1 + ey) // dy)

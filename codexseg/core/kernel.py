@@ -1,4 +1,4 @@
-"""How kernels are compiled."""
+"""Compilation of numeric kernels."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -9,10 +9,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def kernel(function: Function) -> Function:
-    """Compile a numeric function with numba, cached on disk, without the GIL.
+    """Compile a numeric function with numba; cache it on disk and release the GIL.
 
-    Where neither the package's folder nor the user's cache can be written, as in some
-    containers, it is compiled anew in every process: `NUMBA_CACHE_DIR` names a folder.
+    If neither the package folder nor the user's cache is writable, as in some containers,
+    every process compiles again. Set `NUMBA_CACHE_DIR` to a writable folder to avoid it.
     """
     try:
         compiled = numba.njit(cache=True, nogil=True)(function)

@@ -14,10 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from codexseg.arrays import Labels, Pixels
+from codexseg.arrays import Int64, Labels, Pixels
 from codexseg.core.drawing.error_overlay import draw_errors
 from codexseg.core.grid import PatchGrid, Window
-from codexseg.core.labels.operations import Integers
 from codexseg.core.labels.overlaps import (
     Overlaps,
     add_overlaps,
@@ -104,7 +103,7 @@ class _Counts(NamedTuple):
 
     objects: Overlaps
     pixels: PixelCounts
-    levels: Integers | None
+    levels: Int64 | None
 
 
 def evaluate(
@@ -184,7 +183,7 @@ def evaluate_files(
     _check_options(iou, ignore_border)
     pairs = pair_files(Path(truth), Path(pred), compartment)
     images: list[Scores] = []
-    levels: Integers | None = None
+    levels: Int64 | None = None
     for true_file, pred_file in pairs:
         with open_labels(true_file) as true_image, open_labels(pred_file) as pred_image:
             counts = _count(true_image, pred_image, ignore_border)
@@ -295,7 +294,7 @@ def _scores(name: str, counts: _Counts, iou: Sequence[float]) -> Scores:
     return Scores(name, matches, count_errors(pairs), counts.pixels)
 
 
-def _pool(images: Sequence[Scores], levels: Integers | None) -> Scores:
+def _pool(images: Sequence[Scores], levels: Int64 | None) -> Scores:
     kinds = {image.errors is None for image in images}
     if len(kinds) > 1:
         raise InputError(

@@ -16,11 +16,9 @@ from codexseg.config.schema import ProfileConfig
 from codexseg.core.grid import Window
 from codexseg.core.measure.intensity import (
     cell_entropy,
+    label_positions,
     measure_channel,
     split_compartments,
-)
-from codexseg.core.measure.intensity import (
-    index_labels as label_positions,
 )
 from codexseg.core.measure.morphology import measure_shapes, solidity
 from codexseg.run.records import Record

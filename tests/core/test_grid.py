@@ -24,7 +24,7 @@ def test_cores_partition_the_slide(grid):
 
 
 @given(grids)
-def test_the_owner_of_a_pixel_is_the_patch_whose_core_holds_it(grid):
+def test_owner_is_the_patch_with_the_pixel_in_its_core(grid):
     y, x = np.mgrid[: grid.shape[0], : grid.shape[1]]
     owner = grid.owner(y, x)
     for patch in grid:
@@ -32,17 +32,17 @@ def test_the_owner_of_a_pixel_is_the_patch_whose_core_holds_it(grid):
 
 
 @given(grids, st.data())
-def test_near_lists_every_patch_that_sees_a_window(grid, data):
+def test_near_returns_all_patches_with_overlapping_outer_window(grid, data):
     height, width = grid.shape
     y0, x0 = data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))
     y1, x1 = data.draw(st.integers(y0 + 1, height)), data.draw(st.integers(x0 + 1, width))
     window = Window(y0, x0, y1, x1)
-    seen = [p.number for p in grid if p.outer.intersection(window)]
-    assert [p.number for p in grid.near(window)] == seen
+    expected = [p.number for p in grid if p.outer.intersection(window)]
+    assert [p.number for p in grid.near(window)] == expected
 
 
 @given(grids)
-def test_outer_windows_hold_core_and_halo_and_end_at_the_slide(grid):
+def test_outer_windows_are_core_plus_halo_clipped_at_the_slide(grid):
     for patch in grid:
         assert patch.outer == patch.core.grow(grid.halo, grid.shape)
         assert patch.outer.intersection(patch.core) == patch.core
@@ -62,6 +62,6 @@ def test_patches_are_numbered_row_by_row():
     assert grid[5].outer == Window(2, 5, 5, 7)
 
 
-def test_a_grid_of_nothing_is_refused():
+def test_empty_grid_raises_input_error():
     with pytest.raises(InputError, match=r"shape \(0, 5\)"):
         PatchGrid((0, 5), (3, 3), (0, 0))

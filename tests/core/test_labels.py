@@ -23,7 +23,7 @@ many = st.integers(0, 2**32 - 1)
 scattered = arrays(np.uint32, (40, 50), elements=many, fill=st.nothing())
 
 
-def test_boundary_is_inside_the_object_and_not_at_the_border_of_the_image():
+def test_boundary_is_inside_the_object_and_excludes_the_image_border():
     labels = draw("""
         1111.
         1111.
@@ -41,13 +41,13 @@ def test_boundary_is_inside_the_object_and_not_at_the_border_of_the_image():
 
 @given(label_images)
 @settings(deadline=None)
-def test_boundaries_are_those_of_scikit_image(labels):
+def test_boundaries_match_scikit_image(labels):
     expected = find_boundaries(labels, mode="inner", connectivity=1) & (labels > 0)
     assert np.array_equal(inner_boundary(labels), expected)
     assert np.array_equal(label_boundaries(labels), np.where(expected, labels, 0))
 
 
-def test_a_view_has_the_boundaries_of_its_copy():
+def test_strided_view_gives_same_result_as_copy():
     labels = np.random.default_rng(1).integers(0, 4, (30, 40)).astype(np.uint32)
     view = labels[3:-4:2, 5:-6]
     assert np.array_equal(inner_boundary(view), inner_boundary(view.copy()))
@@ -55,7 +55,7 @@ def test_a_view_has_the_boundaries_of_its_copy():
 
 
 @pytest.mark.parametrize("shape", [(0, 0), (0, 5), (5, 0), (1, 1)])
-def test_images_without_an_inside(shape):
+def test_empty_and_single_pixel_images_have_no_boundary(shape):
     labels = np.ones(shape, np.uint32)
     assert inner_boundary(labels).shape == shape
     assert not inner_boundary(labels).any()
@@ -64,19 +64,19 @@ def test_images_without_an_inside(shape):
 
 @given(label_images | scattered)
 @settings(deadline=None, max_examples=50)
-def test_object_table_counts_pixels_and_finds_the_first(labels):
+def test_object_table_matches_numpy_unique(labels):
     table = object_table(labels)
     label, first, area = np.unique(labels, return_index=True, return_counts=True)
-    found = label > 0
+    is_object = label > 0
     assert table.label.dtype == np.uint32
-    assert np.array_equal(table.label, label[found])
-    assert np.array_equal(table.area, area[found])
-    assert np.array_equal(table.first, first[found])
+    assert np.array_equal(table.label, label[is_object])
+    assert np.array_equal(table.area, area[is_object])
+    assert np.array_equal(table.first, first[is_object])
 
 
 @given(label_images | scattered, st.randoms(use_true_random=False))
 @settings(deadline=None, max_examples=50)
-def test_relabel_maps_what_it_is_told_and_clears_the_rest(labels, random):
+def test_relabel_maps_listed_labels_and_clears_others(labels, random):
     present = object_table(labels).label.tolist()
     old = random.sample(present, len(present) // 2)
     new = random.sample(range(1, 2**32), len(old))
@@ -86,18 +86,18 @@ def test_relabel_maps_what_it_is_told_and_clears_the_rest(labels, random):
     assert np.array_equal(relabelled, np.array(expected, np.uint32).reshape(labels.shape))
 
 
-def test_relabel_names_a_label_that_stands_twice():
+def test_relabel_rejects_duplicates_zero_and_unequal_lengths():
     labels = draw("12")
-    with pytest.raises(InputError, match="label 2 in row 2"):
+    with pytest.raises(InputError, match="Label 2 in row 2"):
         relabel(labels, np.array([2, 1, 2], np.uint32), np.array([1, 2, 3], np.uint32))
-    with pytest.raises(InputError, match="label 0 in row 0"):
+    with pytest.raises(InputError, match="Label 0 in row 0"):
         relabel(labels, np.array([0], np.uint32), np.array([1], np.uint32))
     with pytest.raises(InputError, match="1 old and 2 new"):
         relabel(labels, np.array([1], np.uint32), np.array([1, 2], np.uint32))
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint32, np.int64, np.uint64])
-def test_any_integer_becomes_uint32(dtype):
+def test_as_labels_converts_integers_to_uint32(dtype):
     labels = as_labels(draw("1.2").astype(dtype), "cells")
     assert labels.dtype == np.uint32
     assert labels.tolist() == [[1, 0, 2]]
@@ -113,7 +113,7 @@ def test_any_integer_becomes_uint32(dtype):
         (np.full((2, 2), 2**32), "expected 0 .background. to 4294967295"),
     ],
 )
-def test_what_is_no_label_image_is_named(labels, message):
+def test_as_labels_rejects_invalid_arrays(labels, message):
     with pytest.raises(InputError, match=message):
         as_labels(labels, "cells")
 
@@ -123,25 +123,25 @@ def test_what_is_no_label_image_is_named(labels, message):
     arrays(np.uint32, 10, elements=many),
 )
 @settings(deadline=None)
-def test_small_labels_are_looked_up(labels, numbers):
+def test_renumber_matches_numpy_indexing(labels, numbers):
     assert np.array_equal(renumber(labels, numbers), numbers[labels])
     assert np.array_equal(renumber(labels[::2, ::-1], numbers), numbers[labels[::2, ::-1]])
 
 
-def test_numbers_may_be_mapped(tmp_path):
+def test_renumber_accepts_memory_mapped_numbers(tmp_path):
     labels, numbers = draw("1122."), np.array([0, 7, 2**32 - 1], np.uint32)
     np.save(tmp_path / "numbers.npy", numbers)
     mapped = np.load(tmp_path / "numbers.npy", mmap_mode="r")
     assert np.array_equal(renumber(labels, mapped), numbers[labels])
 
 
-def test_a_label_without_a_number_is_an_error():
-    with pytest.raises(InputError, match="label 2 has no new number"):
+def test_renumber_rejects_label_without_number():
+    with pytest.raises(InputError, match="Label 2 has no new number"):
         renumber(draw("1122."), np.array([0, 7], np.uint32))
 
 
 @given(label_images, st.integers(0, 2**32))
 @settings(deadline=None)
-def test_any_pixel_of_an_object_under_a_mask(labels, seed):
+def test_any_where_matches_numpy(labels, seed):
     where = np.random.default_rng(seed).random(labels.shape) < 0.1
     assert any_where(labels, where) == bool((labels[where] > 0).any())

@@ -29,7 +29,7 @@ def blocks(n, size):
 cell_images, nucleus_images = blocks(3, 4), blocks(6, 2)
 
 
-def pairs_by_hand(cells, nuclei, min_overlap=0.0, *, sequential=False):
+def reference_pairs(cells, nuclei, min_overlap=0.0, *, sequential=False):
     inside = (cells > 0) & ~find_boundaries(cells, mode="inner")
     candidates = []
     for c in np.unique(cells[cells > 0]):
@@ -63,7 +63,7 @@ def match_images(cells, nuclei, **options):
     return pairs.cell[accepted], pairs.nucleus[accepted]
 
 
-def test_only_pixels_of_the_interior_are_shared():
+def test_pair_table_counts_interior_pixels_only():
     cells = draw("""
         .....222
         .1111222
@@ -76,7 +76,7 @@ def test_only_pixels_of_the_interior_are_shared():
         ..77.888
         ..77..88
     """)
-    # The bottom and the right of the image cut the cells open: no boundary there.
+    # The image border cuts the cells at the bottom and right: no boundary there.
     assert np.array_equal(
         interior(cells),
         draw("""
@@ -94,7 +94,7 @@ def test_only_pixels_of_the_interior_are_shared():
 
 @given(cell_images, nucleus_images)
 @settings(deadline=None)
-def test_tables_of_windows_add_up_to_the_table_of_the_whole(cells, nuclei):
+def test_pair_tables_of_windows_sum_to_table_of_image(cells, nuclei):
     whole = pair_table(cells, nuclei)
     inside, total = interior(cells), {}
     for rows in (slice(0, 5), slice(5, 12)):
@@ -107,14 +107,14 @@ def test_tables_of_windows_add_up_to_the_table_of_the_whole(cells, nuclei):
     assert [total[key] for key in sorted(total)] == whole.shared.tolist()
 
 
-def test_thousands_of_pairs_are_all_counted():
+def test_pair_table_counts_thousands_of_pairs():
     rng = np.random.default_rng(3)
     cells = rng.integers(1, 2**32, (80, 90), dtype=np.uint32)
     nuclei = rng.integers(0, 50, cells.shape).astype(np.uint32) * np.uint32(85_899_345)
     everywhere = np.ones(cells.shape, bool)
     pairs = pair_table(cells, nuclei, interior=everywhere)
-    found = nuclei > 0
-    keys = cells[found].astype(np.uint64) << np.uint64(32) | nuclei[found]
+    is_nucleus = nuclei > 0
+    keys = cells[is_nucleus].astype(np.uint64) << np.uint64(32) | nuclei[is_nucleus]
     expected, counts = np.unique(keys, return_counts=True)
     assert len(expected) > 5000
     assert np.array_equal(pairs.cell, expected >> np.uint64(32))
@@ -124,10 +124,10 @@ def test_thousands_of_pairs_are_all_counted():
 
 @given(cell_images, nucleus_images, st.sampled_from([0, 0.25, 0.5, 1]), st.booleans())
 @settings(deadline=None)
-def test_the_pairs_are_those_of_the_rule_spelled_out(cells, nuclei, least, sequential):
+def test_match_agrees_with_reference_implementation(cells, nuclei, min_overlap, sequential):
     matching = "sequential" if sequential else "best"
-    pairs = match_images(cells, nuclei, matching=matching, min_overlap=least)
-    expected = pairs_by_hand(cells, nuclei, least, sequential=sequential)
+    pairs = match_images(cells, nuclei, matching=matching, min_overlap=min_overlap)
+    expected = reference_pairs(cells, nuclei, min_overlap, sequential=sequential)
     assert sorted(zip(*map(np.ndarray.tolist, pairs), strict=True)) == expected
 
 
@@ -143,7 +143,7 @@ def test_the_pairs_are_those_of_the_rule_spelled_out(cells, nuclei, least, seque
         ([(0, 0, 8_192), (0, 1, 16_382)], [8_193, 16_384], [0, 1], 0),  # by 1.5e-8
     ],
 )
-def test_what_decides_between_two_nuclei(pairs, nucleus_area, firsts, expected):
+def test_match_resolves_ties_in_documented_order(pairs, nucleus_area, firsts, expected):
     cell, nucleus, shared = np.array(pairs).T
     for order in ([0, 1], [1, 0]):
         accepted = match(
@@ -157,14 +157,14 @@ def test_what_decides_between_two_nuclei(pairs, nucleus_area, firsts, expected):
         assert nucleus[order][accepted].tolist() == [expected]
 
 
-def test_the_first_cell_takes_a_nucleus_that_two_share_alike():
+def test_nucleus_shared_equally_goes_to_first_cell():
     cells, nuclei = draw("2222211111"), draw("...5..5...")
     assert match_images(cells, nuclei)[0].tolist() == [2]
     assert match_images(cells, nuclei, matching="sequential")[0].tolist() == [1]
 
 
 @pytest.mark.parametrize("limit", [2, 2**31, 2**32, 2**40])
-def test_the_first_cell_is_the_first_beyond_32_bits_too(limit):
+def test_first_pixels_beyond_32_bits_are_compared_correctly(limit):
     accepted = match(
         np.array([0, 1]),
         np.array([0, 0]),
@@ -176,7 +176,7 @@ def test_the_first_cell_is_the_first_beyond_32_bits_too(limit):
     assert accepted.tolist() == [1]
 
 
-def test_an_injected_order_decides_ties_and_only_ties():
+def test_tie_argument_orders_only_pairs_of_equal_overlap():
     def accepted(shared):
         return match(
             np.array([0, 0]),
@@ -192,7 +192,7 @@ def test_an_injected_order_decides_ties_and_only_ties():
     assert accepted([4, 1]) == [0]
 
 
-def test_no_candidates_no_pairs():
+def test_match_without_candidates_returns_no_pairs():
     empty = np.zeros(0, np.int64)
     options = {"nucleus_area": empty, "cell_first": empty, "nucleus_first": empty}
     assert match(empty, empty, empty, **options).tolist() == []
@@ -202,19 +202,19 @@ def test_no_candidates_no_pairs():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"matching": "greedy"}, "'greedy', expected one of best, sequential"),
+        ({"matching": "greedy"}, "'greedy'. Expected one of best, sequential"),
         ({"min_overlap": 50}, "min_overlap is 50"),
         ({"min_overlap": math.nan}, "min_overlap is nan"),
     ],
 )
-def test_unknown_rules_are_refused(options, message):
+def test_match_rejects_invalid_settings(options, message):
     with pytest.raises(InputError, match=message):
         match_images(draw("111"), draw("..1"), **options)
 
 
 @st.composite
 def candidates(draw):
-    """Candidate pairs of up to seven cells and nuclei, and what the rules ask of them."""
+    """Candidate pairs of up to seven cells and nuclei, and arrays per object."""
     pair = st.tuples(st.integers(0, 6), st.integers(0, 6))
     pairs = draw(st.lists(pair, unique=True, max_size=20))
     cell, nucleus = np.array(pairs, np.int64).reshape(-1, 2).T
@@ -230,8 +230,8 @@ def candidates(draw):
 
 @given(candidates())
 @settings(deadline=None)
-def test_pairs_are_one_to_one_and_none_is_beaten(table):
-    """Whoever is not taken has a partner that is taken by one at least as good."""
+def test_pairs_are_one_to_one_and_stable(table):
+    """Each rejected pair competes with an accepted pair of higher priority."""
     (cell, nucleus, shared), objects = table
     accepted = match(cell, nucleus, shared, **objects)
     assert len(set(cell[accepted])) == len(set(nucleus[accepted])) == len(accepted)
@@ -246,15 +246,15 @@ def test_pairs_are_one_to_one_and_none_is_beaten(table):
         )
     ]
     for row in set(range(len(cell))) - set(accepted.tolist()):
-        rivals = accepted[
+        competitors = accepted[
             (cell[accepted] == cell[row]) | (nucleus[accepted] == nucleus[row])
         ]
-        assert min(keys[rival] for rival in rivals) < keys[row]
+        assert min(keys[pair] for pair in competitors) < keys[row]
 
 
 @given(candidates(), st.randoms(use_true_random=False), st.booleans())
 @settings(deadline=None)
-def test_the_order_of_the_candidates_does_not_matter(table, random, sequential):
+def test_match_independent_of_order_of_candidates(table, random, sequential):
     columns, objects = table
     options = objects | {"matching": "sequential" if sequential else "best"}
     order = np.array(random.sample(range(len(columns[0])), len(columns[0])), np.int64)
@@ -264,8 +264,8 @@ def test_the_order_of_the_candidates_does_not_matter(table, random, sequential):
 
 @given(candidates(), st.sampled_from([2**31, 2**32, 2**53, 2**62]), st.booleans())
 @settings(deadline=None)
-def test_first_pixels_decide_alike_wherever_on_the_slide(table, limit, sequential):
-    """Raster indexes may pass any power of two: here it lies among them."""
+def test_match_independent_of_offset_of_first_pixels(table, limit, sequential):
+    """Raster indexes range around powers of two."""
     columns, objects = table
     options = {"matching": "sequential" if sequential else "best"}
     far = {
@@ -276,14 +276,14 @@ def test_first_pixels_decide_alike_wherever_on_the_slide(table, limit, sequentia
     assert match(*columns, **far, **options).tolist() == near.tolist()
 
 
-def test_pixels_are_counted_in_64_bits():
+def test_tables_have_int64_columns():
     labels = draw("1122")
     table, pairs = object_table(labels), pair_table(labels, labels)
     for column in (table.area, table.first, pairs.shared):
         assert column.dtype == np.int64
 
 
-def test_masks_of_pairs():
+def test_apply_pairs_writes_masks_and_boundaries():
     cells = draw("""
         ........
         .1111222
@@ -324,8 +324,8 @@ def test_masks_of_pairs():
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.integers(1, 6_000))
 @settings(deadline=None, max_examples=30)
-def test_masks_are_those_of_the_pairs_pixel_by_pixel(seed, height, width):
-    """Images of several thousand pixels, runs of any length, labels to the highest."""
+def test_apply_pairs_matches_numpy_on_random_images(seed, height, width):
+    """Images of several thousand pixels, runs of any length, labels up to 2**32 - 1."""
     rng = np.random.default_rng(seed)
     labels = np.array([0, 1, 7, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1], np.uint32)
     cells, nuclei = (
@@ -348,28 +348,30 @@ def test_masks_are_those_of_the_pairs_pixel_by_pixel(seed, height, width):
         assert np.array_equal(boundary, find_boundaries(mask, mode="inner") * mask)
 
 
-def test_objects_that_are_not_there_change_nothing():
+def test_pairs_of_absent_objects_are_ignored():
     cells, nuclei = draw("1111 1111 1111"), draw(".... .22. ....")
-    there = [np.array([v], np.uint32) for v in (1, 2, 5)]
-    more = [np.array(v, np.uint32) for v in ([8, 1, 9], [2, 2, 7], [4, 5, 6])]
-    for one, other in zip(
-        apply_pairs(cells, nuclei, *there), apply_pairs(cells, nuclei, *more), strict=True
+    present = [np.array([v], np.uint32) for v in (1, 2, 5)]
+    with_absent = [np.array(v, np.uint32) for v in ([8, 1, 9], [2, 2, 7], [4, 5, 6])]
+    for mask, expected in zip(
+        apply_pairs(cells, nuclei, *present),
+        apply_pairs(cells, nuclei, *with_absent),
+        strict=True,
     ):
-        assert np.array_equal(one, other)
+        assert np.array_equal(mask, expected)
 
 
-def test_masks_need_one_shape_and_one_pair_per_cell():
+def test_matching_rejects_unequal_shapes_and_duplicate_cells():
     cells = draw("111")
     one, two = np.array([1], np.uint32), np.array([1, 2], np.uint32)
     with pytest.raises(InputError, match=r"\(1, 3\), \(1, 2\) and \(1, 3\)"):
         pair_table(cells, draw("11"))
     with pytest.raises(InputError, match="1 cells, 2 nuclei and 1 ids"):
         apply_pairs(cells, cells, one, two, one)
-    with pytest.raises(InputError, match="label 1 in row 1"):
+    with pytest.raises(InputError, match="Label 1 in row 1"):
         apply_pairs(cells, cells, np.array([1, 1], np.uint32), two, two)
 
 
-def test_counts_and_percentages():
+def test_matching_stats_and_matched_fraction():
     assert matched_fraction(3, 4, 5) == 0.5
     assert matched_fraction(0, 0, 2) == 0
     assert math.isnan(matched_fraction(0, 0, 0))

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from codexseg.arrays import Labels
 from codexseg.core.drawing.overlay import Colour, Picture, draw_outlines
-from codexseg.core.labels.operations import Labels, relabel
+from codexseg.core.labels.operations import relabel
 from codexseg.core.labels.overlaps import Overlaps
 from codexseg.core.metrics.objects import match_objects, object_pairs
 

@@ -1,20 +1,33 @@
-"""Expand labels by a radius."""
+"""Expansion of labels by a radius.
+
+The exact Euclidean distance is computed in two passes, along columns and then along rows
+(Saito and Toriwaki 1994), limited to the radius.
+"""
 
 from math import floor
 
 import numpy as np
 from numpy.typing import NDArray
 
+from codexseg.arrays import Labels
 from codexseg.core.kernel import kernel
-
-Labels = NDArray[np.uint32]
 
 
 def grow_labels(labels: Labels, radius: float) -> Labels:
-    """Give background within `radius` px of a label to the nearest labelled pixel.
+    """Assign background within `radius` px of a label to the nearest labelled pixel.
 
-    Distances are exact. Of equally near pixels the one in the nearest column wins, the
-    left before the right, the upper before the lower.
+    Ties are resolved by the nearest column, then left before right, then upper before
+    lower.
+
+    Parameters
+    ----------
+    labels : (y, x) uint32
+    radius : float
+        Maximum Euclidean distance between pixel centres, px.
+
+    Returns
+    -------
+    grown : (y, x) uint32
     """
     grown: Labels = _grow(labels, floor(radius), floor(radius * radius))
     return grown
@@ -22,7 +35,7 @@ def grow_labels(labels: Labels, radius: float) -> Labels:
 
 @kernel
 def _nearest_in_column(labels: Labels, reach: int) -> NDArray[np.int16]:
-    """Signed rows to the nearest label above or below; reach + 1 where none is near."""
+    """Return the signed row distance to the nearest label; reach + 1 if beyond reach."""
     height, width = labels.shape
     rows = np.empty((height, width), np.int16)
     since = np.full(width, reach + 1, np.int64)

@@ -1,33 +1,29 @@
-"""Which nucleus belongs to which cell: the pairs, the trimmed nuclei, the statistics.
+"""Matching of cells and nuclei: pairs, trimmed nuclei and statistics.
 
-The rules are those of the matching step of CellSegmentationEvaluator (Murphy lab), as
-published for CODEX pipelines, with its faults corrected: a nucleus counts for a cell by
-the share of its pixels that lie in the cell's interior (the cell without its inner
-boundary), pairs are one to one, and a nucleus is trimmed to the interior of its cell.
+The rules follow the matching step of CellSegmentationEvaluator (Murphy lab; Chen and
+Murphy 2023), with its errors corrected. The overlap of a nucleus and a cell is the
+fraction of the nucleus inside the interior of the cell, which is the cell without its
+inner boundary. Pairs are one to one. A nucleus is trimmed to the interior of its cell.
 
-Four steps, so that a slide cut into patches can take them apart: `pair_table` counts
-shared pixels in one pass (tables of several patches may be concatenated and summed),
-`match` decides on the tables alone, `apply_pairs` writes the masks in one more pass, and
+Four separate steps also work on a slide that is split into patches: `pair_table` counts
+shared pixels in one pass (tables of several patches are concatenated and summed), `match`
+selects pairs from the tables, `apply_pairs` writes the masks in a second pass, and
 `matching_stats` counts.
 """
 
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
+from codexseg.arrays import Float64, Int64, Labels, Mask, UInt64
 from codexseg.core.kernel import kernel
 from codexseg.core.labels.operations import (
-    Integers,
-    Keys,
-    Labels,
-    Mask,
-    double_tally,
     find_slot,
-    index_labels,
     inner_boundary,
     label_boundaries,
-    new_tally,
+    label_hash_index,
+    split_keys,
+    tally_pairs,
 )
 from codexseg.errors import InputError
 
@@ -36,30 +32,30 @@ MatchingStats = dict[str, dict[str, tuple[int, float]]]
 
 
 class PairTable(NamedTuple):
-    """Cells and nuclei that share interior pixels, in ascending order of (cell, nucleus).
+    """Cells and nuclei that share interior pixels, sorted by (cell, nucleus).
 
     Attributes
     ----------
     cell, nucleus : (n,) uint32
-        Labels of the two.
+        Labels of the pair.
     shared : (n,) int64
         Pixels of the nucleus in the interior of the cell, above 0.
     """
 
     cell: Labels
     nucleus: Labels
-    shared: Integers
+    shared: Int64
 
 
 class MatchedMasks(NamedTuple):
-    """Label images that carry one id for a cell and its nucleus, all (y, x) uint32.
+    """Label images with one id for a cell and its nucleus, all (y, x) uint32.
 
     Attributes
     ----------
     cell, nucleus
         Matched cells; matched nuclei, trimmed to the interior of their cells.
     cytoplasm
-        The cells without their nuclei.
+        Cells without their nuclei.
     cell_boundary, nucleus_boundary
         Inner boundaries of `cell` and `nucleus`.
     """
@@ -72,20 +68,20 @@ class MatchedMasks(NamedTuple):
 
 
 def interior(cells: Labels) -> Mask:
-    """Mark the pixels of cells that are not on the inner boundary; (y, x) bool."""
+    """Return the pixels of cells that are not on the inner boundary; (y, x) bool."""
     return (cells > 0) & ~inner_boundary(cells)
 
 
 def pair_table(cells: Labels, nuclei: Labels, *, interior: Mask | None = None) -> PairTable:
-    """Count the pixels that every nucleus shares with the interior of every cell.
+    """Count the pixels that each nucleus shares with the interior of each cell.
 
     Parameters
     ----------
     cells, nuclei : (y, x) uint32
         Label images of the same pixels.
     interior : (y, x) bool, optional
-        Pixels to count; those of the cells' interiors where none is given. A window of a
-        larger image passes what it knows of its surroundings.
+        Pixels to count; by default `interior(cells)`. For a window of a larger image,
+        pass the interiors of the larger image.
 
     Returns
     -------
@@ -98,41 +94,39 @@ def pair_table(cells: Labels, nuclei: Labels, *, interior: Mask | None = None) -
 
     Notes
     -----
-    Memory follows the pairs that occur, never cells x nuclei nor the highest label.
+    Memory is proportional to the number of pairs that occur.
     """
     inside = _interior_of(cells, nuclei, interior)
-    keys, shared = _tally_pairs(_flat(cells), _flat(nuclei), inside.reshape(-1))
+    keys, shared = tally_pairs(_flat(cells), _flat(nuclei), inside.reshape(-1))
     order = np.argsort(keys)
-    keys = keys[order]
-    cell, nucleus = (keys >> np.uint64(32)), (keys & np.uint64(0xFFFFFFFF))
-    return PairTable(cell.astype(np.uint32), nucleus.astype(np.uint32), shared[order])
+    return PairTable(*split_keys(keys[order]), shared[order])
 
 
 def match(
-    cell: Integers,
-    nucleus: Integers,
-    shared: Integers,
+    cell: Int64,
+    nucleus: Int64,
+    shared: Int64,
     *,
-    nucleus_area: Integers,
-    cell_first: Integers,
-    nucleus_first: Integers,
+    nucleus_area: Int64,
+    cell_first: Int64,
+    nucleus_first: Int64,
     matching: Matching = "best",
     min_overlap: float = 0.0,
-    tie: Integers | None = None,
-) -> Integers:
-    """Choose pairs, one to one.
+    tie: Int64 | None = None,
+) -> Int64:
+    """Select one-to-one pairs.
 
-    ``best`` takes pairs greedily by the highest overlap (shared pixels / pixels of the
-    nucleus), then by more shared pixels, then the larger nucleus, then the nucleus and
-    then the cell whose first pixel comes first: label numbers never decide.
-    ``sequential`` is the published rule: cells in ascending order of their index, each
-    takes the free nucleus with the highest overlap; ties as in ``best``.
+    ``best`` accepts pairs greedily by the highest overlap (shared pixels / pixels of the
+    nucleus). Ties are resolved by more shared pixels, then by the first pixel of the
+    nucleus and then of the cell in raster order, never by label numbers. ``sequential``
+    is the published rule: in ascending order of their index, each cell takes the free
+    nucleus with the highest overlap. Ties are resolved as in ``best``.
 
     Parameters
     ----------
     cell, nucleus : (n,) integer
-        Candidate pairs, as indexes into the arrays per object below. No pair twice. For
-        ``sequential``, cells must be indexed in the order in which they choose.
+        Distinct candidate pairs, as indexes into the arrays per object below. For
+        ``sequential``, the index of a cell is its rank.
     shared : (n,) integer
         Pixels of the nucleus in the interior of the cell.
     nucleus_area : (nuclei,) integer
@@ -141,66 +135,66 @@ def match(
         Raster index of the first pixel of each object.
     matching : {"best", "sequential"}
     min_overlap : float
-        Smallest overlap, 0 to 1, of a pair; it must be above 0 in any case.
+        Minimum overlap of a pair, 0 to 1. Pairs without shared pixels are never accepted.
     tie : (n,) integer, optional
-        Rank of each pair among pairs of equal overlap, the lowest first; it decides
-        before the rules above.
+        Rank of each pair among pairs of equal overlap, lowest first. Takes precedence
+        over the rules above.
 
     Returns
     -------
     accepted : (m,) int64
-        Rows of the accepted pairs, in the order that numbers them: of the cells' first
-        pixels (``best``), of the cells' indexes (``sequential``).
+        Rows of the accepted pairs, in the order of their ids: by first pixel of the cell
+        (``best``) or by index of the cell (``sequential``).
 
     Raises
     ------
     InputError
-        If `matching` or `min_overlap` is not one of the values above.
+        If `matching` or `min_overlap` is invalid.
 
     Notes
     -----
-    Overlaps are float64 quotients of integers. Equal fractions give equal quotients, and
-    different ones different quotients while nuclei have up to 2**26 px.
+    Overlaps are float64 quotients of integers. Equal fractions give equal quotients;
+    different fractions give different quotients for nuclei of up to 2**26 px.
     """
     check_rules(matching, min_overlap)
     overlap = shared / nucleus_area[nucleus]
     rows = np.flatnonzero((shared > 0) & (overlap >= min_overlap))
-    # Only pairs that share a partner with another one need to be put in order.
-    rivals = np.maximum(
+    # Only pairs that compete for a partner need to be sorted.
+    competitors = np.maximum(
         np.bincount(cell[rows], minlength=len(cell_first))[cell[rows]],
         np.bincount(nucleus[rows], minlength=len(nucleus_first))[nucleus[rows]],
     )
-    alone, disputed = rows[rivals == 1], rows[rivals > 1]
-    c, n = cell[disputed], nucleus[disputed]
-    # Equal overlap and equal shared pixels are equal areas: the nucleus needs no key.
-    keys: list[NDArray[Any]] = [cell_first[c], nucleus_first[n], -shared[disputed]]
-    keys += [tie[disputed]] if tie is not None else []
-    keys += [-overlap[disputed]]
+    alone, contested = rows[competitors == 1], rows[competitors > 1]
+    c, n = cell[contested], nucleus[contested]
+    # Equal overlap and equal shared pixels imply equal areas, so area is not a key.
+    keys: list[Int64 | Float64] = [cell_first[c], nucleus_first[n], -shared[contested]]
+    keys += [tie[contested]] if tie is not None else []
+    keys += [-overlap[contested]]
     keys += [c] if matching == "sequential" else []
     order = np.lexsort(keys)
     c, n = c[order].astype(np.int64), n[order].astype(np.int64)
     free = np.ones(len(cell_first), np.bool_), np.ones(len(nucleus_first), np.bool_)
-    accepted = np.concatenate([alone, disputed[order][_take_greedily(c, n, *free)]])
+    accepted = np.concatenate([alone, contested[order][_take_greedily(c, n, *free)]])
     numbering = cell if matching == "sequential" else cell_first[cell]
     return accepted[np.argsort(numbering[accepted])]
 
 
 def check_rules(matching: str, min_overlap: float) -> None:
-    """Check the two settings of a matching.
+    """Check the settings of a matching.
 
     Raises
     ------
     InputError
-        If `matching` is no known rule, or `min_overlap` not from 0 to 1.
+        If `matching` is not a known rule, or `min_overlap` is not in 0 to 1.
     """
     if matching not in get_args(Matching):
         raise InputError(
-            f"matching is {matching!r}, expected one of {', '.join(get_args(Matching))}."
+            f"matching is {matching!r}. Expected one of {', '.join(get_args(Matching))}."
         )
     if not 0 <= min_overlap <= 1:
         raise InputError(
-            f"min_overlap is {min_overlap}, expected the smallest share of a nucleus that "
-            f"must lie in its cell, from 0 (any) to 1 (all of it)."
+            f"min_overlap is {min_overlap}. Expected the minimum fraction of a nucleus "
+            f"inside its cell, from 0 (any pixel) to 1 (all pixels)."
         )
 
 
@@ -213,18 +207,18 @@ def apply_pairs(
     *,
     interior: Mask | None = None,
 ) -> MatchedMasks:
-    """Write the masks of matched cells; objects without a pair become background.
+    """Write masks of matched cells and nuclei; unmatched objects become background.
 
     Parameters
     ----------
     cells, nuclei : (y, x) uint32
         Label images of the same pixels.
     pair_cell, pair_nucleus, ids : (m,) uint32
-        Labels of each pair and the id that both get. One to one; pairs whose objects do
-        not occur in the images change nothing.
+        Labels of each pair and their common id. Pairs are one to one; pairs of objects
+        that are absent from the images are ignored.
     interior : (y, x) bool, optional
-        The interiors of `cells`, where they are known already. Pixels of cells that it
-        leaves out count as boundary.
+        Interiors of `cells`, by default `interior(cells)`. All other pixels of cells are
+        boundary.
 
     Returns
     -------
@@ -233,15 +227,15 @@ def apply_pairs(
     Raises
     ------
     InputError
-        If the shapes differ, or a cell stands in two pairs.
+        If the shapes differ, or a cell is in two pairs.
     """
     inside = _interior_of(cells, nuclei, interior)
     if not len(pair_cell) == len(pair_nucleus) == len(ids):
         raise InputError(
-            f"got {len(pair_cell)} cells, {len(pair_nucleus)} nuclei and {len(ids)} ids, "
-            f"expected one of each for every pair."
+            f"Got {len(pair_cell)} cells, {len(pair_nucleus)} nuclei and {len(ids)} ids. "
+            f"Pass one of each for every pair."
         )
-    keys, rows = index_labels(pair_cell)
+    keys, rows = label_hash_index(pair_cell)
     masks = tuple(np.empty(cells.shape, np.uint32) for _ in range(4))
     cell, nucleus, cytoplasm, cell_boundary = masks
     _write_pairs(
@@ -259,12 +253,12 @@ def apply_pairs(
 
 
 def matched_fraction(m: int, c: int, n: int) -> float:
-    """Return m / (c + n - m) of m pairs, c cells and n nuclei; NaN where there is none."""
+    """Return m / (c + n - m) for m pairs, c cells and n nuclei; NaN without objects."""
     return m / (c + n - m) if c + n else float("nan")
 
 
 def matching_stats(m: int, c: int, n: int) -> MatchingStats:
-    """Count what found a partner and what did not.
+    """Count matched and unmatched objects.
 
     Parameters
     ----------
@@ -275,7 +269,7 @@ def matching_stats(m: int, c: int, n: int) -> MatchingStats:
     -------
     dict
         ``{"nucleus": {"total", "matched", "unmatched"}, "whole_cell": {...}}``, each a
-        count and its percentage of the total (NaN where the total is 0).
+        count and its percentage of the total (NaN if the total is 0).
     """
 
     def counts(total: int) -> dict[str, tuple[int, float]]:
@@ -292,8 +286,8 @@ def _interior_of(cells: Labels, nuclei: Labels, mask: Mask | None) -> Mask:
     inside = interior(cells) if mask is None else mask
     if not cells.shape == nuclei.shape == inside.shape:
         raise InputError(
-            f"cells, nuclei and interior must cover the same pixels, got shapes "
-            f"{cells.shape}, {nuclei.shape} and {inside.shape}."
+            f"Shapes of cells, nuclei and interior differ: {cells.shape}, "
+            f"{nuclei.shape} and {inside.shape}. Pass images of the same pixels."
         )
     return np.ascontiguousarray(inside, dtype=np.bool_)
 
@@ -304,8 +298,8 @@ def _flat(labels: Labels) -> Labels:
 
 @kernel
 def _take_greedily(
-    cell: Integers, nucleus: Integers, free_cell: Mask, free_nucleus: Mask
-) -> NDArray[np.bool_]:
+    cell: Int64, nucleus: Int64, free_cell: Mask, free_nucleus: Mask
+) -> Mask:
     taken = np.zeros(cell.size, np.bool_)
     for row in range(cell.size):
         if free_cell[cell[row]] and free_nucleus[nucleus[row]]:
@@ -315,39 +309,12 @@ def _take_greedily(
 
 
 @kernel
-def _tally_pairs(cells: Labels, nuclei: Labels, inside: Mask) -> tuple[Keys, Integers]:
-    keys, counts, firsts = new_tally()
-    used, i, size = 0, 0, cells.size
-    while i < size:
-        n, c, run = nuclei[i], cells[i], 0
-        if n == 0:
-            while i < size and nuclei[i] == 0:
-                i += 1
-            continue
-        while i < size and nuclei[i] == n and cells[i] == c:
-            run += inside[i]
-            i += 1
-        if run == 0 or c == 0:
-            continue
-        key = (np.uint64(c) << np.uint64(32)) | np.uint64(n)
-        slot = find_slot(keys, key)
-        counts[slot] += run
-        if keys[slot] != key:
-            keys[slot] = key
-            used += 1
-            if 2 * used > keys.size:
-                keys, counts, firsts = double_tally(keys, counts, firsts)
-    taken = keys != np.uint64(0)
-    return keys[taken], counts[taken]
-
-
-@kernel
 def _write_pairs(
     cells: Labels,
     nuclei: Labels,
     inside: Mask,
-    keys: Keys,
-    rows: Integers,
+    keys: UInt64,
+    rows: Int64,
     pair_nucleus: Labels,
     ids: Labels,
     cell: Labels,
@@ -355,7 +322,7 @@ def _write_pairs(
     cytoplasm: Labels,
     cell_boundary: Labels,
 ) -> None:
-    # In blocks that stay in the cache: looking up is scalar work, writing is not.
+    # Blocks stay in the CPU cache. Look-ups are scalar; writing is vectorised.
     zero, block = np.uint32(0), 4096
     partners = np.empty(block, np.uint32)
     last, number, partner = zero, zero, zero
@@ -387,7 +354,7 @@ def _write_block(
     cytoplasm: Labels,
     cell_boundary: Labels,
 ) -> None:
-    # Where a cell has no partner its id is 0, and so is all that is written.
+    # The id of an unmatched cell is 0, so its output is background.
     zero = np.uint32(0)
     for i in range(cell.size):
         in_nucleus = inside[i] & is_partner[i]

@@ -1,9 +1,9 @@
-"""Label images: boundaries, tables of objects, and new numbers for old labels.
+"""Label images: boundaries, object tables and relabelling.
 
-A label image is (y, x) uint32, 0 is background. Labels may have gaps, come in any order
-and reach 2**32 - 1: nothing here allocates by the highest label. The kernels read an
-image run by run and look a label up once per run, in a hash table of the labels that
-occur; so time follows the pixels and memory the objects.
+A label image is (y, x) uint32, 0 is background. Labels may have gaps, any order and
+values up to 2**32 - 1. Kernels read an image run by run and look up each run's label in a
+hash table (open addressing with linear probing) of the labels that occur. Time is
+proportional to the pixels, memory to the objects.
 """
 
 from typing import Any, NamedTuple
@@ -11,15 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from codexseg.arrays import Int64, Labels, Mask, UInt64
 from codexseg.core.kernel import kernel
 from codexseg.errors import InputError
 
-Labels = NDArray[np.uint32]
-Mask = NDArray[np.bool_]
-Integers = NDArray[np.int64]
-Keys = NDArray[np.uint64]
-
-HIGHEST_LABEL = 2**32 - 1
+MAX_LABEL = 2**32 - 1
 
 _START_BITS = 10
 _MIX_1 = np.uint64(0x9E3779B97F4A7C15)
@@ -29,67 +25,68 @@ _EMPTY = np.uint64(0)
 
 
 class ObjectTable(NamedTuple):
-    """The objects of a label image, one row each, in ascending order of the label.
+    """Objects of a label image, one row each, in ascending order of label.
 
     Attributes
     ----------
     label : (n,) uint32
         Label of the object.
     area : (n,) int64
-        Pixels of the object.
+        Number of pixels.
     first : (n,) int64
         Raster index (y * width + x) of its first pixel.
     """
 
     label: Labels
-    area: Integers
-    first: Integers
+    area: Int64
+    first: Int64
 
 
 def as_labels(labels: Any, name: str) -> Labels:
-    """Check an array that a user calls a label image, and bring it to uint32.
+    """Validate a label image and convert it to uint32.
 
     Parameters
     ----------
     labels : (y, x) integer
         Label image, 0 is background.
     name : str
-        What to call it in the message.
+        Name of the array in error messages.
 
     Returns
     -------
-    (y, x) uint32, C-contiguous; the same array where it is that already.
+    (y, x) uint32
+        C-contiguous; the input itself if it has this dtype and layout.
 
     Raises
     ------
     InputError
-        If it is not a 2-D integer array with values from 0 to 2**32 - 1.
+        If the input is not a 2-D integer array with values from 0 to 2**32 - 1.
     """
     labels = np.asarray(labels)
     if labels.ndim != 2:
         raise InputError(
-            f"{name} has shape {labels.shape}, expected (y, x): pass one patch at a time, "
+            f"{name} has shape {labels.shape}, expected (y, x). Pass one patch at a time, "
             f"for example labels[0] of a (1, y, x) array."
         )
     if labels.dtype.kind not in "iu":
         raise InputError(
-            f"{name} has dtype {labels.dtype}, expected integers; number the objects of a "
+            f"{name} has dtype {labels.dtype}, expected integers. Label the objects of a "
             f"mask with skimage.measure.label."
         )
     if labels.size and (labels.dtype.kind == "i" or labels.dtype.itemsize > 4):
         lowest, highest = int(labels.min()), int(labels.max())
-        if lowest < 0 or highest > HIGHEST_LABEL:
+        if lowest < 0 or highest > MAX_LABEL:
             raise InputError(
-                f"{name} holds labels from {lowest} to {highest}, expected 0 (background) "
-                f"to {HIGHEST_LABEL}."
+                f"{name} has labels from {lowest} to {highest}, expected 0 (background) "
+                f"to {MAX_LABEL}. Relabel the objects."
             )
     return np.ascontiguousarray(labels, dtype=np.uint32)
 
 
 def inner_boundary(labels: Labels) -> Mask:
-    """Mark the pixels of objects that touch another label or the background.
+    """Return the pixels of objects that touch another label or the background.
 
-    Neighbours are the four that share an edge; the border of the image is no boundary.
+    Neighbours are 4-connected; the border of the image is not a boundary.
     Equal to ``find_boundaries(labels, mode="inner", connectivity=1) & (labels > 0)`` of
     scikit-image.
 
@@ -108,7 +105,7 @@ def inner_boundary(labels: Labels) -> Mask:
 
 
 def label_boundaries(labels: Labels) -> Labels:
-    """Keep the labels on the inner boundary of their objects, 0 elsewhere.
+    """Return the labels on the inner boundary of their objects, 0 elsewhere.
 
     Parameters
     ----------
@@ -126,7 +123,7 @@ def label_boundaries(labels: Labels) -> Labels:
 
 
 def object_table(labels: Labels) -> ObjectTable:
-    """Measure area and first pixel of every object, in one pass.
+    """Measure area and first pixel of each object in one pass.
 
     Parameters
     ----------
@@ -136,7 +133,7 @@ def object_table(labels: Labels) -> ObjectTable:
     Returns
     -------
     ObjectTable
-        Sorted by label; `first` counts pixels in raster order from the corner of `labels`.
+        Sorted by label; `first` is relative to the corner of `labels`.
     """
     flat = np.ascontiguousarray(labels, dtype=np.uint32).reshape(-1)
     label, area, first = _tally_labels(flat)
@@ -145,14 +142,14 @@ def object_table(labels: Labels) -> ObjectTable:
 
 
 def relabel(labels: Labels, old: Labels, new: Labels) -> Labels:
-    """Give objects new labels; objects that `old` does not name become background.
+    """Replace labels; objects that are not in `old` become background.
 
     Parameters
     ----------
     labels : (y, x) uint32
         Label image.
     old, new : (n,) uint32
-        Label in `labels` and what to write instead. No label stands twice in `old`.
+        Distinct labels above 0, and their replacements.
 
     Returns
     -------
@@ -161,12 +158,12 @@ def relabel(labels: Labels, old: Labels, new: Labels) -> Labels:
     Raises
     ------
     InputError
-        If `old` and `new` differ in length, or `old` names a label twice or names 0.
+        If `old` and `new` differ in length, or `old` has duplicates or 0.
     """
-    keys, rows = index_labels(old)
+    keys, rows = label_hash_index(old)
     if len(old) != len(new):
         raise InputError(
-            f"got {len(old)} old and {len(new)} new labels, expected one new for each old."
+            f"Got {len(old)} old and {len(new)} new labels. Pass one new label for each."
         )
     labels = np.ascontiguousarray(labels, dtype=np.uint32)
     relabelled = np.empty_like(labels)
@@ -177,7 +174,7 @@ def relabel(labels: Labels, old: Labels, new: Labels) -> Labels:
 
 @kernel
 def any_where(labels: Labels, where: Mask) -> bool:
-    """Whether any pixel of an object, (y, x) uint32, lies where a mask (y, x) is true."""
+    """Return whether any object pixel, (y, x) uint32, is inside a mask, (y, x) bool."""
     for y in range(labels.shape[0]):
         for x in range(labels.shape[1]):
             if where[y, x] and labels[y, x] != 0:
@@ -186,14 +183,14 @@ def any_where(labels: Labels, where: Mask) -> bool:
 
 
 def renumber(labels: Labels, numbers: Labels) -> Labels:
-    """Give objects new labels where old ones are small: label i becomes `numbers[i]`.
+    """Replace each label i by `numbers[i]`.
 
     Parameters
     ----------
     labels : (y, x) uint32
         Label image.
     numbers : (n,) uint32
-        Often a memory-mapped one; only what occurs is read.
+        May be memory-mapped; only entries of labels that occur are read.
 
     Returns
     -------
@@ -202,21 +199,21 @@ def renumber(labels: Labels, numbers: Labels) -> Labels:
     Raises
     ------
     InputError
-        If a label has no row in `numbers`.
+        If a label has no entry in `numbers`.
     """
     numbers = np.asarray(numbers).view()
-    numbers.flags.writeable = False  # one compiled version, mapped or not
+    numbers.flags.writeable = False  # same compiled version for memory maps
     renumbered = np.empty(labels.shape, np.uint32)
-    stranger = _renumber(labels, numbers, renumbered)
-    if stranger >= 0:
+    unknown = _renumber(labels, numbers, renumbered)
+    if unknown >= 0:
         raise InputError(
-            f"label {stranger} has no new number, expected labels below {len(numbers)}."
+            f"Label {unknown} has no new number. Expected labels below {len(numbers)}."
         )
     return renumbered
 
 
-def index_labels(labels: Labels) -> tuple[Keys, Integers]:
-    """Build the hash table that finds the row of a label (see `find_slot`).
+def label_hash_index(labels: Labels) -> tuple[UInt64, Int64]:
+    """Build a hash table from label to row, see `find_slot`.
 
     Parameters
     ----------
@@ -226,29 +223,29 @@ def index_labels(labels: Labels) -> tuple[Keys, Integers]:
     Returns
     -------
     keys : (2**k,) uint64
-        The labels in their slots, 0 where a slot is empty.
+        Label of each slot, 0 if empty.
     rows : (2**k,) int64
-        Position in `labels` of the label in that slot, -1 where it is empty.
+        Position in `labels` of each slot, -1 if empty.
 
     Raises
     ------
     InputError
-        If a label is 0 or stands there twice.
+        If a label is 0 or a duplicate.
     """
     bits = max(4, int(2 * len(labels)).bit_length())
     keys, rows = np.zeros(1 << bits, np.uint64), np.full(1 << bits, -1, np.int64)
-    misfit = _fill_index(np.ascontiguousarray(labels, dtype=np.uint32), keys, rows)
-    if misfit >= 0:
+    invalid = _fill_index(np.ascontiguousarray(labels, dtype=np.uint32), keys, rows)
+    if invalid >= 0:
         raise InputError(
-            f"label {int(labels[misfit])} in row {misfit} is the background or stands "
-            f"twice, expected distinct labels above 0."
+            f"Label {int(labels[invalid])} in row {invalid} is background or a duplicate. "
+            f"Pass distinct labels above 0."
         )
     return keys, rows
 
 
 @kernel
-def find_slot(keys: Keys, key: np.uint64) -> np.uint64:
-    """Return the slot of a table that holds `key`, or the empty one where it belongs."""
+def find_slot(keys: UInt64, key: np.uint64) -> np.uint64:
+    """Return the slot of `key`, or the empty slot for it (mixer of splitmix64)."""
     mask = np.uint64(keys.size - 1)
     mixed = key * _MIX_1
     mixed = (mixed ^ (mixed >> _HALF)) * _MIX_2
@@ -259,17 +256,17 @@ def find_slot(keys: Keys, key: np.uint64) -> np.uint64:
 
 
 @kernel
-def new_tally() -> tuple[Keys, Integers, Integers]:
-    """Return an empty table: keys, pixels counted, raster index of the first pixel."""
+def _new_tally() -> tuple[UInt64, Int64, Int64]:
+    """Return an empty table: keys, pixel counts, raster indexes of first pixels."""
     size = 1 << _START_BITS
     return np.zeros(size, np.uint64), np.zeros(size, np.int64), np.zeros(size, np.int64)
 
 
 @kernel
-def double_tally(
-    keys: Keys, counts: Integers, firsts: Integers
-) -> tuple[Keys, Integers, Integers]:
-    """Move a tally to a table of twice the size."""
+def _double_tally(
+    keys: UInt64, counts: Int64, firsts: Int64
+) -> tuple[UInt64, Int64, Int64]:
+    """Rehash a tally into a table of twice the size."""
     size = 2 * keys.size
     keys_2, counts_2 = np.zeros(size, np.uint64), np.zeros(size, np.int64)
     firsts_2 = np.zeros(size, np.int64)
@@ -281,8 +278,8 @@ def double_tally(
 
 
 @kernel
-def _tally_labels(labels: Labels) -> tuple[Keys, Integers, Integers]:
-    keys, counts, firsts = new_tally()
+def _tally_labels(labels: Labels) -> tuple[UInt64, Int64, Int64]:
+    keys, counts, firsts = _new_tally()
     used, i = 0, 0
     while i < labels.size:
         label, start = labels[i], i
@@ -297,16 +294,69 @@ def _tally_labels(labels: Labels) -> tuple[Keys, Integers, Integers]:
             keys[slot], firsts[slot] = np.uint64(label), start
             used += 1
             if 2 * used > keys.size:
-                keys, counts, firsts = double_tally(keys, counts, firsts)
+                keys, counts, firsts = _double_tally(keys, counts, firsts)
     taken = keys != _EMPTY
     return keys[taken], counts[taken], firsts[taken]
+
+
+@kernel
+def tally_pairs(first: Labels, second: Labels, mask: Mask | None) -> tuple[UInt64, Int64]:
+    """Count the pixels of each pair of labels that occurs in two flat images.
+
+    Without a mask, background is a label like any other, except in the pair (0, 0). With
+    a mask, only its pixels count, and pairs with background are omitted.
+
+    Returns
+    -------
+    keys : (n,) uint64
+        ``first << 32 | second`` in the order of the hash table, see `split_keys`.
+    counts : (n,) int64
+    """
+    keys, counts, firsts = _new_tally()
+    used, i, size = 0, 0, first.size
+    while i < size:
+        a, b, run = first[i], second[i], 0
+        if mask is None:
+            start = i
+            i += 1
+            while i < size and first[i] == a and second[i] == b:
+                i += 1
+            run = i - start
+        elif b == 0:
+            while i < size and second[i] == 0:
+                i += 1
+            continue
+        else:
+            while i < size and first[i] == a and second[i] == b:
+                run += mask[i]
+                i += 1
+            if run == 0 or a == 0:
+                continue
+        key = (np.uint64(a) << _HALF) | np.uint64(b)
+        if key == _EMPTY:
+            continue
+        slot = find_slot(keys, key)
+        counts[slot] += run
+        if keys[slot] != key:
+            keys[slot] = key
+            used += 1
+            if 2 * used > keys.size:
+                keys, counts, firsts = _double_tally(keys, counts, firsts)
+    taken = keys != _EMPTY
+    return keys[taken], counts[taken]
+
+
+def split_keys(keys: UInt64) -> tuple[Labels, Labels]:
+    """Return the first and the second label, uint32, of the keys of `tally_pairs`."""
+    low = keys & np.uint64(0xFFFFFFFF)
+    return (keys >> _HALF).astype(np.uint32), low.astype(np.uint32)
 
 
 @kernel
 def _mark_boundary(labels: Labels, out: NDArray[Any]) -> None:
     height, width = labels.shape
     for y in range(height):
-        # Beyond the border stands the pixel itself: the border is no boundary.
+        # Replicate the edge, so that the border of the image is not a boundary.
         above, here, below = (
             labels[max(y - 1, 0)],
             labels[y],
@@ -327,7 +377,7 @@ def _mark_boundary(labels: Labels, out: NDArray[Any]) -> None:
 
 
 @kernel
-def _fill_index(labels: Labels, keys: Keys, rows: Integers) -> int:
+def _fill_index(labels: Labels, keys: UInt64, rows: Int64) -> int:
     for row in range(labels.size):
         key = np.uint64(labels[row])
         slot = find_slot(keys, key)
@@ -338,7 +388,7 @@ def _fill_index(labels: Labels, keys: Keys, rows: Integers) -> int:
 
 
 @kernel
-def _relabel(labels: Labels, keys: Keys, rows: Integers, new: Labels, out: Labels) -> None:
+def _relabel(labels: Labels, keys: UInt64, rows: Int64, new: Labels, out: Labels) -> None:
     last, value = np.uint32(0), np.uint32(0)
     for i in range(labels.size):
         label = labels[i]

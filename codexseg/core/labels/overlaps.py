@@ -1,6 +1,6 @@
-"""Which labels of two images share pixels: tables that follow the objects, not the pixels.
+"""Overlap tables: shared pixels of each pair of labels of two images.
 
-`overlaps` counts in one pass; tables of windows of a slide are added with `add_overlaps`.
+`overlaps` counts in one pass; `add_overlaps` sums the tables of windows of a slide.
 """
 
 from collections.abc import Iterable
@@ -8,44 +8,40 @@ from typing import NamedTuple
 
 import numpy as np
 
+from codexseg.arrays import Int64, Labels, UInt64
 from codexseg.core.grid import Window
-from codexseg.core.kernel import kernel
 from codexseg.core.labels.operations import (
-    Integers,
-    Keys,
-    Labels,
     as_labels,
-    double_tally,
-    find_slot,
-    new_tally,
+    split_keys,
+    tally_pairs,
 )
 from codexseg.errors import InputError
 
 
 class Overlaps(NamedTuple):
-    """Pixels by true and by predicted label, in ascending order of (truth, pred).
+    """Pixels by true and predicted label, sorted by (truth, pred).
 
     Attributes
     ----------
     truth, pred : (n,) uint32
-        Labels; 0 is background. No pair stands twice, (0, 0) is left out.
+        Labels; 0 is background. Pairs are distinct; (0, 0) is omitted.
     shared : (n,) int64
-        Pixels that have both, above 0.
+        Pixels with both labels, above 0.
     """
 
     truth: Labels
     pred: Labels
-    shared: Integers
+    shared: Int64
 
 
 def overlaps(truth: Labels, pred: Labels) -> Overlaps:
-    """Count the pixels of every pair of labels that occurs, in one pass.
+    """Count the pixels of each pair of labels that occurs, in one pass.
 
     Parameters
     ----------
     truth, pred : (y, x) integer
-        Label images of the same pixels, 0 is background; labels up to 2**32 - 1, with
-        any gaps and in any order.
+        Label images of the same pixels, 0 is background. Labels up to 2**32 - 1, with
+        gaps and in any order.
 
     Returns
     -------
@@ -54,28 +50,28 @@ def overlaps(truth: Labels, pred: Labels) -> Overlaps:
     Raises
     ------
     InputError
-        If the shapes differ, or one is no label image.
+        If the shapes differ, or an array is not a label image.
     """
     truth, pred = as_labels(truth, "truth"), as_labels(pred, "pred")
     if truth.shape != pred.shape:
         raise InputError(
-            f"truth and prediction must cover the same pixels, got {truth.shape} and "
-            f"{pred.shape}."
+            f"Shapes of truth and prediction differ: {truth.shape} and {pred.shape}. "
+            f"Pass images of the same pixels."
         )
-    return _table(*_tally_overlaps(truth.reshape(-1), pred.reshape(-1)))
+    return _table(*tally_pairs(truth.reshape(-1), pred.reshape(-1), None))
 
 
 def add_overlaps(tables: Iterable[Overlaps]) -> Overlaps:
-    """Add up tables of windows that share no pixel: the table of all their pixels."""
-    found = list(tables)
-    if not found:
+    """Sum the tables of disjoint windows."""
+    columns = list(zip(*tables, strict=True))
+    if not columns:
         return _table(np.zeros(0, np.uint64), np.zeros(0, np.int64))
-    truth, pred, shared = (np.concatenate(column) for column in zip(*found, strict=True))
+    truth, pred, shared = (np.concatenate(column) for column in columns)
     return _table(_keys(truth, pred), shared)
 
 
 def drop_objects(table: Overlaps, truth: Labels, pred: Labels) -> Overlaps:
-    """Make background of the objects that the two lists of labels name."""
+    """Replace the listed true and predicted objects with background."""
     kept_truth = np.where(np.isin(table.truth, truth), np.uint32(0), table.truth)
     kept_pred = np.where(np.isin(table.pred, pred), np.uint32(0), table.pred)
     return _table(_keys(kept_truth, kept_pred), table.shared)
@@ -84,7 +80,7 @@ def drop_objects(table: Overlaps, truth: Labels, pred: Labels) -> Overlaps:
 def border_labels(
     labels: Labels, border: int, window: Window, shape: tuple[int, int]
 ) -> Labels:
-    """List the objects that have a pixel in the outer frame of an image.
+    """Return the objects with a pixel in the outer frame of an image.
 
     Parameters
     ----------
@@ -93,56 +89,31 @@ def border_labels(
     border : int
         Width of the frame, px.
     window : Window
-        Where the labels lie.
+        Position of the labels in the image.
     shape : (int, int)
         Height and width of the image, px.
 
     Returns
     -------
     (n,) uint32
-        Ascending; only what the window shows of the frame.
+        Ascending labels in the intersection of window and frame.
     """
     y, x = np.arange(window.y0, window.y1), np.arange(window.x0, window.x1)
     rows, columns = (
         (at < border) | (at >= size - border)
         for at, size in zip((y, x), shape, strict=True)
     )
-    found = np.unique(np.concatenate([labels[rows].ravel(), labels[:, columns].ravel()]))
-    return found[found > 0]
+    in_frame = np.unique(np.concatenate([labels[rows].ravel(), labels[:, columns].ravel()]))
+    return in_frame[in_frame > 0]
 
 
-def _keys(truth: Labels, pred: Labels) -> Keys:
+def _keys(truth: Labels, pred: Labels) -> UInt64:
     return (truth.astype(np.uint64) << np.uint64(32)) | pred
 
 
-def _table(keys: Keys, shared: Integers) -> Overlaps:
-    """Sum the pixels of equal keys, but for those that are background twice."""
-    found, index = np.unique(keys, return_inverse=True)
-    total = np.zeros(len(found), np.int64)
+def _table(keys: UInt64, shared: Int64) -> Overlaps:
+    """Sum the pixels of equal keys and omit (0, 0)."""
+    unique, index = np.unique(keys, return_inverse=True)
+    total = np.zeros(len(unique), np.int64)
     np.add.at(total, index, shared)
-    found, total = found[found > 0], total[found > 0]
-    truth, pred = found >> np.uint64(32), found & np.uint64(0xFFFFFFFF)
-    return Overlaps(truth.astype(np.uint32), pred.astype(np.uint32), total)
-
-
-@kernel
-def _tally_overlaps(truth: Labels, pred: Labels) -> tuple[Keys, Integers]:
-    keys, counts, firsts = new_tally()
-    used, i, size = 0, 0, truth.size
-    while i < size:
-        t, p, start = truth[i], pred[i], i
-        i += 1
-        while i < size and truth[i] == t and pred[i] == p:
-            i += 1
-        key = (np.uint64(t) << np.uint64(32)) | np.uint64(p)
-        if key == np.uint64(0):
-            continue
-        slot = find_slot(keys, key)
-        counts[slot] += i - start
-        if keys[slot] != key:
-            keys[slot] = key
-            used += 1
-            if 2 * used > keys.size:
-                keys, counts, firsts = double_tally(keys, counts, firsts)
-    taken = keys != np.uint64(0)
-    return keys[taken], counts[taken]
+    return Overlaps(*split_keys(unique[unique > 0]), total[unique > 0])

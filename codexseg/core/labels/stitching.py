@@ -3,10 +3,10 @@
 Patches overlap, so several patches detect an object at a seam. Each patch lists the
 objects that touch its core. The pixels identify an object: its first pixel in raster
 order, its area and a hash of all its pixels. Equal detections form one *candidate*. A
-candidate is *consistent* if every patch whose core it touches detects it; consistent
+candidate is *consistent* if the patches of all cores that it touches detect it; consistent
 candidates become objects of the slide. A backend that is translation-invariant yields
-consistent candidates only. All other candidates conflict, and :func:`resolve` accepts or
-rejects them in an order that depends on their pixels alone.
+consistent candidates only. All other candidates conflict, and :func:`resolve_conflicts`
+accepts or rejects them in an order that depends on their pixels alone.
 """
 
 from collections.abc import Mapping
@@ -239,14 +239,14 @@ class Candidates:
     patch, label, candidate : (detections,)
         Patch and label of each detection, and the index of its candidate.
     source_patch : (candidates,) int64
-        Patch that represents the candidate: the one whose core holds its first pixel,
-        else the lowest that detects it.
+        Patch that represents the candidate: the owner of its first pixel if it detects
+        the candidate, else the lowest patch that detects it.
     source_label : (candidates,) uint32
         Label of the candidate in its source patch.
     first, area, box : (candidates, ...) int64
         As in :class:`Detections`.
     consistent : (candidates,) bool
-        Whether all patches whose cores the candidate touches detect it.
+        Whether the patches of all cores that the candidate touches detect it.
     owns_first_pixel : (candidates,) bool
         Whether the core of the source patch holds the first pixel.
     """
@@ -311,7 +311,7 @@ def find_candidates(detections: Mapping[int, Detections], grid: PatchGrid) -> Ca
     )
 
 
-def resolve(
+def resolve_conflicts(
     candidates: Candidates,
     conflicts: Int64,
     min_remaining: float,
@@ -379,7 +379,7 @@ def select_discards(
     Parameters
     ----------
     candidates, conflicts
-        As for :func:`resolve`.
+        As for :func:`resolve_conflicts`.
     fragmented : (k,) int64
         Accepted candidates that are fragmented.
 
@@ -426,7 +426,7 @@ def largest_component(mask: Mask) -> Mask:
 
 
 def _priority(candidates: Candidates) -> Int64:
-    """Return the inconsistent candidates in the order in which they are resolved."""
+    """Return the inconsistent candidates in order of resolution."""
     rows = np.flatnonzero(~candidates.consistent)
     source_patch, first = candidates.source_patch[rows], candidates.first[rows]
     area, owns_first = candidates.area[rows], candidates.owns_first_pixel[rows]

@@ -1,7 +1,7 @@
-"""Measure cells: every channel in the cell, its nucleus and its cytoplasm.
+"""Intensity measurements of cells, nuclei and cytoplasms.
 
-All sums run over an object's own pixels in raster order, so that a cell's row does not
-depend on the window in which it is measured.
+Sums run over the pixels of one object in raster order, so the results of a cell are
+independent of the window.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from codexseg.arrays import Columns, Float64, Int64, Labels, Pixels
 from codexseg.core.kernel import kernel
-from codexseg.core.measure.morphology import Columns, Index, measure_shapes, solidity
+from codexseg.core.measure.morphology import Index, measure_shapes, solidity
 from codexseg.errors import InputError
 
 __all__ = [
@@ -21,14 +22,12 @@ __all__ = [
     "STATISTICS",
     "Compartments",
     "cell_entropy",
-    "index_labels",
+    "label_positions",
     "measure_channel",
     "measure_shapes",
     "solidity",
     "split_compartments",
 ]
-
-Labels = NDArray[np.uint32]
 
 COMPARTMENTS = ("cell", "nucleus", "cytoplasm")
 QUANTILES = {"median": 0.5, "p5": 0.05, "p25": 0.25, "p75": 0.75, "p95": 0.95}
@@ -37,10 +36,10 @@ STATISTICS = ("mean", "std", "max", "min", "total", *QUANTILES)
 
 @dataclass(frozen=True)
 class Compartments:
-    """The pixels of n cells, as runs along rows, in raster order.
+    """Pixels of n cells as runs along rows, in raster order.
 
-    Found once for a window by :func:`split_compartments` and used for all its channels:
-    a channel is then read only where there are cells, a row's piece at a time.
+    :func:`split_compartments` computes the runs once per window; all channels share them.
+    Only pixels of cells are read from a channel.
 
     Parameters
     ----------
@@ -49,65 +48,66 @@ class Compartments:
     shape : (int, int)
         Height and width of the window, px.
     runs : (r, 3) int32
-        Row, first column, column behind the last, px of the window.
+        Row, first column and end column (exclusive), px of the window.
     members : (r, 3) int32
-        Which cell the run belongs to as cell, as nucleus and as cytoplasm; -1: none.
+        Index of the cell that contains the run as cell, as nucleus and as cytoplasm; -1
+        for none.
     """
 
     n: int
     shape: tuple[int, int]
-    runs: NDArray[np.int32]
-    members: NDArray[np.int32]
+    runs: Index
+    members: Index
 
     @cached_property
-    def areas(self) -> NDArray[np.int64]:
+    def areas(self) -> Int64:
         """Pixels per compartment and cell, (3, n) int64: cell, nucleus, cytoplasm."""
         return _run_areas(self.runs, self.members, self.n)[:, : self.n]
 
 
-def index_labels(labels: Labels, ids: Labels) -> Index:
-    """Say for each pixel which of the listed objects it belongs to.
+def label_positions(labels: Labels, ids: Labels) -> Index:
+    """Return the position of each pixel's label in a sorted list of labels.
 
     Parameters
     ----------
     labels : (y, x) uint32
-        Label image; 0 is background. Labels may have any gaps and any order.
+        Label image; 0 is background. Labels may have gaps.
     ids : (n,) uint32
-        Labels of the objects to measure, sorted, each once, none 0.
+        Labels of the objects to measure: distinct, above 0, ascending.
 
     Returns
     -------
     index : (y, x) int32
-        Position of the pixel's label in `ids`; -1 for every other pixel.
+        Position of the pixel's label in `ids`, -1 if it is absent.
 
     Raises
     ------
     InputError
-        If `ids` is not sorted, or holds a label twice, or holds 0.
+        If `ids` is not sorted, or has duplicates or 0.
     """
     if ids.ndim != 1 or np.any(ids[:1] == 0) or np.any(ids[1:] <= ids[:-1]):
         raise InputError(
-            f"the ids to measure must be labels above 0 in rising order, each once, got "
-            f"{np.array2string(ids, threshold=6, edgeitems=3)}: numpy.unique orders them."
+            f"Labels {np.array2string(ids, threshold=6, edgeitems=3)} are not distinct, "
+            f"above 0 and in ascending order. Sort them with numpy.unique."
         )
-    return _index_labels(labels, ids)
+    return _label_positions(labels, ids)
 
 
 def split_compartments(cell_index: Index, nucleus_index: Index, n: int) -> Compartments:
-    """Find the runs of pixels of which cells, nuclei and cytoplasms consist.
+    """Split cells, nuclei and cytoplasms into runs of pixels.
 
     Parameters
     ----------
     cell_index, nucleus_index : (y, x) int32
-        Position 0..n-1 of the cell at each pixel, -1 for none, as :func:`index_labels`
-        returns it; cell i and nucleus i are one cell.
+        Position 0..n-1 of the cell at each pixel, -1 for none, see
+        :func:`label_positions`. Nucleus i belongs to cell i.
     n : int
         Number of cells.
 
     Returns
     -------
     Compartments
-        A cell's cytoplasm is its pixels outside its own nucleus.
+        The cytoplasm of a cell contains its pixels outside its own nucleus.
 
     Raises
     ------
@@ -116,8 +116,8 @@ def split_compartments(cell_index: Index, nucleus_index: Index, n: int) -> Compa
     """
     if cell_index.shape != nucleus_index.shape:
         raise InputError(
-            f"cells and nuclei must cover the same window, got shapes "
-            f"{cell_index.shape} and {nucleus_index.shape}."
+            f"Shapes of cells and nuclei differ: {cell_index.shape} and "
+            f"{nucleus_index.shape}. Pass images of the same window."
         )
     count = _count_runs(cell_index, nucleus_index)
     runs, members = np.empty((count, 3), np.int32), np.empty((count, 3), np.int32)
@@ -127,71 +127,73 @@ def split_compartments(cell_index: Index, nucleus_index: Index, n: int) -> Compa
 
 
 def measure_channel(
-    pixels: NDArray[Any], compartments: Compartments, statistics: Sequence[str] = ("mean",)
+    pixels: Pixels, compartments: Compartments, statistics: Sequence[str] = ("mean",)
 ) -> Columns:
-    """Measure the grey levels of one channel in cells, nuclei and cytoplasms.
+    """Measure the intensities of one channel in cells, nuclei and cytoplasms.
 
     Parameters
     ----------
     pixels : (y, x) uint8, uint16 or float32
         The channel in the window that `compartments` covers.
     compartments : Compartments
-        Where the cells are.
+        Pixels of the cells.
     statistics : sequence of str
         Any of `mean`, `std` (of the population), `max`, `min`, `total` (sum), `median`,
-        `p5`, `p25`, `p75`, `p95` (percentiles, interpolated between two grey levels).
+        `p5`, `p25`, `p75`, `p95` (percentiles, linearly interpolated).
 
     Returns
     -------
     columns : dict of (n,) arrays
-        `{cell,nucleus,cytoplasm}_{statistic}`, float32, totals float64; NaN where the
-        compartment has no pixel.
+        `{cell,nucleus,cytoplasm}_{statistic}`, float32, totals float64; NaN if the
+        compartment is empty.
 
     Raises
     ------
     InputError
-        If the shapes differ, or the dtype or a statistic is not one of the above.
+        If the shapes differ, or the dtype or a statistic is not supported.
     """
     _check_channel(pixels, compartments, statistics)
     runs, members, n = compartments.runs, compartments.members, compartments.n
     areas = compartments.areas
     empty = areas == 0
-    found: dict[str, NDArray[Any]] = {}
-    wanted = set(statistics)
-    if wanted & {"mean", "std", "total"}:
+    results: dict[str, NDArray[Any]] = {}
+    requested = set(statistics)
+    if requested & {"mean", "std", "total"}:
         add = _add_floats if pixels.dtype.kind == "f" else _add_integers
-        found["total"] = add(pixels, runs, members, n)[:, :n]
-        found["mean"] = found["total"] / np.maximum(areas, 1)
-    if "std" in wanted:
-        squares = _add_squares(pixels, runs, members, found["mean"])[:, :n]
-        found["std"] = np.sqrt(squares / np.maximum(areas, 1))
-    if wanted & {"min", "max"}:
-        found["min"], found["max"] = _extremes(pixels, runs, members, n)
-    if ranked := [name for name in QUANTILES if name in wanted]:
+        results["total"] = add(pixels, runs, members, n)[:, :n]
+        results["mean"] = results["total"] / np.maximum(areas, 1)
+    if "std" in requested:
+        squares = _add_squares(pixels, runs, members, results["mean"])[:, :n]
+        results["std"] = np.sqrt(squares / np.maximum(areas, 1))
+    if requested & {"min", "max"}:
+        results["min"], results["max"] = _extremes(pixels, runs, members, n)
+    if ranked := [name for name in QUANTILES if name in requested]:
         shares = np.array([QUANTILES[name] for name in ranked])
-        found |= zip(ranked, _quantiles(pixels, runs, members, areas, shares), strict=True)
-    columns: Columns = {}
+        results |= zip(
+            ranked, _quantiles(pixels, runs, members, areas, shares), strict=True
+        )
+    columns: dict[str, NDArray[Any]] = {}
     for statistic in statistics:
         kind = np.float64 if statistic == "total" else np.float32
-        values = np.where(empty, np.nan, found[statistic]).astype(kind)
+        values = np.where(empty, np.nan, results[statistic]).astype(kind)
         for row, compartment in enumerate(COMPARTMENTS):
             columns[f"{compartment}_{statistic}"] = values[row]
     return columns
 
 
-def cell_entropy(means: NDArray[Any]) -> NDArray[np.float64]:
-    """Measure how evenly a cell's signal spreads over the channels, in bits.
+def cell_entropy(means: NDArray[Any]) -> Float64:
+    """Return the Shannon entropy of each cell's signal over the channels, in bits.
 
     Parameters
     ----------
     means : (n, c) numbers
-        Mean grey level of each cell in each channel.
+        Mean intensity of each cell in each channel.
 
     Returns
     -------
     entropy : (n,) float64
-        -sum(p log2 p) with p the row over its sum: 0 for one channel alone, log2(c) for
-        equal ones. NaN where a row is all zero, or holds a negative or no number.
+        -sum(p log2 p) with p = row / sum(row): 0 for a single channel, log2(c) for equal
+        channels. NaN if a row is all zero or has negative or non-finite values.
     """
     values = np.asarray(means, np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -202,27 +204,27 @@ def cell_entropy(means: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _check_channel(
-    pixels: NDArray[Any], compartments: Compartments, statistics: Sequence[str]
+    pixels: Pixels, compartments: Compartments, statistics: Sequence[str]
 ) -> None:
     if pixels.shape != compartments.shape:
         raise InputError(
-            f"a channel must cover the window of its cells, got {pixels.shape} px for a "
-            f"window of {compartments.shape} px."
+            f"Channel of {pixels.shape} px does not match the window of "
+            f"{compartments.shape} px. Pass the pixels of the same window."
         )
     if pixels.dtype not in (np.uint8, np.uint16, np.float32):
         raise InputError(
-            f"cannot measure pixels of dtype {pixels.dtype}, expected uint8, uint16 "
-            f"or float32: convert the image."
+            f"Pixels have dtype {pixels.dtype}, expected uint8, uint16 or float32. "
+            f"Convert the image."
         )
     if unknown := [name for name in statistics if name not in STATISTICS]:
         raise InputError(
-            f"unknown statistic {', '.join(map(repr, unknown))}, expected any of "
+            f"Unknown statistic {', '.join(map(repr, unknown))}. Expected any of "
             f"{', '.join(STATISTICS)}."
         )
 
 
 @kernel
-def _index_labels(labels: Labels, ids: Labels) -> Index:
+def _label_positions(labels: Labels, ids: Labels) -> Index:
     height, width = labels.shape
     index = np.full((height, width), -1, np.int32)
     for y in range(height):
@@ -253,9 +255,7 @@ def _count_runs(cells: Index, nuclei: Index) -> int:
 
 
 @kernel
-def _fill_runs(
-    cells: Index, nuclei: Index, runs: NDArray[np.int32], members: NDArray[np.int32]
-) -> None:
+def _fill_runs(cells: Index, nuclei: Index, runs: Index, members: Index) -> None:
     at, (height, width) = 0, cells.shape
     for y in range(height):
         x = 0
@@ -271,13 +271,11 @@ def _fill_runs(
                 at += 1
 
 
-# The kernels below keep one column more than there are cells: -1, no cell, ends there.
+# The kernels below have an extra last column, which collects the index -1 (no cell).
 
 
 @kernel
-def _run_areas(
-    runs: NDArray[np.int32], members: NDArray[np.int32], n: int
-) -> NDArray[np.int64]:
+def _run_areas(runs: Index, members: Index, n: int) -> Int64:
     areas = np.zeros((3, n + 1), np.int64)
     for r in range(runs.shape[0]):
         for c in range(3):
@@ -286,9 +284,7 @@ def _run_areas(
 
 
 @kernel
-def _add_integers(
-    pixels: NDArray[Any], runs: NDArray[np.int32], members: NDArray[np.int32], n: int
-) -> NDArray[np.int64]:
+def _add_integers(pixels: Pixels, runs: Index, members: Index, n: int) -> Int64:
     totals = np.zeros((3, n + 1), np.int64)
     for r in range(runs.shape[0]):
         y, total = runs[r, 0], np.int64(0)
@@ -300,10 +296,8 @@ def _add_integers(
 
 
 @kernel
-def _add_floats(
-    pixels: NDArray[Any], runs: NDArray[np.int32], members: NDArray[np.int32], n: int
-) -> NDArray[np.float64]:
-    """Add pixel by pixel: a sum of sums would depend on how runs are cut."""
+def _add_floats(pixels: Pixels, runs: Index, members: Index, n: int) -> Float64:
+    """Add pixel by pixel, because a sum of run sums depends on the split into runs."""
     totals = np.zeros((3, n + 1), np.float64)
     for r in range(runs.shape[0]):
         y = runs[r, 0]
@@ -317,11 +311,11 @@ def _add_floats(
 
 @kernel
 def _add_squares(
-    pixels: NDArray[Any],
-    runs: NDArray[np.int32],
-    members: NDArray[np.int32],
-    means: NDArray[np.float64],
-) -> NDArray[np.float64]:
+    pixels: Pixels,
+    runs: Index,
+    members: Index,
+    means: Float64,
+) -> Float64:
     totals = np.zeros((3, means.shape[1] + 1), np.float64)
     for r in range(runs.shape[0]):
         y = runs[r, 0]
@@ -337,8 +331,8 @@ def _add_squares(
 
 @kernel
 def _extremes(
-    pixels: NDArray[Any], runs: NDArray[np.int32], members: NDArray[np.int32], n: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    pixels: Pixels, runs: Index, members: Index, n: int
+) -> tuple[Float64, Float64]:
     lowest, highest = np.full((3, n + 1), np.inf), np.full((3, n + 1), -np.inf)
     for r in range(runs.shape[0]):
         y = runs[r, 0]
@@ -354,12 +348,12 @@ def _extremes(
 
 @kernel
 def _quantiles(
-    pixels: NDArray[Any],
-    runs: NDArray[np.int32],
-    members: NDArray[np.int32],
-    areas: NDArray[np.int64],
-    shares: NDArray[np.float64],
-) -> NDArray[np.float64]:
+    pixels: Pixels,
+    runs: Index,
+    members: Index,
+    areas: Int64,
+    shares: Float64,
+) -> Float64:
     n = areas.shape[1]
     quantiles = np.full((shares.size, 3, n), np.nan)
     for c in range(3):
@@ -374,7 +368,7 @@ def _quantiles(
                     filled[i] += 1
         for i in range(n):
             own = np.sort(values[ends[i] - areas[c, i] : ends[i]])
-            if own.size == 0 or np.isnan(np.float64(own[-1])):  # NaN is sorted to the end
+            if own.size == 0 or np.isnan(np.float64(own[-1])):  # NaN sorts last
                 continue
             for s in range(shares.size):
                 place = shares[s] * (own.size - 1)

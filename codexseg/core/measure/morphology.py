@@ -1,26 +1,25 @@
-"""Measure the shape of objects: moments, axes, convex hulls.
+"""Shape measurements of objects: moments, axes and convex hulls.
 
-Everything rests on exact 64-bit integers, so that an object's row does not depend on the
-window in which it is measured. The definitions are those of `skimage.measure.regionprops`,
-some fifty times faster.
+Sums are exact 64-bit integers, so the results of an object are independent of the window.
+The definitions are those of `skimage.measure.regionprops`, which takes about fifty times
+longer.
 """
-
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from codexseg.arrays import Columns, Float64, Int64
 from codexseg.core.kernel import kernel
 
 Index = NDArray[np.int32]
-Columns = dict[str, NDArray[Any]]
+"""Position of the object at each pixel, -1 for none; also runs of pixels."""
 
 _FAR = 2**40
-"""Larger than any column: where an object has no pixel in a row."""
+"""Larger than any column; marks rows without a pixel of the object."""
 
 
 def measure_shapes(index: Index, n: int, origin: tuple[int, int]) -> Columns:
-    """Measure size, place and shape of objects.
+    """Measure size, position and shape of objects.
 
     Parameters
     ----------
@@ -37,14 +36,14 @@ def measure_shapes(index: Index, n: int, origin: tuple[int, int]) -> Columns:
         `area` (px, int64); `y`, `x` (centroid, px of the slide); `bbox_y0`, `bbox_x0`,
         `bbox_y1`, `bbox_x1` (px of the slide, half-open); `eccentricity`;
         `axis_major_length`, `axis_minor_length` (px); `orientation` (radians between
-        axis 0 and the major axis, -pi/2 to pi/2); all but the area float64. An object
-        without pixels has area 0 and NaN elsewhere.
+        axis 0 and the major axis, -pi/2 to pi/2). All columns except `area` are float64.
+        An object without pixels has area 0 and NaN in all other columns.
 
     Notes
     -----
-    The definitions are those of `skimage.measure.regionprops`: the ellipse with the same
-    second central moments as the pixel centres. The moments are exact 64-bit integers,
-    taken about the whole pixel below the centroid, so nothing cancels.
+    The definitions are those of `skimage.measure.regionprops`: the ellipse has the second
+    central moments of the pixel centres. The moments are exact 64-bit integers about the
+    pixel below the centroid, which avoids cancellation.
     """
     boxes, sums = _moments(index, n)
     area = sums[0]
@@ -73,8 +72,8 @@ def measure_shapes(index: Index, n: int, origin: tuple[int, int]) -> Columns:
     }
 
 
-def solidity(index: Index, n: int) -> NDArray[np.float64]:
-    """Divide each object's area by that of its convex hull.
+def solidity(index: Index, n: int) -> Float64:
+    """Return the ratio of each object's area to the area of its convex hull.
 
     Parameters
     ----------
@@ -90,9 +89,9 @@ def solidity(index: Index, n: int) -> NDArray[np.float64]:
 
     Notes
     -----
-    The definition is that of `skimage.measure.regionprops`: the hull of the middles of
-    all pixel edges, and its area the number of pixel centres in it or on its border; here
-    in exact integers (monotone chains, Andrew 1979).
+    The definition is that of `skimage.measure.regionprops`: the hull encloses the midpoints
+    of all pixel edges, and its area is the number of pixel centres inside or on its
+    border. The hull is computed in exact integers (monotone chains, Andrew 1979).
     """
     boxes, sums = _moments(index, n)
     height = np.where(sums[0] > 0, boxes[2] - boxes[0], 0)
@@ -102,8 +101,8 @@ def solidity(index: Index, n: int) -> NDArray[np.float64]:
         return np.where(sums[0] > 0, sums[0] / hulls, np.nan)
 
 
-def _central(sums: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
-    """Move moments to the whole pixel below the centroid: place, rest, second moments."""
+def _central(sums: Int64) -> tuple[Int64, ...]:
+    """Shift moments to the pixel below the centroid: that pixel, remainder, moments."""
     area = np.maximum(sums[0], 1)
     first = sums[1:3]
     place = first // area
@@ -113,24 +112,20 @@ def _central(sums: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
     return place, rest, np.stack([square[0], square[1], mixed])
 
 
-def _eigenvalues(
-    yy: NDArray[np.float64], xx: NDArray[np.float64], xy: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _eigenvalues(yy: Float64, xx: Float64, xy: Float64) -> tuple[Float64, Float64]:
     middle, radius = (yy + xx) / 2, np.hypot((yy - xx) / 2, xy)
     return middle + radius, np.maximum(middle - radius, 0)
 
 
-def _orientation(
-    yy: NDArray[np.float64], xx: NDArray[np.float64], xy: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _orientation(yy: Float64, xx: Float64, xy: Float64) -> Float64:
     diagonal = np.where(xy > 0, np.pi / 4, -np.pi / 4)
-    twice = 2 * xy + 0.0  # no -0.0: it would turn the angle by pi
+    twice = 2 * xy + 0.0  # -0.0 would rotate the angle by pi
     return np.where(yy == xx, diagonal, 0.5 * np.arctan2(twice, yy - xx))
 
 
 @kernel
-def _moments(index: Index, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Boxes (y0, x0, y1, x1) and sums of 1, y, x, yy, xx, xy, in px of the window."""
+def _moments(index: Index, n: int) -> tuple[Int64, Int64]:
+    """Return boxes (y0, x0, y1, x1) and sums of 1, y, x, yy, xx, xy, px of the window."""
     height, width = index.shape
     boxes, sums = np.zeros((4, n), np.int64), np.zeros((6, n), np.int64)
     for y in range(height):
@@ -146,7 +141,7 @@ def _moments(index: Index, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]
                 boxes[0, i], boxes[1, i], boxes[3, i] = y, start, x
             boxes[1, i], boxes[2, i] = min(boxes[1, i], start), y + 1
             boxes[3, i] = max(boxes[3, i], x)
-            # a run's sums in closed form; sum of squares below m: (m-1) m (2m-1) / 6
+            # Sums of a run in closed form: squares below m sum to (m-1) m (2m-1) / 6.
             length = x - start
             first = (start + x - 1) * length // 2
             squares = (x - 1) * x * (2 * x - 1) // 6
@@ -161,10 +156,8 @@ def _moments(index: Index, n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]
 
 
 @kernel
-def _hull_areas(
-    index: Index, tops: NDArray[np.int64], offsets: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Count the pixel centres in the hulls; object i has rows offsets[i] to [i + 1]."""
+def _hull_areas(index: Index, tops: Int64, offsets: Int64) -> Int64:
+    """Count the pixel centres in the hulls; object i has rows offsets[i:i + 2]."""
     left = np.full(offsets[-1], _FAR, np.int64)
     right = np.full(offsets[-1], _FAR, np.int64)  # mirrored: minus the last column
     for y in range(index.shape[0]):
@@ -183,11 +176,12 @@ def _hull_areas(
 
 
 @kernel
-def _first_centres(columns: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the first pixel centre of each row in the hull of pixels' edge middles.
+def _first_centres(columns: Int64) -> Int64:
+    """Return the first pixel centre of each row in the hull of the pixels' edge midpoints.
 
-    In half pixels, row r is y = 2r; its pixel at column x reaches the hull with the points
-    (2r - 1, 2x), (2r, 2x - 1) and (2r + 1, 2x).
+    Units are half pixels: row r is y = 2r, and its pixel at column x contributes the points
+    (2r - 1, 2x), (2r, 2x - 1) and (2r + 1, 2x). Left half of the monotone chain algorithm
+    (Andrew 1979).
     """
     rows = columns.size
     points = np.full(2 * rows + 1, _FAR)  # smallest column at y = -1, 0, ... 2 rows - 1
@@ -200,7 +194,7 @@ def _first_centres(columns: NDArray[np.int64]) -> NDArray[np.int64]:
     for k in range(points.size):
         if points[k] == _FAR:
             continue
-        while top > 1:  # drop points on or right of the line from their neighbours
+        while top > 1:  # drop points on or right of the line through their neighbours
             a, b = chain[top - 2], chain[top - 1]
             if (points[b] - points[a]) * (k - a) < (points[k] - points[a]) * (b - a):
                 break

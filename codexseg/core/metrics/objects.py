@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components, min_weight_full_bipartite_matching
 
-from codexseg.core.labels.operations import Integers, Labels, Mask
+from codexseg.arrays import Int64, Labels, Mask
 from codexseg.core.labels.overlaps import Overlaps
 from codexseg.errors import InputError
 
@@ -56,8 +56,8 @@ class ObjectPairs(NamedTuple):
 
     truth_labels: Labels
     pred_labels: Labels
-    truth: Integers
-    pred: Integers
+    truth: Int64
+    pred: Int64
     iou: Floats
     inside: Floats
 
@@ -164,7 +164,7 @@ def check_threshold(threshold: float) -> None:
         )
 
 
-def match_objects(pairs: ObjectPairs, threshold: float) -> Integers:
+def match_objects(pairs: ObjectPairs, threshold: float) -> Int64:
     """Pair objects one to one: most pairs of at least the threshold, then most IoU.
 
     Parameters
@@ -252,7 +252,7 @@ def quotient(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
-def _assign(truth: Integers, pred: Integers, iou: Floats, good: Mask) -> Integers:
+def _assign(truth: Int64, pred: Int64, iou: Floats, good: Mask) -> Int64:
     """Solve the assignments of contested objects; return the rows that match."""
     rows, columns = _renumbered(truth), _renumbered(pred)
     n = int(rows.max()) + 1
@@ -273,7 +273,7 @@ def _assign(truth: Integers, pred: Integers, iou: Floats, good: Mask) -> Integer
     return found[good[found]]
 
 
-def _solve(truth: Integers, pred: Integers, iou: Floats, good: Mask) -> Integers:
+def _solve(truth: Int64, pred: Int64, iou: Floats, good: Mask) -> Int64:
     """Find the assignment of most good pairs, then of most IoU, as rows."""
     rows, columns = _renumbered(truth), _renumbered(pred)
     n, m = int(rows.max()) + 1, int(columns.max()) + 1
@@ -287,17 +287,17 @@ def _solve(truth: Integers, pred: Integers, iou: Floats, good: Mask) -> Integers
     paired = column < m
     keys = rows * m + columns  # ascending, as the pairs are
     wanted = row[paired].astype(np.int64) * m + column[paired]
-    found: Integers = np.searchsorted(keys, wanted).astype(np.int64)
+    found: Int64 = np.searchsorted(keys, wanted).astype(np.int64)
     return found
 
 
-def _renumbered(numbers: Integers) -> Integers:
+def _renumbered(numbers: Int64) -> Int64:
     """Replace numbers by their ranks among those that occur, from 0."""
-    ranks: Integers = np.unique(numbers, return_inverse=True)[1].astype(np.int64)
+    ranks: Int64 = np.unique(numbers, return_inverse=True)[1].astype(np.int64)
     return ranks
 
 
-def _areas(labels: Labels, shared: Integers) -> tuple[Labels, Integers]:
+def _areas(labels: Labels, shared: Int64) -> tuple[Labels, Int64]:
     """Return the labels that occur, ascending, and their pixels."""
     found, index = np.unique(labels, return_inverse=True)
     area = np.zeros(len(found), np.int64)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codexseg.core.labels.operations import Integers, Mask
+from codexseg.arrays import Int64, Mask
 from codexseg.core.labels.overlaps import Overlaps
 from codexseg.core.metrics.objects import quotient
 from codexseg.errors import InputError
@@ -72,7 +72,7 @@ def count_pixels(table: Overlaps) -> PixelCounts:
     )
 
 
-def probability_levels(foreground: Mask, probability: NDArray[Any]) -> Integers:
+def probability_levels(foreground: Mask, probability: NDArray[Any]) -> Int64:
     """Count pixels by probability; counts of windows and images add up.
 
     Parameters
@@ -111,7 +111,7 @@ def probability_levels(foreground: Mask, probability: NDArray[Any]) -> Integers:
     )
 
 
-def auroc(levels: Integers) -> float:
+def auroc(levels: Int64) -> float:
     """Compute the area under the receiver operating characteristic.
 
     It is the chance that a pixel of the foreground has a higher probability than one of

@@ -27,7 +27,7 @@ from codexseg.core.labels.stitching import (
     Candidates,
     find_candidates,
     largest_component,
-    resolve,
+    resolve_conflicts,
     select_discards,
 )
 from codexseg.stages.stitch.mosaic import (
@@ -265,7 +265,7 @@ def _resolve_until_whole(
     seams = empty
     for turn in count():
         accepted = {
-            name: resolve(known, overlaps[name], min_remaining, discarded[name])
+            name: resolve_conflicts(known, overlaps[name], min_remaining, discarded[name])
             for name, known in candidates.items()
         }
         seams = replace(
