@@ -20,12 +20,10 @@ from codexseg.core.metrics.reference_free import (
     Sizes,
     Tally,
     foreground_squares,
+    quality_metrics,
     signal_threshold,
     sizes,
     tally_pixels,
-)
-from codexseg.core.metrics.reference_free import (
-    figures as quality_metrics,
 )
 from codexseg.run.files import write_csv_rows
 from codexseg.run.records import Record
@@ -120,9 +118,7 @@ def quality_rows(state: WorkerState, judged: Mapping[int, Record]) -> list[Recor
 
 def _with_earlier_name(row: Record) -> Record:
     """Add `light_in_cells`, the name of nuclear_signal_in_cells in version 0.1.0."""
-    return row | {
-        "light_in_cells": row.get("nuclear_signal_in_cells", row["light_in_cells"])
-    }
+    return row | {"light_in_cells": row["nuclear_signal_in_cells"]}
 
 
 def _all_areas(state: WorkerState) -> Int64:

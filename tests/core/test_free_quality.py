@@ -15,8 +15,8 @@ from codexseg.core.metrics.reference_free import (
     FRACTIONS,
     OTHERS,
     Tally,
-    figures,
     foreground_squares,
+    quality_metrics,
     signal_threshold,
     sizes,
     tally_pixels,
@@ -43,7 +43,9 @@ def judged(
     labels=CELLS, pixels=LIGHT, squares=SQUARES, counts=(2, 3, 4), levels=(0.0, 0.0)
 ):
     areas = sizes(np.unique(labels[labels > 0], return_counts=True)[1])
-    return figures(tally_pixels(labels, pixels, squares), areas, counts, levels, 0.5)
+    return quality_metrics(
+        tally_pixels(labels, pixels, squares), areas, counts, levels, 0.5
+    )
 
 
 def test_figures_of_a_picture():
@@ -56,7 +58,7 @@ def test_figures_of_a_picture():
     assert found["foreground_covered"] == 12 / 48
     assert found["background_covered"] == 1 / 16
     assert found["cells_on_foreground"] == 12 / 13
-    assert found["light_in_cells"] == 12 * 300 / (12 * 300 + 36 * 100)
+    assert found["nuclear_signal_in_cells"] == 12 * 300 / (12 * 300 + 36 * 100)
     assert found["cells_per_100_um2"] == 3 / (48 * 0.25 / 100)
     assert found["median_cell_diameter_um"] == 2 * math.sqrt(4 / math.pi) * 0.5
     areas = np.array([4, 8, 1])
@@ -68,7 +70,7 @@ def test_figures_of_a_picture():
 
 def test_light_counts_above_the_background():
     found = judged(levels=(50.0, None))
-    assert found["light_in_cells"] == 12 * 250 / (12 * 250 + 36 * 50)
+    assert found["nuclear_signal_in_cells"] == 12 * 250 / (12 * 250 + 36 * 50)
     pixels = LIGHT.copy()
     pixels[0, 4, :4] = 140, 60, 140, 60
     outside = pixels[0][(CELLS == 0) & np.kron(SQUARES, np.ones((4, 4), bool))]
@@ -78,7 +80,7 @@ def test_light_counts_above_the_background():
 
 
 def test_what_is_not_there_has_no_figure():
-    nothing = figures(
+    nothing = quality_metrics(
         Tally.empty(64), sizes(np.zeros(0, np.int64)), (0, 0, 0), (0.0, None), 0.5
     )
     known = {name for name, value in nothing.items() if not math.isnan(value)}

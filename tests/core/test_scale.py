@@ -7,7 +7,6 @@ from hypothesis.extra.numpy import arrays
 from codexseg.core.intensity.histogram import histogram
 from codexseg.core.intensity.scaling import (
     IntensityScaling,
-    SizeModel,
     choose_windows,
     equivalent_diameters,
     median_diameter,
@@ -131,93 +130,3 @@ def test_gain_and_offset_change_nothing(pixels, gain, offset, low, high):
         assert np.allclose(one.apply(pixels), two.apply(other), rtol=1e-4, atol=1e-4)
         levels = [one.level(float(p)) for p in pixels.ravel()]
         assert np.allclose(one.apply(pixels).ravel(), levels, rtol=1e-5, atol=1e-5)
-
-
-# --- the regression -----------------------------------------------------------------------
-
-
-def styles_and_diameters(n=200, d=8, noise=0.0, seed=0):
-    rng = np.random.default_rng(seed)
-    styles = rng.normal(size=(n, d))
-    styles /= np.linalg.norm(styles, axis=1, keepdims=True)
-    diameters = 30 * np.exp(styles @ rng.normal(size=d) + 0.2 + rng.normal(0, noise, n))
-    return styles, diameters
-
-
-def test_a_log_linear_law_is_found():
-    styles, diameters = styles_and_diameters()
-    model = SizeModel.fit(styles[:100], diameters[:100], 30, ridge=1e-9)
-    assert model.predict(styles[100:]) == pytest.approx(diameters[100:], rel=1e-6)
-
-
-def test_noise_does_not_carry_it_away():
-    styles, diameters = styles_and_diameters(noise=0.1)
-    model = SizeModel.fit(styles[:100], diameters[:100], 30)
-    off = np.abs(np.log(model.predict(styles[100:]) / diameters[100:]))
-    assert np.median(off) < 0.12
-    assert np.median(np.abs(np.log(30 / diameters[100:]))) > 2 * np.median(off)
-
-
-@settings(deadline=None)
-@given(st.integers(1, 12), st.integers(1, 6), st.floats(0.01, 10), st.integers(0, 99))
-def test_it_is_ridge_regression(n, d, ridge, seed):
-    styles, diameters = styles_and_diameters(n, d, 0.5, seed)
-    model = SizeModel.fit(styles, diameters, 25, ridge=ridge)
-    # the same as least squares with sqrt(r) times the unit matrix below the styles
-    x, y = styles - styles.mean(0), np.log(diameters / 25)
-    rows = np.concatenate([x, np.sqrt(ridge) * np.eye(d)])
-    expected = np.linalg.lstsq(
-        rows, np.concatenate([y - y.mean(), np.zeros(d)]), rcond=None
-    )
-    assert model.a == pytest.approx(expected[0], abs=1e-8)
-    mean = model.predict(styles.mean(0)[None])
-    assert mean == pytest.approx([np.exp(np.log(diameters).mean())])
-
-
-def test_scaling_all_diameters_scales_what_is_predicted():
-    styles, diameters = styles_and_diameters(noise=0.2)
-    one = SizeModel.fit(styles, diameters, 30).predict(styles)
-    two = SizeModel.fit(styles, 2 * diameters, 30).predict(styles)
-    assert two == pytest.approx(2 * one)
-
-
-def test_what_is_no_number_is_the_diameter_of_the_fit():
-    styles, diameters = styles_and_diameters()
-    model = SizeModel.fit(styles, diameters, 17)
-    assert model.predict(np.full((1, 8), np.nan)).tolist() == [17]
-    big = model.a / np.linalg.norm(model.a) * 1e6
-    assert model.predict(np.stack([big, -big])).tolist() == [17, 17]
-
-
-def test_it_goes_through_a_file(tmp_path):
-    styles, diameters = styles_and_diameters()
-    model = SizeModel.fit(styles, diameters, 30)
-    np.savez(tmp_path / "size.npz", **model.to_arrays())
-    with np.load(tmp_path / "size.npz") as file:
-        again = SizeModel.from_arrays(file)
-    assert np.array_equal(again.predict(styles), model.predict(styles))
-
-
-@pytest.mark.parametrize(
-    ("styles", "diameters", "words"),
-    [
-        (np.zeros((3, 2)), np.ones(2), r"\(3, 2\)"),
-        (np.zeros((0, 2)), np.ones(0), "n at least 1"),
-        (np.zeros((2, 2)), np.array([1.0, 0.0]), "without cells"),
-        (np.zeros((2, 2)), np.array([1.0, np.nan]), "without cells"),
-    ],
-)
-def test_what_cannot_be_fitted_is_refused(styles, diameters, words):
-    with pytest.raises(InputError, match=words):
-        SizeModel.fit(styles, diameters, 30)
-
-
-def test_what_does_not_fit_the_model_is_refused():
-    styles, diameters = styles_and_diameters()
-    model = SizeModel.fit(styles, diameters, 30)
-    with pytest.raises(InputError, match=r"expected \(n, 8\)"):
-        model.predict(styles[:, :3])
-    with pytest.raises(InputError, match="without smean"):
-        SizeModel.from_arrays({"A": model.a, "ymean": 1.0, "diam_mean": 30.0})
-    with pytest.raises(InputError, match="fit it again"):
-        SizeModel.from_arrays(model.to_arrays() | {"A": np.zeros(3)})

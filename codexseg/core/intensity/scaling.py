@@ -1,16 +1,14 @@
 """At what scale, of lengths and of grey levels, a backend is shown an image.
 
-The size of cells from what was found of them, where on a slide to look, and the ridge
-regression that estimates it from a network's style vector: Stringer et al., Cellpose: a
-generalist algorithm for cellular segmentation, Nature Methods 18, 2021.
+The size of cells from what was found of them, and where on a slide to look.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from codexseg.core.grid import Window
 from codexseg.core.intensity.background import BLOCK_PX
@@ -145,105 +143,6 @@ def choose_windows(
         chosen.append(Window(y, x, min(y + side_px, shape[0]), min(x + side_px, shape[1])))
         distance = np.minimum(distance, np.hypot(*(places - places[at]).T))
     return chosen
-
-
-@dataclass(frozen=True, eq=False)
-class SizeModel:
-    """Ridge regression of the logarithm of the cells' diameter on a style vector.
-
-    A style vector is what a network sums up of an image (the mean over all pixels of
-    its deepest features, of length 1). Diameters are in the unit of the fit.
-
-    Attributes
-    ----------
-    a : (d,) float64
-        Weights.
-    smean : (d,) float64
-        Mean style of the fit.
-    ymean : float
-        Mean of the logarithm of diameters over `diam_mean` of the fit.
-    diam_mean : float
-        The diameter that the network was made for.
-    """
-
-    a: Floats
-    smean: Floats
-    ymean: float
-    diam_mean: float
-
-    @classmethod
-    def fit(
-        cls,
-        styles: ArrayLike,
-        diameters: ArrayLike,
-        diam_mean: float,
-        *,
-        ridge: float = 1.0,
-    ) -> "SizeModel":
-        """Solve (X Xᵀ + r I) A = X Y, X and Y less their means, Y the logarithm.
-
-        Parameters
-        ----------
-        styles : (n, d)
-            Style vectors of n images, as the network saw them.
-        diameters : (n,)
-            Median diameter of their cells, at that scale; above 0.
-        diam_mean : float
-            The diameter that the network was made for.
-        ridge : float
-            r: how strongly weights are held back.
-
-        Raises
-        ------
-        InputError
-            If shapes do not fit, or a diameter is not above 0.
-        """
-        s, d = np.asarray(styles, np.float64), np.asarray(diameters, np.float64)
-        if s.ndim != 2 or d.shape != s.shape[:1] or not len(d):
-            raise InputError(
-                f"styles of shape {s.shape} and diameters of shape {d.shape}: expected "
-                f"(n, d) and (n,), n at least 1."
-            )
-        if not (np.isfinite(d).all() and (d > 0).all() and diam_mean > 0 <= ridge):
-            raise InputError(
-                "a diameter that is not above 0 (or a ridge below 0): leave out images "
-                "without cells."
-            )
-        y = np.log(d) - np.log(diam_mean)
-        smean, ymean = s.mean(axis=0), float(y.mean())
-        x = (s - smean).T
-        a = np.linalg.solve(x @ x.T + ridge * np.eye(len(x)), x @ (y - ymean))
-        return cls(a, smean, ymean, float(diam_mean))
-
-    def predict(self, styles: ArrayLike) -> Floats:
-        """Estimate diameters (n,) from styles (n, d); what is no number is `diam_mean`."""
-        s = np.asarray(styles, np.float64)
-        if s.ndim != 2 or s.shape[1:] != self.smean.shape:
-            raise InputError(f"styles of shape {s.shape}, expected (n, {len(self.smean)}).")
-        with np.errstate(over="ignore", invalid="ignore"):
-            found = np.exp((s - self.smean) @ self.a + np.log(self.diam_mean) + self.ymean)
-        good = np.isfinite(found) & (found > 0)
-        return np.where(good, found, self.diam_mean)
-
-    def to_arrays(self) -> dict[str, Floats]:
-        """Return A, smean, ymean and diam_mean, for a file."""
-        numbers = {"ymean": self.ymean, "diam_mean": self.diam_mean}
-        arrays = {"A": self.a, "smean": self.smean}
-        return arrays | {name: np.array(value) for name, value in numbers.items()}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, ArrayLike]) -> "SizeModel":
-        """Take up what :meth:`to_arrays` gave."""
-        missing = [n for n in ("A", "smean", "ymean", "diam_mean") if n not in arrays]
-        if missing:
-            raise InputError(f"a size model without {', '.join(missing)}: fit it again.")
-        a, smean = (np.asarray(arrays[name], np.float64) for name in ("A", "smean"))
-        if a.ndim != 1 or a.shape != smean.shape:
-            raise InputError(
-                f"a size model with A of shape {a.shape} and smean of shape "
-                f"{smean.shape}, expected the same (d,): fit it again."
-            )
-        return cls(a, smean, float(arrays["ymean"]), float(arrays["diam_mean"]))  # type: ignore[arg-type]
 
 
 def median_diameter(diameters: Sequence[Floats], floor: float) -> float | None:

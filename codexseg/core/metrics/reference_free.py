@@ -33,7 +33,7 @@ FRACTIONS = (
     "foreground_covered",
     "background_covered",
     "cells_on_foreground",
-    "light_in_cells",
+    "nuclear_signal_in_cells",
 )
 """The figures that are parts of a whole, 0 to 1."""
 
@@ -178,7 +178,7 @@ def sizes(areas: NDArray[np.int64]) -> Sizes:
     return Sizes(n, median, std, std / float(np.mean(areas)), _MAD_TO_STD * away / median)
 
 
-def figures(
+def quality_metrics(
     tally: Tally,
     areas: Sizes,
     counts: tuple[int, int, int],
@@ -208,7 +208,7 @@ def figures(
         `foreground_fraction`: part of the pixels with signal; `foreground_covered`: part
         of these in cells [FFC]; `background_covered`: part of the others in cells [FBC];
         `cells_on_foreground`: part of the cells' pixels with signal [FCF].
-        `light_in_cells`: part of the nuclear light of the foreground that is in cells
+        `nuclear_signal_in_cells`: part of the nuclear signal of the foreground in cells
         (not in the paper).
         `cells_per_100_um2` [NC], of foreground; `median_cell_diameter_um`, of a disc of
         the median area; `size_cv`, `size_cv_robust`, see :class:`Sizes`; `size_score`:
@@ -231,7 +231,9 @@ def figures(
         "foreground_covered": _part(both, foreground),
         "background_covered": _part(inside - both, pixels - foreground),
         "cells_on_foreground": _part(both, inside),
-        "light_in_cells": _light_in_cells(tally, both, foreground, levels[0]),
+        "nuclear_signal_in_cells": _nuclear_signal_in_cells(
+            tally, both, foreground, levels[0]
+        ),
         "cells_per_100_um2": _part(cells, foreground * mpp**2 / 100),
         "median_cell_diameter_um": 2 * float(np.sqrt(areas.median / np.pi)) * mpp,
         "size_cv": areas.cv,
@@ -246,7 +248,9 @@ def _part(part: float, whole: float) -> float:
     return part / whole if whole else float("nan")
 
 
-def _light_in_cells(tally: Tally, both: int, foreground: int, level: float | None) -> float:
+def _nuclear_signal_in_cells(
+    tally: Tally, both: int, foreground: int, level: float | None
+) -> float:
     if level is None:
         return float("nan")
     inside, outside = tally.sums[0, :, 0].tolist()
