@@ -13,15 +13,19 @@ from codexseg.arrays import Int64
 from codexseg.artifacts.labels import ORIGINAL
 from codexseg.artifacts.objects import SlideObjects, read_patches_with_objects
 from codexseg.core.grid import Window
-from codexseg.core.intensity.background import BIN_PX, has_signal, signal_pixels
+from codexseg.core.intensity.background import (
+    BIN_PX,
+    has_signal,
+    signal_pixels,
+    signal_threshold,
+)
 from codexseg.core.metrics.reference_free import (
     FRACTIONS,
     OTHERS,
     Sizes,
     Tally,
-    foreground_squares,
+    foreground_bins,
     quality_metrics,
-    signal_threshold,
     sizes,
     tally_pixels,
 )
@@ -182,7 +186,7 @@ def _tally(state: WorkerState, window: Window) -> Tally:
         min(width, -(-window.x1 // BIN_PX) * BIN_PX),
     )
     pixels = state.statistics.channels.read(state.slide, wide)
-    squares = foreground_squares(pixels, signal_thresholds(state))
+    squares = foreground_bins(pixels, signal_thresholds(state))
     squares &= signal_pixels(state.statistics.signal, wide)[::BIN_PX, ::BIN_PX]
     inside = window.within(wide)
     return tally_pixels(
