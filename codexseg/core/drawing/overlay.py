@@ -233,12 +233,15 @@ class _FigureBlocks:
         self.rows, self.columns = (max(1, size // side) for size in shape)
 
     def row(self, y: Int64) -> Int64:
+        """Return the rows of blocks at y, px."""
         return y * self.rows // self.shape[0]
 
     def column(self, x: Int64) -> Int64:
+        """Return the columns of blocks at x, px."""
         return x * self.columns // self.shape[1]
 
     def centre(self, row: Any, column: Any) -> tuple[Any, Any]:
+        """Return y and x of the centres of blocks, px."""
         height, width = self.shape
         return (row + 0.5) * height / self.rows, (column + 0.5) * width / self.columns
 
@@ -254,6 +257,7 @@ class _FigureBlocks:
         return np.bincount(index, minlength=self.rows * self.columns)
 
     def window(self, number: int) -> Window:
+        """Return the window around the centre of a block."""
         y, x = self.centre(*divmod(int(number), self.columns))
         return window_around(y, x, self._side, self.shape)
 
