@@ -14,7 +14,6 @@ from codexseg.artifacts.manifest import read_manifest
 from codexseg.backends.base import SlideContext
 from codexseg.backends.registry import create
 from codexseg.config.schema import ChannelsConfig, Config, SegmentationConfig
-from codexseg.core.intensity.scaling import SizeModel
 from codexseg.core.labels.overlaps import overlaps
 from codexseg.core.metrics.objects import count_matches, object_pairs
 from codexseg.errors import ConfigError, InputError
@@ -229,37 +228,6 @@ def test_a_backend_that_does_not_say_its_size_is_refused(tmp_path, diameter):
     assert done.returncode == 2
     assert "the backend 'local' has no known cell size" in done.stderr
     assert not (tmp_path / "my_codexseg").exists()
-
-
-class Styled(Local):
-    """Has a style vector that says how large cells are, once too small."""
-
-    diameter_um = 10.0
-    size_model = SizeModel(np.array([1.0]), np.array([0.0]), 0.0, 10.0)
-    styles = 0
-    seen: tuple[float, ...] = ()
-
-    def style(self, patches):
-        type(self).styles += len(patches)
-        return np.full((len(patches), 1), np.log(0.8))
-
-    def predict(self, patches, windows):
-        type(self).seen += (self.slide.mpp,)
-        return super().predict(patches, windows)
-
-
-def test_a_style_vector_is_the_first_of_the_two_passes(tmp_path):
-    image, _ = drawn(12, (300, 300))
-    config = write(
-        tmp_path, image, 0.5, "backend: 'tests.test_scale:Styled', diameter: auto"
-    )
-    Styled.styles, Styled.seen = 0, ()
-    result = execute(config, tmp_path / "run")
-    assert Styled.styles == 1
-    # the second pass sees cells of 8 um as if they were of 10, the run what that found
-    shown = result.scale["mpp_shown"]
-    assert sorted(set(Styled.seen)) == pytest.approx([0.5 * 10 / 8, shown], abs=1e-5)
-    assert result.scale["diameter_um"] == pytest.approx(7.9, abs=0.5)
 
 
 @pytest.mark.parametrize("compartment", ["both", "nuclear"])

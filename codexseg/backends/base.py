@@ -122,10 +122,6 @@ class Backend(Protocol):
     needs_nucleus : bool
         Whether it finds no objects without nuclei. Optional: True by default if it reads
         "nucleus".
-    size_model : codexseg.core.intensity.scaling.SizeModel
-        Diameter of cells, um at the slide's `mpp`, from style vectors. Optional, together
-        with ``style(patches) -> (n, d)``, the style vectors of patches (n, 2, y, x). They
-        are the first pass of diameter `auto`.
     object_columns : mapping of str to str
         Names and data types of the values that it returns for each object, such as
         ``{"confidence": "float32", "class": "int32"}``. Optional: no values by default.

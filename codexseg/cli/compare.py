@@ -29,7 +29,7 @@ _METRICS = {
     "median_cell_diameter_um": ("diameter um", "{:.1f}"),
     "cpu_s": ("CPU s", "{:.1f}"),
     "foreground_covered": ("signal covered", "{:.0%}"),
-    "light_in_cells": ("signal in cells", "{:.0%}"),
+    "nuclear_signal_in_cells": ("signal in cells", "{:.0%}"),
     "cells_on_foreground": ("cells on signal", "{:.0%}"),
     "size_cv": ("size spread", "{:.2f}"),
 }

@@ -27,7 +27,7 @@ from codexseg.core.labels.overlaps import (
 from codexseg.core.metrics.error_types import ErrorCounts, count_errors
 from codexseg.core.metrics.objects import (
     QUOTIENTS,
-    Matches,
+    MatchCounts,
     check_threshold,
     count_matches,
     mean_quotients,
@@ -66,7 +66,7 @@ class Scores:
     ----------
     name : str
         Name of the image.
-    matches : tuple of Matches
+    matches : tuple of MatchCounts
         One per threshold; empty for a probability map.
     errors : ErrorCounts or None
         None for a probability map.
@@ -77,7 +77,7 @@ class Scores:
     """
 
     name: str
-    matches: tuple[Matches, ...]
+    matches: tuple[MatchCounts, ...]
     errors: ErrorCounts | None
     pixels: PixelCounts
     auroc: float | None = None

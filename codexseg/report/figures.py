@@ -21,7 +21,7 @@ from codexseg.core.drawing.overlay import (
     Picture,
     blend,
     brightness,
-    choose_places,
+    choose_figure_windows,
     crossing,
     draw_outlines,
     hatch,
@@ -141,7 +141,7 @@ def draw_cells(state: WorkerState) -> Iterator[Record]:
     boxes, unmatched = cells.box, cells.unmatched.box
     places: list[tuple[Kind | None, Window]] = [
         (place.kind, place.window)
-        for place in choose_places(
+        for place in choose_figure_windows(
             boxes, unmatched, grid, config.overlay_px, config.overlays
         )
     ]

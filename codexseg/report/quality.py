@@ -13,19 +13,21 @@ from codexseg.arrays import Int64
 from codexseg.artifacts.labels import ORIGINAL
 from codexseg.artifacts.objects import SlideObjects, read_patches_with_objects
 from codexseg.core.grid import Window
-from codexseg.core.intensity.background import BIN_PX, has_signal, signal_pixels
+from codexseg.core.intensity.background import (
+    BIN_PX,
+    has_signal,
+    signal_pixels,
+    signal_threshold,
+)
 from codexseg.core.metrics.reference_free import (
     FRACTIONS,
     OTHERS,
     Sizes,
     Tally,
-    foreground_squares,
-    signal_threshold,
+    foreground_bins,
+    quality_metrics,
     sizes,
     tally_pixels,
-)
-from codexseg.core.metrics.reference_free import (
-    figures as quality_metrics,
 )
 from codexseg.io.csv_writer import write_csv_rows
 from codexseg.run.records import Record
@@ -120,9 +122,7 @@ def quality_rows(state: WorkerState, judged: Mapping[int, Record]) -> list[Recor
 
 def _with_earlier_name(row: Record) -> Record:
     """Add `light_in_cells`, the name of nuclear_signal_in_cells in version 0.1.0."""
-    return row | {
-        "light_in_cells": row.get("nuclear_signal_in_cells", row["light_in_cells"])
-    }
+    return row | {"light_in_cells": row["nuclear_signal_in_cells"]}
 
 
 def _all_areas(state: WorkerState) -> Int64:
@@ -186,7 +186,7 @@ def _tally(state: WorkerState, window: Window) -> Tally:
         min(width, -(-window.x1 // BIN_PX) * BIN_PX),
     )
     pixels = state.statistics.channels.read(state.slide, wide)
-    squares = foreground_squares(pixels, signal_thresholds(state))
+    squares = foreground_bins(pixels, signal_thresholds(state))
     squares &= signal_pixels(state.statistics.signal, wide)[::BIN_PX, ::BIN_PX]
     inside = window.within(wide)
     return tally_pixels(

@@ -26,12 +26,12 @@ from codexseg.core.grid import PatchGrid, Window
 from codexseg.core.intensity.background import Blocks, estimate_background, measure_blocks
 from codexseg.core.intensity.histogram import (
     N_BINS,
-    are_grey_levels,
+    are_intensities,
     block_mean,
     histogram,
     merge_channels,
     percentile,
-    sum_levels,
+    sum_intensities,
 )
 from codexseg.errors import InputError
 from codexseg.io.slides.base import SlideImage
@@ -187,7 +187,7 @@ class _StripTally:
         """Add a square."""
         self._counts += histogram(pixels)
         if pixels.dtype.kind == "f":
-            low, high, total, squares = sum_levels(pixels)
+            low, high, total, squares = sum_intensities(pixels)
             self._moments[0] = min(self._moments[0], low)
             self._moments[1] = max(self._moments[1], high)
             self._moments[2:] += total, squares
@@ -311,7 +311,7 @@ def check_intensities(pixels: Pixels, name: str, window: Window) -> None:
     InputError
         With the channel, the window and the first such pixel.
     """
-    if pixels.dtype.kind != "f" or are_grey_levels(pixels):
+    if pixels.dtype.kind != "f" or are_intensities(pixels):
         return
     for fault, bad, remedy in (
         ("are NaN or infinite", ~np.isfinite(pixels), "Replace them, for example by 0"),

@@ -9,7 +9,7 @@ from skimage.exposure import equalize_adapthist, rescale_intensity
 
 from codexseg.core.intensity.clahe import (
     BLOCK_PX,
-    Levels,
+    ChannelRange,
     blocks_needed,
     cap_bins,
     cap_level,
@@ -46,7 +46,7 @@ def draw(kind, dtype, shape, seed=0):
 
 
 def percentile(pixels):
-    """numpy 1.26's, on the sorted non-zero pixels."""
+    """Return the 99.9th percentile of the non-zero pixels as numpy 1.26 computes it."""
     ordered = np.sort(pixels[pixels != 0])
     position = (len(ordered) - 1) * (99.9 / 100)
     below = int(position)
@@ -58,7 +58,7 @@ def percentile(pixels):
 
 
 def by_scikit_image(pixels):
-    """What deepcell does to one channel."""
+    """Prepare one channel with the functions that deepcell calls."""
     if not pixels.any():
         return np.zeros(pixels.shape, np.float32)
     cap = np.array(percentile(pixels)).astype(pixels.dtype)
@@ -70,7 +70,7 @@ def by_scikit_image(pixels):
 
 
 def cut(shape, step):
-    """Windows y0, y1, x0, x1 that partition an image."""
+    """Return windows y0, y1, x0, x1 that partition an image."""
     spans = (
         [(a, min(a + n, size)) for a in range(0, size, n)]
         for size, n in zip(shape, step, strict=True)
@@ -79,13 +79,13 @@ def cut(shape, step):
 
 
 def by_windows(pixels, step):
-    """Prepare a channel without ever looking at more than a window of it."""
+    """Prepare a channel window by window."""
     windows = [(slice(w[0], w[1]), slice(w[2], w[3])) for w in cut(pixels.shape, step)]
     counts = sum(count_levels(pixels[w]) for w in windows)
     fine = None
     if pixels.dtype.kind == "f":
         fine = sum(count_fine(pixels[w], cap_bins(counts)) for w in windows)
-    levels = Levels.of(
+    levels = ChannelRange.of(
         cap_level(counts, pixels.dtype, fine),
         min(pixels[w].min() for w in windows),
         max(pixels[w].max() for w in windows),
@@ -101,15 +101,15 @@ def by_windows(pixels, step):
             for b, size in zip((by, bx), pixels.shape, strict=True)
         )
         maps[by, bx] = contrast_maps(clahe_bins(pixels[np.ix_(rows, columns)], levels))
-    pieces = []
+    equalized = []
     for window, (y0, y1, x0, x1) in zip(windows, cut(pixels.shape, step), strict=True):
         by0, by1, bx0, bx1 = blocks_needed(y0, y1, x0, x1, n_blocks)
         bins = clahe_bins(pixels[window], levels)
         near = maps[by0:by1, bx0:bx1]
-        pieces.append(equalize(bins, near, (y0, x0), (by0, bx0), n_blocks))
-    low, high = min(p.min() for p in pieces), max(p.max() for p in pieces)
-    for window, piece in zip(windows, pieces, strict=True):
-        out[window] = to_unit(piece, int(low), int(high))
+        equalized.append(equalize(bins, near, (y0, x0), (by0, bx0), n_blocks))
+    low, high = min(p.min() for p in equalized), max(p.max() for p in equalized)
+    for window, values in zip(windows, equalized, strict=True):
+        out[window] = to_unit(values, int(low), int(high))
     return out
 
 
@@ -128,9 +128,7 @@ sides = st.one_of(st.integers(1, 20), st.integers(21, 330), st.just(128))
 @example("noise", "uint16", (1, 1), (50, 50), 0)
 @example("sparse", "uint16", (257, 300), (64, 65), 0)
 @example("wide", "float32", (256, 128), (128, 128), 0)
-def test_windows_give_what_the_whole_gives_and_that_is_scikit_images(
-    kind, dtype, shape, step, seed
-):
+def test_windows_equal_the_whole_image_and_scikit_image(kind, dtype, shape, step, seed):
     image = np.stack([draw(kind, dtype, shape, seed), draw("noise", dtype, shape, seed)])
     whole = preprocess(image)
     assert whole.dtype == np.float32
@@ -140,15 +138,16 @@ def test_windows_give_what_the_whole_gives_and_that_is_scikit_images(
 
 
 @pytest.mark.parametrize("suffix", ["", "_u16"])
-def test_preprocessing_is_deepcells_bit_for_bit(suffix):
+def test_preprocessing_equals_deepcell_bit_for_bit(suffix):
     golden = np.load(GOLDEN)
-    found = preprocess(golden["image" + suffix])
+    prepared = preprocess(golden["image" + suffix])
     assert (
-        found.tobytes() == np.ascontiguousarray(golden["preprocessed" + suffix]).tobytes()
+        prepared.tobytes()
+        == np.ascontiguousarray(golden["preprocessed" + suffix]).tobytes()
     )
 
 
-def test_the_cap_is_deepcells():
+def test_cap_equals_deepcell():
     golden = np.load(GOLDEN)
     for pixels, capped in zip(golden["image"], golden["capped"], strict=True):
         assert cap_of(pixels) == capped.max()
@@ -164,26 +163,26 @@ def cap_of(pixels):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS[:-1])
 @pytest.mark.parametrize("size", [1, 2, 3, 999, 1001, 1002, 250_000])
-def test_the_cap_is_the_exact_percentile(kind, dtype, size):
+def test_cap_is_the_exact_percentile(kind, dtype, size):
     pixels = draw(kind, dtype, (1, size), seed=size)
     if not pixels.any():
         assert cap_of(pixels) is None
         return
     expected = percentile(pixels)
     assert cap_of(pixels) == float(np.array(expected).astype(pixels.dtype))
-    nearly = np.percentile(pixels[pixels != 0].astype(np.float64), 99.9)
-    assert expected == pytest.approx(nearly, rel=1e-6)
+    approximate = np.percentile(pixels[pixels != 0].astype(np.float64), 99.9)
+    assert expected == pytest.approx(approximate, rel=1e-6)
 
 
-def test_the_cap_of_more_pixels_than_32_bits_count():
+def test_cap_of_more_pixels_than_32_bits_hold():
     counts = np.zeros(65536, np.int64)
     counts[100], counts[200], counts[300] = 5 * 10**9, 10**7, 4 * 10**6
-    assert cap_level(counts, np.uint16) == 200  # 0.08 % of the pixels lie above it
+    assert cap_level(counts, np.uint16) == 200  # 0.08 % of the pixels are above it
     counts[300] += 2 * 10**6
     assert cap_level(counts, np.uint16) == 300
 
-    levels = np.array([[1.0, 1.0 + 2**-20, 1.5]], np.float32)
-    coarse, fine = count_levels(levels), count_fine(levels, (0x3F80, 0x3F80))
+    pixels = np.array([[1.0, 1.0 + 2**-20, 1.5]], np.float32)
+    coarse, fine = count_levels(pixels), count_fine(pixels, (0x3F80, 0x3F80))
     assert fine[:, 0].tolist() == fine[:, 8].tolist() == [1, 1]
     coarse, fine = coarse * 0, fine * 0
     coarse[0x3F80], coarse[0x3FC0] = 6 * 10**9, 10**6
@@ -192,22 +191,22 @@ def test_the_cap_of_more_pixels_than_32_bits_count():
     assert cap_level(coarse, np.float32, fine) == 1.0 + 2**-20
 
 
-def test_zeros_do_not_count_as_the_smallest_of_floats():
+def test_zeros_are_distinct_from_the_smallest_floats():
     pixels = np.zeros((10, 10), np.float32)
-    pixels[0, :3] = 1e-42, 2e-42, 1e-41  # their upper 16 bits are those of 0.0
+    pixels[0, :3] = 1e-42, 2e-42, 1e-41  # the same upper 16 bits as 0.0
     assert cap_of(pixels) == float(np.float32(percentile(pixels)))
 
 
-def test_the_cap_lies_between_two_levels_and_is_truncated_for_integers():
+def test_cap_is_interpolated_and_truncated_for_integers():
     pixels = np.full((1, 2), 10, np.uint8)
     pixels[0, 1] = 20
     assert cap_of(pixels) == 19
     assert cap_of(pixels.astype(np.float32)) == float(np.float32(20 - 10 * (1 - 0.999)))
 
 
-def test_counts_are_the_histogram_without_zeros():
+def test_counts_equal_the_histogram_without_zeros():
     pixels = draw("sparse", "float32", (40, 50))
-    pixels[0, :2] = -0.0, 1e-41  # the latter falls into the bin of 0.0
+    pixels[0, :2] = -0.0, 1e-41  # 1e-41 is in the bin of 0.0
     counts = count_levels(pixels)
     assert counts[0] == 1
     assert counts.sum() == np.count_nonzero(pixels)
@@ -219,26 +218,26 @@ def test_counts_are_the_histogram_without_zeros():
 
 def test_flat_channels_become_zeros():
     bright = np.full((200, 100), 7, np.uint16)
-    bright[0, 0] = 900  # capped, as it is one pixel of 20,000
+    bright[0, 0] = 900  # one pixel of 20,000: capped
     for pixels in (np.zeros((5, 5), np.uint8), np.full((5, 5), 3, np.float32), bright):
         assert not preprocess(pixels[np.newaxis]).any()
-    assert Levels.of(None, 0, 0).is_flat
-    assert Levels.of(7.0, 7, 900) == Levels(7.0, 7.0, 7.0)
-    assert not clahe_bins(bright, Levels(7.0, 7.0, 7.0)).any()
+    assert ChannelRange.of(None, 0, 0).is_flat
+    assert ChannelRange.of(7.0, 7, 900) == ChannelRange(7.0, 7.0, 7.0)
+    assert not clahe_bins(bright, ChannelRange(7.0, 7.0, 7.0)).any()
 
 
-def test_levels_that_equalise_to_one_value_are_cut_to_the_unit_range():
+def test_constant_equalised_levels_are_clipped_to_the_unit_range():
     assert to_unit(np.array([[0, 0]], np.uint16), 0, 0).tolist() == [[0, 0]]
     assert to_unit(np.array([[90, 90]], np.uint16), 90, 90).tolist() == [[1, 1]]
 
 
 @given(st.integers(1, 300), st.integers(0, 700), st.integers(0, 700))
-def test_reflected_is_numpys_padding(size, before, after):
+def test_reflected_equals_padding_of_numpy(size, before, after):
     padded = np.pad(np.arange(size), (before, after), mode="reflect")
     np.testing.assert_array_equal(reflected(-before, size + after, size), padded)
 
 
-def test_maps_need_whole_blocks_and_windows_their_maps():
+def test_incomplete_blocks_and_missing_maps_are_refused():
     bins = np.zeros((256, 384), np.uint8)
     with pytest.raises(InputError, match="multiples of 128"):
         contrast_maps(bins[:100])
@@ -247,9 +246,9 @@ def test_maps_need_whole_blocks_and_windows_their_maps():
     assert blocks_needed(0, 64, 0, 65, (2, 3)) == (0, 1, 0, 2)
     assert blocks_needed(191, 192, 192, 384, (2, 3)) == (0, 2, 1, 3)
     window = bins[100:200, 200:300]
-    for first, there in [((1, 0), maps), ((0, 2), maps), ((0, 0), maps[:, :2])]:
+    for first, passed in [((1, 0), maps), ((0, 2), maps), ((0, 0), maps[:, :2])]:
         with pytest.raises(InputError, match=r"blocks 0\.\.2, 1\.\.3"):
-            equalize(window, there, (100, 200), first, (2, 3))
+            equalize(window, passed, (100, 200), first, (2, 3))
 
 
 def test_other_dtypes_are_refused():

@@ -17,9 +17,9 @@ from codexseg.core.labels.overlaps import (
 from codexseg.core.metrics.error_types import ErrorCounts, count_errors
 from codexseg.core.metrics.objects import (
     QUOTIENTS,
-    Matches,
+    MatchCounts,
     count_matches,
-    match_objects,
+    matched_pairs,
     mean_quotients,
     object_pairs,
     pool_matches,
@@ -50,36 +50,38 @@ def dense_ious(truth, pred):
 
 
 def best_by_hand(iou, threshold):
-    """Most matches, and the sums of IoU that an assignment with most IoU may have."""
+    """Return the most matches, and the sums of IoU of all optimal assignments."""
     if 0 in iou.shape:
         return 0, {0.0}
     if iou.shape[0] > iou.shape[1]:
         iou = iou.T
-    found = []
+    results = []
     for columns in permutations(range(iou.shape[1]), iou.shape[0]):
-        taken = iou[range(iou.shape[0]), columns]
-        good = taken >= threshold
-        found.append((int(good.sum()), round(taken.sum(), 9), round(taken[good].sum(), 9)))
-    best = max(found)[:2]
-    return best[0], {matched for *key, matched in found if tuple(key) == best}
+        paired = iou[range(iou.shape[0]), columns]
+        good = paired >= threshold
+        results.append(
+            (int(good.sum()), round(paired.sum(), 9), round(paired[good].sum(), 9))
+        )
+    best = max(results)[:2]
+    return best[0], {matched for *key, matched in results if tuple(key) == best}
 
 
 def tissue(seed, n=60, side=5, labels=60):
-    """Touching blobs, and a prediction that shifts, erodes, merges and loses them."""
+    """Return touching objects, and a shifted prediction with eroded and merged ones."""
     rng = np.random.default_rng(seed)
     truth = np.kron(rng.integers(0, labels, (n // side, n // side)), np.ones((side, side)))
     pred = np.roll(truth, rng.integers(-2, 3, 2), (0, 1))
     pred[rng.random(pred.shape) < 0.2] = 0
     numbers = np.arange(labels)
-    some = rng.random(labels) < 0.2
-    numbers[some] = rng.integers(0, labels, some.sum())
+    merged = rng.random(labels) < 0.2
+    numbers[merged] = rng.integers(0, labels, merged.sum())
     return truth.astype(np.uint32), numbers[pred.astype(int)].astype(np.uint32)
 
 
 # -- objects ------------------------------------------------------------------------------
 
 
-def test_counted_by_hand():
+def test_metrics_counted_by_hand():
     truth = draw("""
         1111..22..
         1111..22..
@@ -111,28 +113,28 @@ def test_counted_by_hand():
     assert match.mean_matched_score == 1.75 / 2
     assert match.mean_true_score == 1.75 / 3
     assert match.panoptic_quality == 1.75 / 3.5
-    assert count_matches(pairs, 0.5).tp == 3  # a threshold is the least IoU that matches
+    assert count_matches(pairs, 0.5).tp == 3  # the threshold itself matches
     assert count_matches(pairs, 0.7501).tp == 1
 
 
-def test_more_matches_count_before_more_iou():
+def test_number_of_matches_has_priority_over_iou():
     truth = draw("1111111122")
     pred = draw("7777788888")
-    # 1 and 7: 5/8, 1 and 8: 3/10, 2 and 8: 2/5: one to one, 1 takes 7 and 2 takes 8.
+    # IoU: (1, 7) 5/8, (1, 8) 3/10, (2, 8) 2/5. The matches are (1, 7) and (2, 8).
     assert count_matches(pairs_of(truth, pred), 0.3).tp == 2
     truth, pred = draw("2211111111...."), draw("8888888888777.")
     pred[0, 9] = 7
-    # 1 and 8: 7/10. But 2 can only take 8, and then 1 is left with 7: 1/11.
+    # (1, 8) has 7/10. But 2 overlaps only 8, which leaves (1, 7) with 1/11.
     pairs = pairs_of(truth, pred)
     assert sorted(pairs.iou.round(3)) == [0.091, 0.222, 0.7]
     assert count_matches(pairs, 0.2).iou_sum == 0.7
-    few = count_matches(pairs, 0.05)
-    assert (few.tp, few.iou_sum) == (2, 1 / 11 + 2 / 9)
+    low = count_matches(pairs, 0.05)
+    assert (low.tp, low.iou_sum) == (2, 1 / 11 + 2 / 9)
 
 
 @given(small, small, st.sampled_from((0.01, 0.1, 0.25, 1 / 3, 0.5, 0.6, 1.0)))
 @settings(max_examples=150, deadline=None)
-def test_same_as_every_assignment_tried(truth, pred, threshold):
+def test_matches_equal_exhaustive_search(truth, pred, threshold):
     tp, sums = best_by_hand(dense_ious(truth, pred), threshold)
     match = count_matches(pairs_of(truth, pred), threshold)
     assert match.tp == tp
@@ -142,7 +144,7 @@ def test_same_as_every_assignment_tried(truth, pred, threshold):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_large_groups_of_rivals_are_solved_as_one_dense_assignment_would_be(seed):
+def test_matches_of_large_components_equal_a_dense_assignment(seed):
     from scipy.optimize import linear_sum_assignment
 
     truth, pred = tissue(seed, side=3, labels=300)
@@ -155,35 +157,35 @@ def test_large_groups_of_rivals_are_solved_as_one_dense_assignment_would_be(seed
         assert match.iou_sum == pytest.approx(iou[rows][good[rows]].sum(), abs=1e-9)
 
 
-def test_batches_of_groups_change_nothing(monkeypatch):
+def test_matches_do_not_depend_on_the_batch_size(monkeypatch):
     truth, pred = tissue(1, side=2, labels=900)
     pairs = pairs_of(truth, pred)
-    rows = match_objects(pairs, 0.1)
+    rows = matched_pairs(pairs, 0.1)
     assert len(rows) > 100
     monkeypatch.setattr("codexseg.core.metrics.objects._COMPONENTS_AT_ONCE", 1)
-    assert np.array_equal(match_objects(pairs, 0.1), rows)
+    assert np.array_equal(matched_pairs(pairs, 0.1), rows)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_same_as_stardist(seed):
+def test_metrics_equal_stardist(seed):
     stardist = pytest.importorskip(
         "stardist.matching", reason="stardist is not installed (extra: test)"
     )
     images = [tissue(3 * seed + k, labels=20 + 60 * k) for k in range(3)]
     images.append((images[0][0], np.zeros_like(images[0][1])))
     images.append((np.zeros_like(images[0][0]), np.zeros_like(images[0][1])))
-    found = [[count_matches(pairs_of(*i), t) for i in images] for t in THRESHOLDS]
+    counts = [[count_matches(pairs_of(*i), t) for i in images] for t in THRESHOLDS]
     truths, preds = ([np.int64(i[k]) for i in images] for k in (0, 1))
     for number in range(len(images)):
         expected = stardist.matching(truths[number], preds[number], THRESHOLDS)
-        for ours, theirs in zip((f[number] for f in found), expected, strict=True):
+        for ours, theirs in zip((c[number] for c in counts), expected, strict=True):
             for name in FIELDS:
                 assert getattr(ours, name) == pytest.approx(getattr(theirs, name), abs=2e-6)
     for by_image in (False, True):
         expected = stardist.matching_dataset(
             truths, preds, THRESHOLDS, by_image=by_image, show_progress=False
         )
-        for ours, theirs in zip(found, expected, strict=True):
+        for ours, theirs in zip(counts, expected, strict=True):
             pooled, mean = pool_matches(ours), mean_quotients(ours)
             for name in FIELDS:
                 value = mean.get(name) if by_image else None
@@ -191,29 +193,29 @@ def test_same_as_stardist(seed):
                 assert value == pytest.approx(getattr(theirs, name), abs=2e-6), name
 
 
-def test_nothing_to_find_and_nothing_found():
+def test_metrics_of_empty_images_are_zero():
     match = count_matches(pairs_of(*np.zeros((2, 3, 4), np.uint32)), 0.5)
-    assert match == Matches(0.5, 0, 0, 0, 0.0)
+    assert match == MatchCounts(0.5, 0, 0, 0, 0.0)
     assert {getattr(match, name) for name in QUOTIENTS} == {0.0}
     truth = draw("11..2")
     match = count_matches(pairs_of(truth, np.zeros_like(truth)), 0.5)
     assert (match.tp, match.fp, match.fn) == (0, 0, 2)
 
 
-def test_pooled_and_by_image():
-    one, other = Matches(0.5, 3, 1, 1, 2.4), Matches(0.5, 0, 2, 0, 0.0)
-    pooled = pool_matches([one, other])
-    assert pooled == Matches(0.5, 3, 3, 1, 2.4)
+def test_pooled_metrics_and_means_over_images():
+    first, second = MatchCounts(0.5, 3, 1, 1, 2.4), MatchCounts(0.5, 0, 2, 0, 0.0)
+    pooled = pool_matches([first, second])
+    assert pooled == MatchCounts(0.5, 3, 3, 1, 2.4)
     assert pooled.precision == 0.5
-    assert mean_quotients([one, other])["precision"] == 0.375
+    assert mean_quotients([first, second])["precision"] == 0.375
     with pytest.raises(InputError, match="one threshold"):
-        pool_matches([one, Matches(0.6, 0, 0, 0, 0.0)])
+        pool_matches([first, MatchCounts(0.6, 0, 0, 0, 0.0)])
     with pytest.raises(InputError, match="no image"):
         pool_matches([])
 
 
 @pytest.mark.parametrize("threshold", [0, -1, 1.01, float("nan")])
-def test_a_threshold_out_of_range(threshold):
+def test_threshold_out_of_range_is_refused(threshold):
     with pytest.raises(InputError, match="expected above 0"):
         count_matches(pairs_of(draw("1"), draw("1")), threshold)
 
@@ -223,7 +225,7 @@ def test_a_threshold_out_of_range(threshold):
 
 @given(small, small, st.integers(1, 6), st.integers(1, 6))
 @settings(max_examples=50, deadline=None)
-def test_windows_add_up_to_the_whole(truth, pred, height, width):
+def test_overlaps_of_windows_add_up_to_the_whole(truth, pred, height, width):
     windows = [p.core.slices for p in PatchGrid(truth.shape, (height, width), (0, 0))]
     parts = [overlaps(truth[window], pred[window]) for window in windows]
     for part, whole in zip(add_overlaps(parts), overlaps(truth, pred), strict=True):
@@ -233,17 +235,17 @@ def test_windows_add_up_to_the_whole(truth, pred, height, width):
 
 @given(small, small, st.randoms(use_true_random=False))
 @settings(max_examples=50, deadline=None)
-def test_label_numbers_do_not_matter(truth, pred, random):
+def test_metrics_do_not_depend_on_label_numbers(truth, pred, random):
     names = np.array([0, 2**32 - 1, 7, 2**31, 5], np.uint32)
-    other = pairs_of(names[truth], names[pred])
+    renamed = pairs_of(names[truth], names[pred])
     pairs = pairs_of(truth, pred)
     for threshold in (0.1, 0.5):
-        one, two = count_matches(pairs, threshold), count_matches(other, threshold)
-        assert one.tp == two.tp
-    assert count_errors(pairs) == count_errors(other)
+        expected = count_matches(pairs, threshold).tp
+        assert count_matches(renamed, threshold).tp == expected
+    assert count_errors(pairs) == count_errors(renamed)
 
 
-def test_many_objects_need_no_dense_table():
+def test_million_objects_need_no_dense_table():
     n = 1 << 20
     truth = np.arange(1, n + 1, dtype=np.uint32).reshape(1024, 1024)
     pred = truth[::-1, ::-1].copy()
@@ -251,7 +253,7 @@ def test_many_objects_need_no_dense_table():
     assert (match.tp, match.f1) == (n, 1.0)
 
 
-def test_objects_at_the_border_are_dropped_on_both_sides():
+def test_objects_at_the_border_are_dropped_from_truth_and_prediction():
     truth = draw("""
         .........
         .........
@@ -272,7 +274,7 @@ def test_objects_at_the_border_are_dropped_on_both_sides():
     at_border = [border_labels(a, 2, window, truth.shape) for a in (truth, pred)]
     assert [a.tolist() for a in at_border] == [[3], [8]]
     table = drop_objects(overlaps(truth, pred), *at_border)
-    # The cells of a dropped object are background: 2 stays, and has no partner.
+    # Pixels of a dropped object are background: 2 is kept and unmatched.
     match = count_matches(object_pairs(table), 0.5)
     assert (match.tp, match.fp, match.fn) == (1, 0, 1)
     assert table.shared.tolist() == [4, 4]
@@ -281,7 +283,7 @@ def test_objects_at_the_border_are_dropped_on_both_sides():
 
 @given(small, st.integers(0, 3), st.integers(1, 6))
 @settings(max_examples=50, deadline=None)
-def test_windows_know_the_border_of_the_whole(labels, border, side):
+def test_border_labels_of_windows_equal_those_of_the_whole(labels, border, side):
     inner = np.zeros(labels.shape, np.bool_)
     inner[border : labels.shape[0] - border, border : labels.shape[1] - border] = True
     expected = set(labels[~inner].tolist()) - {0}
@@ -290,7 +292,7 @@ def test_windows_know_the_border_of_the_whole(labels, border, side):
     assert {label for part in parts for label in part.tolist()} == expected
 
 
-def test_shapes_differ():
+def test_overlaps_of_different_shapes_are_refused():
     with pytest.raises(InputError, match="same pixels"):
         overlaps(draw("1"), draw("11"))
 
@@ -299,7 +301,7 @@ def test_shapes_differ():
 
 ERRORS = {
     "correct": ("11111", "7777.", {"correct": 1}),
-    "exactly 0.6 is no match": ("11111", "777..", {"missed": 1, "gained": 1}),
+    "IoU of exactly 0.6": ("11111", "777..", {"missed": 1, "gained": 1}),
     "missed": ("11.....", ".......", {"missed": 1}),
     "gained": (".....", "..7..", {"gained": 1}),
     "split": ("11111111", "77778888", {"split": 1, "gained_from_split": 1}),
@@ -310,27 +312,27 @@ ERRORS = {
         "7778888888",
         {"catastrophe": 1, "true_in_catastrophe": 2, "pred_in_catastrophe": 2},
     ),
-    # 8 is a match: it and 1 are out, 7 is alone.
+    # 8 matches 1, which leaves 7 without a counterpart.
     "beside a match": ("1111111111", "7788888888", {"correct": 1, "gained": 1}),
-    # IoU 1/12, but all of 7 lies in 1.
+    # IoU 1/12, but all of 7 is inside 1.
     "inside": ("111111111111", "7..8888.....", {"split": 1, "gained_from_split": 1}),
-    # IoU 1/12 with 1, and no more than half of 7 lies in it.
+    # IoU 1/12 with 1, and no more than half of 7 is inside it.
     "half inside": ("11111111111.", "8888......77", {"missed": 1, "gained": 2}),
 }
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_one_error_of_each_type(name):
+def test_errors_by_type(name):
     truth, pred, expected = ERRORS[name]
     truth, pred = (np.repeat(draw(row), 2, axis=0) for row in (truth, pred))
     n_true, n_pred = (len(np.unique(a[a > 0])) for a in (truth, pred))
-    found = count_errors(pairs_of(truth, pred))
-    assert found == ErrorCounts(n_true=n_true, n_pred=n_pred, **expected)
+    errors = count_errors(pairs_of(truth, pred))
+    assert errors == ErrorCounts(n_true=n_true, n_pred=n_pred, **expected)
 
 
 @given(small, small)
 @settings(max_examples=100, deadline=None)
-def test_every_object_is_in_one_error_or_correct(truth, pred):
+def test_every_object_is_correct_or_in_one_error(truth, pred):
     e = count_errors(pairs_of(truth, pred))
     split_and_merge = e.split + e.missed_from_merge + e.merge
     assert e.n_true == e.correct + e.missed + split_and_merge + e.true_in_catastrophe
@@ -339,15 +341,15 @@ def test_every_object_is_in_one_error_or_correct(truth, pred):
 
 
 def test_errors_of_images_add_up():
-    found = ErrorCounts(n_true=4, n_pred=2, correct=1, missed=3) + ErrorCounts(
+    total = ErrorCounts(n_true=4, n_pred=2, correct=1, missed=3) + ErrorCounts(
         0, 2, gained=2
     )
-    assert found == ErrorCounts(n_true=4, n_pred=4, correct=1, missed=3, gained=2)
-    assert (found.precision, found.recall, found.f1) == (0.25, 0.25, 0.25)
+    assert total == ErrorCounts(n_true=4, n_pred=4, correct=1, missed=3, gained=2)
+    assert (total.precision, total.recall, total.f1) == (0.25, 0.25, 0.25)
     assert ErrorCounts().f1 == 0
 
 
-def test_the_picture_of_errors():
+def test_error_overlay_colours_objects_by_error():
     truth = draw("""
         .........
         .111.....
@@ -373,13 +375,13 @@ def test_the_picture_of_errors():
 # -- pixels -------------------------------------------------------------------------------
 
 
-def test_pixels_by_hand():
+def test_pixels_counted_by_hand():
     counts = count_pixels(overlaps(draw("112.3"), draw("8.877")))
     assert (counts.tp, counts.fp, counts.fn) == (3, 1, 1)
     assert (counts.precision, counts.recall, counts.f1) == (0.75, 0.75, 0.75)
     assert (counts.iou, counts.dice) == (0.6, 0.75)
-    both = counts + count_pixels(overlaps(draw("1"), draw(".")))
-    assert (both.tp, both.fp, both.fn) == (3, 1, 2)
+    total = counts + count_pixels(overlaps(draw("1"), draw(".")))
+    assert (total.tp, total.fp, total.fn) == (3, 1, 2)
 
 
 @given(small, small)
@@ -400,7 +402,7 @@ def test_iou_follows_from_f1(truth, pred):
     arrays(np.float32, (4, 5), elements=st.sampled_from([0, 0.1, 0.25, 0.5, 0.9, 1])),
 )
 @settings(max_examples=50, deadline=None)
-def test_auroc_is_the_chance_to_rank_right(truth, probability):
+def test_auroc_is_the_probability_of_a_correct_rank(truth, probability):
     high, low = probability[truth], probability[~truth]
     area = auroc(probability_levels(truth, probability))
     if not high.size or not low.size:
@@ -411,6 +413,6 @@ def test_auroc_is_the_chance_to_rank_right(truth, probability):
 
 
 @pytest.mark.parametrize("value", [-0.01, 1.01, np.nan])
-def test_no_probability(value):
+def test_probability_out_of_range_is_refused(value):
     with pytest.raises(InputError, match="expected 0 to 1"):
         probability_levels(np.ones((2, 2), np.bool_), np.array([[0.5, value], [0, 1]]))

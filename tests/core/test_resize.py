@@ -14,12 +14,12 @@ GOLDEN = Path(__file__).parents[1] / "data" / "mesmer" / "golden.npz"
 
 
 def whole(image, target):
-    """The whole image resized at once, as deepcell has scikit-image do it."""
-    made = skimage_resize(
+    """Return the whole image resized by scikit-image with deepcell's arguments."""
+    resized = skimage_resize(
         np.moveaxis(image, 0, -1), (*target, len(image)), mode="constant", order=1,
         preserve_range=True, anti_aliasing=True,
     )  # fmt: skip
-    return np.moveaxis(made.astype(image.dtype), -1, 0)
+    return np.moveaxis(resized.astype(image.dtype), -1, 0)
 
 
 def whole_labels(labels, source):
@@ -42,8 +42,8 @@ def resize_window(scaling, image, window):
 
 
 def nearest_window(scaling, labels, window, rule):
-    found = scaling.target_window(window)
-    return scaling.nearest(part(labels, found), found, window, rule=rule)
+    read = scaling.target_window(window)
+    return scaling.nearest(part(labels, read), read, window, rule=rule)
 
 
 def identical(a, b):
@@ -66,7 +66,7 @@ def scalings(draw):
 
 
 def windows(shape):
-    """Windows of any place, every edge among them, and of any size down to 1 px."""
+    """Draw windows of any position and size, with edges and 1 px as frequent cases."""
 
     def span(side):
         ends = st.integers(0, side - 1).flatmap(
@@ -87,28 +87,26 @@ def windows(shape):
     st.integers(0, 99),
     st.data(),
 )
-def test_window_of_the_resized_image_is_that_of_the_whole(
-    scaling, dtype, lowest, seed, data
-):
+def test_resized_window_equals_that_of_the_whole_image(scaling, dtype, lowest, seed, data):
     image = image_of(scaling.source, dtype, seed, lowest)
     expected = whole(image, scaling.target)
     for window in (Window(0, 0, *scaling.target), data.draw(windows(scaling.target))):
-        made = resize_window(scaling, image, window)
-        assert identical(made, part(expected, window))
+        resized = resize_window(scaling, image, window)
+        assert identical(resized, part(expected, window))
 
 
 @settings(max_examples=150, deadline=None)
 @given(scalings(), st.data())
-def test_window_of_the_labels_is_that_of_the_whole(scaling, data):
+def test_label_window_equals_that_of_the_whole_image(scaling, data):
     labels = np.arange(np.prod(scaling.target), dtype=np.uint32).reshape(scaling.target)
     expected = whole_labels(labels, scaling.source)
     for window in (Window(0, 0, *scaling.source), data.draw(windows(scaling.source))):
-        found = nearest_window(scaling, labels, window, "skimage")
-        assert identical(found, part(expected, window))
+        labels_of_window = nearest_window(scaling, labels, window, "skimage")
+        assert identical(labels_of_window, part(expected, window))
 
 
 def opencv(source, target):
-    """What INTER_NEAREST takes is floor(i / (new / old)), not floor(i old / new)."""
+    """Return the indices of INTER_NEAREST: floor(i * (1 / (source / target)))."""
     inverse = 1.0 / (source / target)
     return [min(int(i * inverse), target - 1) for i in range(source)]
 
@@ -126,29 +124,29 @@ OPENCV = {
 
 
 @pytest.mark.parametrize("sides", OPENCV)
-def test_opencv_rule_is_that_of_opencv(sides):
+def test_opencv_rule_equals_indices_of_opencv(sides):
     source, target = sides
     assert opencv(source, target) == OPENCV[sides]
     scaling = Scaling((source, 1), (target, 1))
     labels = np.arange(target, dtype=np.uint32)[:, None]
-    found = nearest_window(scaling, labels, Window(0, 0, source, 1), "opencv")
-    assert found[:, 0].tolist() == OPENCV[sides]
+    labels_of_window = nearest_window(scaling, labels, Window(0, 0, source, 1), "opencv")
+    assert labels_of_window[:, 0].tolist() == OPENCV[sides]
     scaling = Scaling((1, source), (1, target))
-    found = nearest_window(scaling, labels.T, Window(0, 0, 1, source), "opencv")
-    assert found[0].tolist() == OPENCV[sides]
+    labels_of_window = nearest_window(scaling, labels.T, Window(0, 0, 1, source), "opencv")
+    assert labels_of_window[0].tolist() == OPENCV[sides]
 
 
 @settings(max_examples=150, deadline=None)
 @given(scalings(), st.data())
-def test_opencv_rule_holds_in_windows(scaling, data):
+def test_opencv_rule_in_windows_equals_the_whole_image(scaling, data):
     labels = np.arange(np.prod(scaling.target), dtype=np.uint32).reshape(scaling.target)
     y, x = (opencv(*sides) for sides in zip(scaling.source, scaling.target, strict=True))
     window = data.draw(windows(scaling.source))
-    found = nearest_window(scaling, labels, window, "opencv")
-    assert np.array_equal(found, part(labels[np.ix_(y, x)], window))
+    labels_of_window = nearest_window(scaling, labels, window, "opencv")
+    assert np.array_equal(labels_of_window, part(labels[np.ix_(y, x)], window))
 
 
-def test_rules_differ():
+def test_rules_differ_by_a_pixel():
     scaling = Scaling((4, 1), (3, 1))
     labels = np.array([[1], [2], [3]], np.uint32)
     window = Window(0, 0, 4, 1)
@@ -158,17 +156,17 @@ def test_rules_differ():
 
 @pytest.mark.parametrize("factor", [0.754, 1.3])
 @pytest.mark.parametrize("step", [(7, 60), (31, 13)])
-def test_patches_do_not_show(factor, step):
+def test_resized_image_does_not_depend_on_patches(factor, step):
     image = image_of((60, 77), np.uint16, 3)
     scaling = Scaling.by((60, 77), factor)
-    made = np.zeros((2, *scaling.target), np.uint16)
+    resized = np.zeros((2, *scaling.target), np.uint16)
     for patch in PatchGrid(scaling.target, step, (0, 0)):
-        part(made, patch.core)[:] = resize_window(scaling, image, patch.core)
-    assert np.array_equal(made, whole(image, scaling.target))
+        part(resized, patch.core)[:] = resize_window(scaling, image, patch.core)
+    assert np.array_equal(resized, whole(image, scaling.target))
 
 
-def strips(shape, axis):
-    """A window at each end of a long image and one within, all across it."""
+def slabs(shape, axis):
+    """Yield windows across a long image: at both ends and in the middle."""
     side = shape[axis]
     for start, stop in ((0, 9), (side // 2, side // 2 + 700), (side - 3, side)):
         ends = [0, 0, *shape]
@@ -178,29 +176,31 @@ def strips(shape, axis):
 
 @pytest.mark.parametrize("factor", [0.754, 1.3])
 @pytest.mark.parametrize("axis", [0, 1])
-def test_coordinates_are_exact_on_long_slides(factor, axis):
+def test_coordinates_on_long_slides_are_exact(factor, axis):
     shape = (100_003, 5) if axis == 0 else (5, 100_003)
     image = image_of(shape, np.uint16, 5)
     scaling = Scaling.by(shape, factor)
     expected = whole(image, scaling.target)
-    for window in strips(scaling.target, axis):
-        made = resize_window(scaling, image, window)
-        assert np.array_equal(made, part(expected, window))
+    for window in slabs(scaling.target, axis):
+        resized = resize_window(scaling, image, window)
+        assert np.array_equal(resized, part(expected, window))
     labels = np.arange(expected[0].size).reshape(scaling.target)
     back = whole_labels(labels, shape)
-    for window in strips(shape, axis):
-        found = nearest_window(scaling, labels, window, "skimage")
-        assert np.array_equal(found, part(back, window))
+    for window in slabs(shape, axis):
+        labels_of_window = nearest_window(scaling, labels, window, "skimage")
+        assert np.array_equal(labels_of_window, part(back, window))
 
 
-def test_integers_are_truncated():
+def test_resized_integers_are_truncated():
     scaling = Scaling((1, 2), (1, 4))
     image = np.array([[[0, 3]]], np.uint8)
-    made = resize_window(scaling, image, Window(0, 0, 1, 4))
-    assert made.tolist() == [[[0, 0, 2, 2]]]  # 0, 0.75, 2.25 and, beside the edge, 2.25
+    resized = resize_window(scaling, image, Window(0, 0, 1, 4))
+    assert resized.tolist() == [
+        [[0, 0, 2, 2]]
+    ]  # truncated from 0, 0.75, 2.25 and 2.25 (edge)
 
 
-def test_edge_is_clipped_to_the_range_of_the_whole_image():
+def test_edge_is_clipped_to_the_given_range():
     scaling = Scaling((1, 2), (1, 4))
     read = Window(0, 0, 1, 2)
     flat = np.full((1, 1, 2), 8.0, np.float32)
@@ -211,95 +211,98 @@ def test_edge_is_clipped_to_the_range_of_the_whole_image():
 
 @settings(max_examples=100, deadline=None)
 @given(scalings(), st.data())
-def test_windows_read_no_more_than_is_needed(scaling, data):
+def test_source_window_is_limited_to_the_filter_radius(scaling, data):
     window = data.draw(windows(scaling.target))
     read = scaling.source_window(window)
     assert read.intersection(Window(0, 0, *scaling.source)) == read
     for side in range(2):
         factor = scaling.source[side] / scaling.target[side]
-        radius = max(0.0, 2 * (factor - 1)) + 1.5  # of the filter, and a neighbour
+        radius = max(0.0, 2 * (factor - 1)) + 1.5  # of the filter, and one neighbour
         assert read.shape[side] <= factor * window.shape[side] + 2 * radius + 2
 
 
 @settings(max_examples=100, deadline=None)
 @given(scalings(), st.data())
-def test_labels_asked_for_are_used_and_reach_the_edges(scaling, data):
+def test_target_window_is_the_smallest_and_reaches_the_edges(scaling, data):
     labels = np.indices(scaling.target)
     window = data.draw(windows(scaling.source))
-    found = scaling.target_window(window)
+    read = scaling.target_window(window)
     used = [
         nearest_window(scaling, labels[axis], window, rule)
         for axis in (0, 1)
         for rule in ("skimage", "opencv")
     ]
-    ends = ((found.y0, found.y1), (found.x0, found.x1))
-    asked = ((window.y0, window.y1), (window.x0, window.x1))
+    ends = ((read.y0, read.y1), (read.x0, read.x1))
+    requested = ((window.y0, window.y1), (window.x0, window.x1))
     for axis in (0, 1):
         indexes = np.stack(used[2 * axis : 2 * axis + 2])
-        at_start, at_end = asked[axis][0] == 0, asked[axis][1] == scaling.source[axis]
+        at_start, at_end = (
+            requested[axis][0] == 0,
+            requested[axis][1] == scaling.source[axis],
+        )
         assert ends[axis][0] == (0 if at_start else indexes.min())
         expected = scaling.target[axis] if at_end else indexes.max() + 1
         assert ends[axis][1] == expected
 
 
-def test_same_size_changes_nothing():
+def test_resize_to_the_same_size_returns_a_copy():
     scaling = Scaling.by((5, 9), 1.05)
     assert scaling.is_identity
     image = image_of((5, 9), np.float32, 1)
     window = Window(1, 2, 4, 9)
     assert scaling.source_window(window) == scaling.target_window(window) == window
-    made = resize_window(scaling, image, window)
-    assert np.array_equal(made, part(image, window))
-    assert not np.shares_memory(made, image)
+    resized = resize_window(scaling, image, window)
+    assert np.array_equal(resized, part(image, window))
+    assert not np.shares_memory(resized, image)
 
 
-def test_an_axis_that_keeps_its_size_reads_no_neighbours():
+def test_axis_of_the_same_size_reads_no_neighbours():
     scaling = Scaling((8, 20), (8, 30))
     assert scaling.source_window(Window(3, 6, 5, 9)) == Window(3, 3, 5, 7)
 
 
-def test_sides_are_truncated_to_at_least_a_pixel():
+def test_sides_are_truncated_to_at_least_one_pixel():
     assert Scaling.by((600, 501), 0.377 / 0.5).target == (452, 377)
     assert Scaling.by((3, 1), 0.2).target == (1, 1)
 
 
 @pytest.mark.parametrize("factor", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_factor_is_a_positive_number(factor):
+def test_factor_that_is_not_positive_is_refused(factor):
     with pytest.raises(InputError, match="positive number"):
         Scaling.by((4, 4), factor)
 
 
-def test_more_may_be_read_than_is_needed():
+def test_larger_source_window_gives_the_same_result():
     image = image_of((40, 40), np.uint16, 2)
     scaling = Scaling.by((40, 40), 0.5)
     window, read = Window(5, 5, 9, 9), Window(0, 0, 40, 40)
-    made = scaling.resize(image, read, window, bounds(image))
-    assert np.array_equal(made, resize_window(scaling, image, window))
+    resized = scaling.resize(image, read, window, bounds(image))
+    assert np.array_equal(resized, resize_window(scaling, image, window))
 
 
-def test_too_little_read_is_refused():
+def test_source_window_that_is_too_small_is_refused():
     scaling = Scaling((40, 40), (20, 20))
     image = image_of((40, 40), np.uint16, 2)
     window, read = Window(5, 5, 9, 9), Window(10, 10, 18, 18)
-    with pytest.raises(InputError, match="does not hold"):
+    with pytest.raises(InputError, match="does not contain"):
         scaling.resize(part(image, read), read, window, (0, 255))
-    with pytest.raises(InputError, match="does not hold"):
+    with pytest.raises(InputError, match="does not contain"):
         scaling.nearest(image[0, :4, :4], Window(0, 0, 4, 4), window, rule="skimage")
 
 
-def test_bad_arrays_and_windows_are_refused():
+def test_invalid_arrays_and_windows_are_refused():
     scaling = Scaling((4, 4), (8, 8))
-    everything = Window(0, 0, 4, 4)
+    whole_image = Window(0, 0, 4, 4)
     with pytest.raises(InputError, match="shape"):
-        scaling.resize(np.zeros((4, 4)), everything, everything, (0, 1))
+        scaling.resize(np.zeros((4, 4)), whole_image, whole_image, (0, 1))
     with pytest.raises(InputError, match="bool"):
-        scaling.resize(np.zeros((1, 4, 4), bool), everything, everything, (0, 1))
+        scaling.resize(np.zeros((1, 4, 4), bool), whole_image, whole_image, (0, 1))
     with pytest.raises(InputError, match="cover"):
         scaling.nearest(
-            np.zeros((3, 3), int), everything, Window(0, 0, 1, 1), rule="opencv"
+            np.zeros((3, 3), int), whole_image, Window(0, 0, 1, 1), rule="opencv"
         )
     with pytest.raises(InputError, match="rule"):
-        scaling.nearest(np.zeros((4, 4), int), everything, everything, rule="round")
+        scaling.nearest(np.zeros((4, 4), int), whole_image, whole_image, rule="round")
     for window in (Window(0, 0, 9, 8), Window(2, 2, 2, 4), Window(-1, 0, 2, 2)):
         with pytest.raises(InputError, match="not a window of the target"):
             scaling.source_window(window)
@@ -309,7 +312,7 @@ def test_bad_arrays_and_windows_are_refused():
         Scaling((0, 4), (1, 4))
 
 
-@pytest.mark.skipif(not GOLDEN.exists(), reason=f"{GOLDEN.name} has not been made")
+@pytest.mark.skipif(not GOLDEN.exists(), reason=f"{GOLDEN.name} is missing")
 @pytest.mark.parametrize(
     ("source", "expected", "mpp"),
     [
@@ -318,11 +321,11 @@ def test_bad_arrays_and_windows_are_refused():
         ("image_u16", "resized_u16_0650", 0.65),
     ],
 )
-def test_deepcell_resizes_so(source, expected, mpp):
+def test_resized_image_equals_deepcell(source, expected, mpp):
     with np.load(GOLDEN) as golden:
-        image, resized = golden[source], golden[expected]
+        image, reference = golden[source], golden[expected]
     scaling = Scaling.by(image.shape[1:], mpp / 0.5)
-    assert scaling.target == resized.shape[1:]
+    assert scaling.target == reference.shape[1:]
     for patch in PatchGrid(scaling.target, (100, 128), (0, 0)):
-        made = resize_window(scaling, image, patch.core)
-        assert np.array_equal(made, part(resized, patch.core))
+        resized = resize_window(scaling, image, patch.core)
+        assert np.array_equal(resized, part(reference, patch.core))

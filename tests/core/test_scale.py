@@ -7,7 +7,6 @@ from hypothesis.extra.numpy import arrays
 from codexseg.core.intensity.histogram import histogram
 from codexseg.core.intensity.scaling import (
     IntensityScaling,
-    SizeModel,
     choose_windows,
     equivalent_diameters,
     median_diameter,
@@ -25,17 +24,17 @@ def discs(radii, side=40):
     return labels
 
 
-def test_a_disc_has_its_diameter():
-    found = equivalent_diameters(discs([4, 9, 15]))
-    assert found == pytest.approx([8, 18, 30], rel=0.06)
+def test_diameters_of_discs():
+    diameters = equivalent_diameters(discs([4, 9, 15]))
+    assert diameters == pytest.approx([8, 18, 30], rel=0.06)
 
 
-def test_what_touches_the_edge_may_be_cut_and_does_not_count():
+def test_objects_at_the_edge_are_excluded():
     labels = discs([4, 9, 15])[10:]
     assert equivalent_diameters(labels) == pytest.approx([8, 18], rel=0.06)
 
 
-def test_what_lies_where_no_signal_is_does_not_count():
+def test_objects_without_signal_are_excluded():
     labels = discs([4, 9, 15])
     signal = np.zeros(labels.shape, bool)
     signal[20, 60] = True
@@ -43,7 +42,7 @@ def test_what_lies_where_no_signal_is_does_not_count():
     assert equivalent_diameters(np.zeros((9, 9), np.uint32)).size == 0
 
 
-def test_the_median_is_over_all_windows_and_has_a_floor():
+def test_median_diameter_pools_windows_and_has_a_floor():
     windows = [np.array([1.0, 2.0, 30.0]), np.array([]), np.array([3.0, 4.0])]
     assert median_diameter(windows, 2.0) == 3.0
     assert median_diameter(windows, 5.0) == 5.0
@@ -51,7 +50,7 @@ def test_the_median_is_over_all_windows_and_has_a_floor():
     assert median_diameter([], 5.0) is None
 
 
-# --- where to look ------------------------------------------------------------------------
+# --- windows ------------------------------------------------------------------------------
 
 maps = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(
     lambda shape: arrays(bool, shape)
@@ -60,11 +59,11 @@ maps = st.tuples(st.integers(1, 40), st.integers(1, 40)).flatmap(
 
 @settings(max_examples=60, deadline=None)
 @given(maps, st.integers(0, 63), st.integers(0, 63), st.integers(1, 12))
-def test_windows_lie_in_the_slide_apart_and_on_signal(signal, dy, dx, most):
+def test_windows_are_disjoint_within_the_slide_and_on_signal(signal, dy, dx, count):
     shape = (signal.shape[0] * 64 - dy, signal.shape[1] * 64 - dx)
-    windows = choose_windows(signal, shape, 256, most)
-    assert windows == choose_windows(signal.copy(), shape, 256, most)
-    assert len(windows) == len(set(windows)) <= most
+    windows = choose_windows(signal, shape, 256, count)
+    assert windows == choose_windows(signal.copy(), shape, 256, count)
+    assert len(windows) == len(set(windows)) <= count
     assert bool(windows) == signal.any()
     counts = []
     for window in windows:
@@ -80,7 +79,7 @@ def test_windows_lie_in_the_slide_apart_and_on_signal(signal, dy, dx, most):
     assert not counts or counts[0] == max(counts)
 
 
-def test_windows_are_spread_over_tissue():
+def test_windows_are_spread_over_the_slide():
     signal = np.ones((64, 64), bool)
     windows = choose_windows(signal, (4096, 4096), 512, 9)
     centres = np.array([((w.y0 + w.y1) / 2, (w.x0 + w.x1) / 2) for w in windows])
@@ -91,19 +90,19 @@ def test_windows_are_spread_over_tissue():
     assert apart[apart > 0].min() > 1000
 
 
-def test_a_window_of_no_block_is_refused():
+def test_window_side_that_is_no_multiple_of_a_block_is_refused():
     with pytest.raises(InputError, match="100 px"):
         choose_windows(np.ones((4, 4), bool), (256, 256), 100, 2)
 
 
-# --- grey levels --------------------------------------------------------------------------
+# --- intensities --------------------------------------------------------------------------
 
 
-def test_the_percentiles_become_0_and_1():
+def test_percentiles_become_0_and_1():
     pixels = np.arange(1000, dtype=np.uint16).reshape(20, 50) + 500
-    grey = IntensityScaling.of(histogram(pixels), (1, 99), pixels.dtype)
-    assert (grey.low, grey.high) == (509, 1489)
-    scaled = grey.apply(pixels)
+    scaling = IntensityScaling.of(histogram(pixels), (1, 99), pixels.dtype)
+    assert (scaling.low, scaling.high) == (509, 1489)
+    scaled = scaling.apply(pixels)
     assert scaled.dtype == np.float32
     assert scaled.min() == 0
     assert scaled.ravel()[[9, 989]] == pytest.approx([0, 1])
@@ -118,106 +117,18 @@ def test_the_percentiles_become_0_and_1():
     st.floats(0, 49),
     st.floats(51, 100),
 )
-def test_gain_and_offset_change_nothing(pixels, gain, offset, low, high):
+def test_scaled_pixels_do_not_depend_on_gain_and_offset(pixels, gain, offset, low, high):
     pixels = pixels // 8
-    other = (pixels * gain + offset).astype(np.uint16)
-    one, two = (
-        IntensityScaling.of(histogram(p), (low, high), p.dtype) for p in (pixels, other)
+    changed = (pixels * gain + offset).astype(np.uint16)
+    scaling, rescaled = (
+        IntensityScaling.of(histogram(p), (low, high), p.dtype) for p in (pixels, changed)
     )
-    if one.is_flat:
-        assert two.is_flat
-        assert np.array_equal(one.apply(pixels), pixels.astype(np.float32))
+    if scaling.is_flat:
+        assert rescaled.is_flat
+        assert np.array_equal(scaling.apply(pixels), pixels.astype(np.float32))
     else:
-        assert np.allclose(one.apply(pixels), two.apply(other), rtol=1e-4, atol=1e-4)
-        levels = [one.level(float(p)) for p in pixels.ravel()]
-        assert np.allclose(one.apply(pixels).ravel(), levels, rtol=1e-5, atol=1e-5)
-
-
-# --- the regression -----------------------------------------------------------------------
-
-
-def styles_and_diameters(n=200, d=8, noise=0.0, seed=0):
-    rng = np.random.default_rng(seed)
-    styles = rng.normal(size=(n, d))
-    styles /= np.linalg.norm(styles, axis=1, keepdims=True)
-    diameters = 30 * np.exp(styles @ rng.normal(size=d) + 0.2 + rng.normal(0, noise, n))
-    return styles, diameters
-
-
-def test_a_log_linear_law_is_found():
-    styles, diameters = styles_and_diameters()
-    model = SizeModel.fit(styles[:100], diameters[:100], 30, ridge=1e-9)
-    assert model.predict(styles[100:]) == pytest.approx(diameters[100:], rel=1e-6)
-
-
-def test_noise_does_not_carry_it_away():
-    styles, diameters = styles_and_diameters(noise=0.1)
-    model = SizeModel.fit(styles[:100], diameters[:100], 30)
-    off = np.abs(np.log(model.predict(styles[100:]) / diameters[100:]))
-    assert np.median(off) < 0.12
-    assert np.median(np.abs(np.log(30 / diameters[100:]))) > 2 * np.median(off)
-
-
-@settings(deadline=None)
-@given(st.integers(1, 12), st.integers(1, 6), st.floats(0.01, 10), st.integers(0, 99))
-def test_it_is_ridge_regression(n, d, ridge, seed):
-    styles, diameters = styles_and_diameters(n, d, 0.5, seed)
-    model = SizeModel.fit(styles, diameters, 25, ridge=ridge)
-    # the same as least squares with sqrt(r) times the unit matrix below the styles
-    x, y = styles - styles.mean(0), np.log(diameters / 25)
-    rows = np.concatenate([x, np.sqrt(ridge) * np.eye(d)])
-    expected = np.linalg.lstsq(
-        rows, np.concatenate([y - y.mean(), np.zeros(d)]), rcond=None
-    )
-    assert model.a == pytest.approx(expected[0], abs=1e-8)
-    mean = model.predict(styles.mean(0)[None])
-    assert mean == pytest.approx([np.exp(np.log(diameters).mean())])
-
-
-def test_scaling_all_diameters_scales_what_is_predicted():
-    styles, diameters = styles_and_diameters(noise=0.2)
-    one = SizeModel.fit(styles, diameters, 30).predict(styles)
-    two = SizeModel.fit(styles, 2 * diameters, 30).predict(styles)
-    assert two == pytest.approx(2 * one)
-
-
-def test_what_is_no_number_is_the_diameter_of_the_fit():
-    styles, diameters = styles_and_diameters()
-    model = SizeModel.fit(styles, diameters, 17)
-    assert model.predict(np.full((1, 8), np.nan)).tolist() == [17]
-    big = model.a / np.linalg.norm(model.a) * 1e6
-    assert model.predict(np.stack([big, -big])).tolist() == [17, 17]
-
-
-def test_it_goes_through_a_file(tmp_path):
-    styles, diameters = styles_and_diameters()
-    model = SizeModel.fit(styles, diameters, 30)
-    np.savez(tmp_path / "size.npz", **model.to_arrays())
-    with np.load(tmp_path / "size.npz") as file:
-        again = SizeModel.from_arrays(file)
-    assert np.array_equal(again.predict(styles), model.predict(styles))
-
-
-@pytest.mark.parametrize(
-    ("styles", "diameters", "words"),
-    [
-        (np.zeros((3, 2)), np.ones(2), r"\(3, 2\)"),
-        (np.zeros((0, 2)), np.ones(0), "n at least 1"),
-        (np.zeros((2, 2)), np.array([1.0, 0.0]), "without cells"),
-        (np.zeros((2, 2)), np.array([1.0, np.nan]), "without cells"),
-    ],
-)
-def test_what_cannot_be_fitted_is_refused(styles, diameters, words):
-    with pytest.raises(InputError, match=words):
-        SizeModel.fit(styles, diameters, 30)
-
-
-def test_what_does_not_fit_the_model_is_refused():
-    styles, diameters = styles_and_diameters()
-    model = SizeModel.fit(styles, diameters, 30)
-    with pytest.raises(InputError, match=r"expected \(n, 8\)"):
-        model.predict(styles[:, :3])
-    with pytest.raises(InputError, match="without smean"):
-        SizeModel.from_arrays({"A": model.a, "ymean": 1.0, "diam_mean": 30.0})
-    with pytest.raises(InputError, match="fit it again"):
-        SizeModel.from_arrays(model.to_arrays() | {"A": np.zeros(3)})
+        assert np.allclose(
+            scaling.apply(pixels), rescaled.apply(changed), rtol=1e-4, atol=1e-4
+        )
+        levels = [scaling.level(float(p)) for p in pixels.ravel()]
+        assert np.allclose(scaling.apply(pixels).ravel(), levels, rtol=1e-5, atol=1e-5)

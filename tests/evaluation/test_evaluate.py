@@ -102,7 +102,7 @@ def test_probabilities_have_pixel_scores_only():
         (TRUTH, PRED[1:], {}, r"\(4, 10\), but pred has \(3, 10\)"),
         (TRUTH, -PRED.astype(int), {}, "pred holds labels from -8"),
         (TRUTH / 2, PRED, {}, "truth contains floats"),
-        (TRUTH, PRED / 2, {}, "pred: probabilities from 0.0 to 4.0"),
+        (TRUTH, PRED / 2, {}, "pred: Probabilities are 0.0 to 4.0"),
         (TRUTH, PRED, {"iou": (0.5, 50)}, "threshold is 50"),
         (TRUTH, PRED, {"iou": ()}, "No IoU threshold"),
         (TRUTH, PRED, {"ignore_border": -1}, "ignore_border is -1"),

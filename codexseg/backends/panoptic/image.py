@@ -18,7 +18,7 @@ from codexseg.core.algorithms.tiles import TileBlock, TileGrid
 from codexseg.core.grid import PatchGrid, Window
 from codexseg.core.intensity.clahe import (
     BLOCK_PX,
-    Levels,
+    ChannelRange,
     blocks_needed,
     clahe_bins,
     equalize,
@@ -179,10 +179,10 @@ def blocks_along(size: int) -> int:
     return -(-size // BLOCK_PX)
 
 
-def levels_of(slide: SlideView) -> list[Levels]:
+def levels_of(slide: SlideView) -> list[ChannelRange]:
     """Return the levels of both channels, after the pass over their percentiles."""
     summary = slide.summary("caps")
     return [
-        Levels.of(None if np.isnan(cap) else float(cap), float(low), float(high))
+        ChannelRange.of(None if np.isnan(cap) else float(cap), float(low), float(high))
         for cap, (low, high) in zip(summary["cap"], summary["extremes"], strict=True)
     ]

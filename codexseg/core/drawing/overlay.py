@@ -1,35 +1,41 @@
-"""Pictures of cells on tissue: which places to show, and how to draw them."""
+"""Drawing of cells on tissue, and choice of the windows to show."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from math import floor, log10, prod
+from math import floor, log10
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from codexseg.arrays import Float32, Int64, Labels, Mask, Pixels
 from codexseg.core.grid import PatchGrid, Window
 
 Colour = tuple[int, int, int]
 Picture = NDArray[np.uint8]
-Boxes = NDArray[np.int64]
 Kind = Literal["seam", "dense", "unmatched", "corner", "middle", "sparse"]
 
-MOST_SHARED = 0.25
-"""Two places may share this part of their area: more would show one thing twice."""
+MAX_SHARED = 0.25
+"""Maximum fraction of its area that a window shares with another chosen window."""
 
 HATCH_PX = 8
-"""Distance of the lines of a hatch."""
+"""Period of hatching lines, px."""
 
 
 @dataclass(frozen=True)
-class Place:
-    """A window worth a look, and why.
+class FigureWindow:
+    """Window of a slide to show in the report.
 
-    `kind` is seam (most cells that cross the border of two patches), corner (most of
-    them where four patches meet), dense, middle, sparse (by number of cells, of the
-    squares that hold any) or unmatched (most objects without a partner).
+    Attributes
+    ----------
+    kind : str
+        Criterion of the choice: "seam" (most cells across the border of two patches),
+        "corner" (most cells across the borders of four patches), "dense", "middle",
+        "sparse" (number of cells, of the windows with any) or "unmatched" (most objects
+        without a partner).
+    window : Window
+        Of the slide, px.
     """
 
     kind: Kind
@@ -40,18 +46,18 @@ class Place:
 
 
 def brightness(
-    pixels: NDArray[Any], background: float, top: float, gamma: float = 0.6
-) -> NDArray[np.float32]:
-    """Scale grey levels to 0..1: `background` and below is 0, `top` and above 1.
+    pixels: Pixels, background: float, top: float, gamma: float = 0.6
+) -> Float32:
+    """Scale intensities to 0..1, with a gamma correction.
 
     Parameters
     ----------
-    pixels : (y, x)
-        Grey levels.
+    pixels : (y, x) uint8, uint16 or float32
     background, top : float
-        Limits, the same for all pictures of a slide. All is 0 where they leave no range.
+        Intensities that become 0 and 1; values beyond them are clipped. The result is 0
+        if the range is empty.
     gamma : float
-        Exponent; below 1 it lifts dim tissue.
+        Exponent. Values below 1 brighten dim tissue.
 
     Returns
     -------
@@ -65,26 +71,37 @@ def brightness(
     return values.clip(0, 1) ** np.float32(gamma)
 
 
-def blend(layers: Sequence[tuple[NDArray[np.float32], Colour]]) -> Picture:
-    """Add up layers of light, (brightness (y, x) in 0..1, colour): (y, x, 3) uint8."""
-    light = np.zeros((*layers[0][0].shape, 3), np.float32)
+def blend(layers: Sequence[tuple[Float32, Colour]]) -> Picture:
+    """Add up coloured layers.
+
+    Parameters
+    ----------
+    layers : sequence of ((y, x) float32, colour)
+        Brightness, 0 to 1, and colour of each layer.
+
+    Returns
+    -------
+    (y, x, 3) uint8
+        Sums are clipped to 255.
+    """
+    total = np.zeros((*layers[0][0].shape, 3), np.float32)
     for values, colour in layers:
-        light += values[..., None] * np.array(colour, np.float32)
-    return light.clip(0, 255).astype(np.uint8)
+        total += values[..., None] * np.array(colour, np.float32)
+    return total.clip(0, 255).astype(np.uint8)
 
 
-def draw_outlines(picture: Picture, labels: NDArray[np.uint32], colour: Colour) -> None:
-    """Paint the outlines of objects, one pixel wide, in place.
+def draw_outlines(picture: Picture, labels: Labels, colour: Colour) -> None:
+    """Draw outlines of objects, one pixel wide, in place.
 
-    An outline lies on the object's own pixels; where two objects touch, on those of the
-    lower label only, so that the line between them stays thin.
+    Outlines are drawn on the pixels of the object. Between two touching objects only the
+    lower label has one, so that the line stays one pixel wide.
 
     Parameters
     ----------
     picture : (y, x, 3) uint8
-        Painted on.
+        Modified in place.
     labels : (y, x) uint32
-        Objects, 0 is background. The edge of the picture is no outline.
+        Objects, 0 is background. Objects have no outline at the edge of the picture.
     colour : (int, int, int)
         Red, green, blue.
     """
@@ -93,21 +110,21 @@ def draw_outlines(picture: Picture, labels: NDArray[np.uint32], colour: Colour) 
         (np.index_exp[:-1], np.index_exp[1:]),
         (np.index_exp[:, :-1], np.index_exp[:, 1:]),
     ):
-        one, other = labels[before], labels[after]
-        outline[before] |= (one > 0) & ((other == 0) | (one < other))
-        outline[after] |= (other > 0) & ((one == 0) | (other < one))
+        first, second = labels[before], labels[after]
+        outline[before] |= (first > 0) & ((second == 0) | (first < second))
+        outline[after] |= (second > 0) & ((first == 0) | (second < first))
     picture[outline] = colour
 
 
-def hatch(picture: Picture, where: NDArray[np.bool_], colour: Colour) -> None:
-    """Dim a part of a picture and draw slanted lines over it, in place.
+def hatch(picture: Picture, where: Mask, colour: Colour) -> None:
+    """Dim a region of a picture and draw diagonal lines over it, in place.
 
     Parameters
     ----------
     picture : (y, x, 3) uint8
-        Painted on.
+        Modified in place.
     where : (y, x) bool
-        The part.
+        The region.
     colour : (int, int, int)
         Of the lines.
     """
@@ -117,162 +134,179 @@ def hatch(picture: Picture, where: NDArray[np.bool_], colour: Colour) -> None:
     picture[where & lines] = colour
 
 
-def round_length(longest: float) -> float:
-    """Return the largest of 1, 2, 5, 10, 20, 50 ... (or 0.5, 0.2 ...) up to `longest`."""
-    power = 10.0 ** floor(log10(longest))
-    return max(step * power for step in (1, 2, 5) if step * power <= longest * (1 + 1e-9))
+def round_length(max_length: float) -> float:
+    """Return the largest 1, 2 or 5 times a power of ten of at most `max_length`."""
+    power = 10.0 ** floor(log10(max_length))
+    limit = max_length * (1 + 1e-9)  # rounding of log10
+    return max(step * power for step in (1, 2, 5) if step * power <= limit)
 
 
-# -- places --------------------------------------------------------------------------------
+# -- windows -------------------------------------------------------------------------------
 
 
-def choose_places(
-    cells: Boxes, unmatched: Boxes, grid: PatchGrid, side: int, most: int
-) -> list[Place]:
-    """Choose windows of a slide that say most about its cells; the same ones each time.
+def choose_figure_windows(
+    cells: Int64, unmatched: Int64, grid: PatchGrid, side: int, max_windows: int
+) -> list[FigureWindow]:
+    """Choose informative windows of a slide; the choice is deterministic.
 
-    One of each kind in the order of :data:`Kind`, then a second one of each, and so on.
-    A kind without candidates is left out, so there may be fewer than `most`.
+    The result has one window of each kind in the order of :data:`Kind`, then a second
+    one of each, and so on. Kinds without further candidates are skipped.
 
     Parameters
     ----------
     cells, unmatched : (n, 4) int64
-        Boxes (y0, x0, y1, x1) of the cells and of the objects without a partner, px.
+        Int64 (y0, x0, y1, x1) of the cells and of the objects without a partner, px.
     grid : PatchGrid
-        How the slide was cut.
+        Patches of the slide.
     side : int
-        Height and width of the windows, px; less where the slide is smaller.
-    most : int
-        Number of places.
+        Height and width of the windows, px; limited by the size of the slide.
+    max_windows : int
+        Maximum number of windows.
 
     Returns
     -------
-    places : list of Place
+    list of FigureWindow
     """
     ranked = _ranked(cells, unmatched, grid, side)
-    chosen: list[Place] = []
-    while ranked and len(chosen) < most:
+    chosen: list[FigureWindow] = []
+    while ranked and len(chosen) < max_windows:
         for kind in list(ranked):
-            free = (w for w in ranked[kind] if not any(_alike(w, p.window) for p in chosen))
-            found = [Place(kind, w) for w in islice(free, 1)]
-            chosen += found
-            if not found:
+            free = (w for w in ranked[kind] if not any(_alike(w, c.window) for c in chosen))
+            best = [FigureWindow(kind, w) for w in islice(free, 1)]
+            chosen += best
+            if not best:
                 del ranked[kind]
-    return chosen[:most]
+    return chosen[:max_windows]
 
 
 def window_around(y: float, x: float, side: int, shape: tuple[int, int]) -> Window:
-    """Return the square around a point, moved into a slide of `shape`, px."""
+    """Return a square window around a point, moved into a slide of `shape`, px."""
     height, width = (min(side, size) for size in shape)
     y0 = min(max(0, round(y - height / 2)), shape[0] - height)
     x0 = min(max(0, round(x - width / 2)), shape[1] - width)
     return Window(y0, x0, y0 + height, x0 + width)
 
 
-def crossing(boxes: Boxes, grid: PatchGrid) -> NDArray[np.bool_]:
-    """Say of (n, 4) boxes whether they reach over a border of cores, in y and x: (2, n)."""
+def crossing(boxes: Int64, grid: PatchGrid) -> Mask:
+    """Return which boxes cross a border of cores.
+
+    Parameters
+    ----------
+    boxes : (n, 4) int64
+        Int64 (y0, x0, y1, x1), px.
+    grid : PatchGrid
+        Patches of the slide.
+
+    Returns
+    -------
+    (2, n) bool
+        Whether a box crosses a border along y and along x.
+    """
     (dy, dx), (y0, x0, y1, x1) = grid.step, boxes.T
     return np.stack([y0 // dy != (y1 - 1) // dy, x0 // dx != (x1 - 1) // dx])
 
 
 def _ranked(
-    cells: Boxes, unmatched: Boxes, grid: PatchGrid, side: int
+    cells: Int64, unmatched: Int64, grid: PatchGrid, side: int
 ) -> dict[Kind, Iterator[Window]]:
-    """List the candidates of each kind, the best first."""
-    squares = _Squares(grid.shape, side)
-    counts = squares.count(cells, shown=True)
-    held = np.flatnonzero(counts)
-    away = np.abs(counts[held] - np.median(counts[held])) if len(held) else counts[held]
-    alone = squares.count(unmatched)
-    by_count = held[np.argsort(counts[held], kind="stable")]
+    """Return the candidates of each kind, best first."""
+    blocks = _FigureBlocks(grid.shape, side)
+    counts = blocks.count(cells, shown=True)
+    occupied = np.flatnonzero(counts)
+    n_cells = counts[occupied]
+    deviation = np.abs(n_cells - np.median(n_cells)) if len(occupied) else n_cells
     return {
-        "seam": _seams(cells, grid, squares, side),
-        "dense": map(squares.window, _descending(squares.count(cells))),
-        "unmatched": map(squares.window, _descending(alone)),
+        "seam": _seams(cells, grid, blocks, side),
+        "dense": map(blocks.window, _descending(blocks.count(cells))),
+        "unmatched": map(blocks.window, _descending(blocks.count(unmatched))),
         "corner": _corners(cells, grid, side),
-        "middle": map(squares.window, held[np.argsort(away, kind="stable")]),
-        "sparse": map(squares.window, by_count),
+        "middle": map(blocks.window, occupied[np.argsort(deviation, kind="stable")]),
+        "sparse": map(blocks.window, occupied[np.argsort(n_cells, kind="stable")]),
     }
 
 
-class _Squares:
-    """Squares that cover a slide: at least `side` long, so that none is a mere rest."""
+class _FigureBlocks:
+    """Partition of a slide into blocks of equal size, at least `side` wide and high."""
 
     def __init__(self, shape: tuple[int, int], side: int) -> None:
         self.shape, self._side = shape, side
         self.rows, self.columns = (max(1, size // side) for size in shape)
 
-    def row(self, y: NDArray[np.int64]) -> NDArray[np.int64]:
+    def row(self, y: Int64) -> Int64:
+        """Return the rows of blocks at y, px."""
         return y * self.rows // self.shape[0]
 
-    def column(self, x: NDArray[np.int64]) -> NDArray[np.int64]:
+    def column(self, x: Int64) -> Int64:
+        """Return the columns of blocks at x, px."""
         return x * self.columns // self.shape[1]
 
-    def middle(self, row: Any, column: Any) -> tuple[Any, Any]:
+    def centre(self, row: Any, column: Any) -> tuple[Any, Any]:
+        """Return y and x of the centres of blocks, px."""
         height, width = self.shape
         return (row + 0.5) * height / self.rows, (column + 0.5) * width / self.columns
 
-    def count(self, boxes: Boxes, *, shown: bool = False) -> NDArray[np.int64]:
-        """Count the middles of boxes in every square, or those that its window shows."""
-        y, x = _middles(boxes)
+    def count(self, boxes: Int64, *, shown: bool = False) -> Int64:
+        """Count the centres of boxes in each block, or in its window if `shown`."""
+        y, x = _centres(boxes)
         row, column = self.row(y), self.column(x)
         index = row * self.columns + column
         if shown:
-            middle_y, middle_x = self.middle(row, column)
-            off = np.maximum(np.abs(y - middle_y), np.abs(x - middle_x))
-            index = index[off < self._side / 2 - 1]
+            centre_y, centre_x = self.centre(row, column)
+            distance = np.maximum(np.abs(y - centre_y), np.abs(x - centre_x))
+            index = index[distance < self._side / 2 - 1]
         return np.bincount(index, minlength=self.rows * self.columns)
 
     def window(self, number: int) -> Window:
-        y, x = self.middle(*divmod(int(number), self.columns))
+        """Return the window around the centre of a block."""
+        y, x = self.centre(*divmod(int(number), self.columns))
         return window_around(y, x, self._side, self.shape)
 
 
-def _seams(cells: Boxes, grid: PatchGrid, squares: _Squares, side: int) -> Iterator[Window]:
-    """Yield windows on borders of two cores, those that most cells cross first."""
+def _seams(
+    cells: Int64, grid: PatchGrid, blocks: _FigureBlocks, side: int
+) -> Iterator[Window]:
+    """Yield windows on borders of two cores, most crossing cells first."""
     crosses = crossing(cells, grid)
-    found: list[tuple[int, float, float]] = []
+    seams: list[tuple[int, float, float]] = []
     for axis in (0, 1):
         boxes = cells[crosses[axis]]
-        along = _middles(boxes)[1 - axis]
-        part = squares.column(along) if axis == 0 else squares.row(along)
+        along = _centres(boxes)[1 - axis]
+        block = blocks.column(along) if axis == 0 else blocks.row(along)
         border = (boxes[:, 2 + axis] - 1) // grid.step[axis]
-        pairs, counts = np.unique(np.stack([border, part]), axis=1, return_counts=True)
+        pairs, counts = np.unique(np.stack([border, block]), axis=1, return_counts=True)
         for (number, index), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
-            at = float(number * grid.step[axis])
-            y, x = squares.middle(index, index)
-            found.append((-count, at, x) if axis == 0 else (-count, y, at))
-    return (window_around(y, x, side, grid.shape) for _, y, x in sorted(found))
+            position = float(number * grid.step[axis])
+            y, x = blocks.centre(index, index)
+            seams.append((-count, position, x) if axis == 0 else (-count, y, position))
+    return (window_around(y, x, side, grid.shape) for _, y, x in sorted(seams))
 
 
-def _corners(cells: Boxes, grid: PatchGrid, side: int) -> Iterator[Window]:
-    """Yield windows where four cores meet, those with most crossing cells first."""
+def _corners(cells: Int64, grid: PatchGrid, side: int) -> Iterator[Window]:
+    """Yield windows around corners of four cores, most crossing cells first."""
     rows, columns = (n - 1 for n in grid.counts)
     if rows < 1 or columns < 1:
         return iter(())
     (dy, dx), crosses = grid.step, crossing(cells, grid).any(axis=0)
-    y, x = _middles(cells[crosses])
+    y, x = _centres(cells[crosses])
     row = ((y + dy // 2) // dy).clip(1, rows)
     column = ((x + dx // 2) // dx).clip(1, columns)
     near = np.maximum(np.abs(y - row * dy), np.abs(x - column * dx)) <= side // 2
     index = (row[near] - 1) * columns + column[near] - 1
     best = _descending(np.bincount(index, minlength=rows * columns))
-    at = (divmod(int(number), columns) for number in best)
-    return (window_around((r + 1) * dy, (c + 1) * dx, side, grid.shape) for r, c in at)
+    corners = (divmod(int(number), columns) for number in best)
+    return (window_around((r + 1) * dy, (c + 1) * dx, side, grid.shape) for r, c in corners)
 
 
-def _middles(boxes: Boxes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _centres(boxes: Int64) -> tuple[Int64, Int64]:
     return (boxes[:, 0] + boxes[:, 2]) // 2, (boxes[:, 1] + boxes[:, 3]) // 2
 
 
-def _descending(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the indexes of what is not 0, the most first, ties as they lie."""
-    held = np.flatnonzero(counts)
-    return held[np.argsort(-counts[held], kind="stable")]
+def _descending(counts: Int64) -> Int64:
+    """Return the indices of non-zero counts, largest first; ties keep their order."""
+    occupied = np.flatnonzero(counts)
+    return occupied[np.argsort(-counts[occupied], kind="stable")]
 
 
-def _alike(one: Window, other: Window) -> bool:
-    shared = one.intersection(other)
-    if shared is None:
-        return False
-    return prod(shared.shape) > MOST_SHARED * prod(one.shape)
+def _alike(window: Window, chosen: Window) -> bool:
+    shared = window.intersection(chosen)
+    return shared is not None and shared.area > MAX_SHARED * window.area

@@ -1,118 +1,166 @@
-"""Mesmer's preprocessing, window by window: cap bright spots, equalise the contrast.
+"""Preprocessing of Mesmer, window by window: intensity cap and local contrast.
 
-What deepcell does to a channel before its network sees it: values above the 99.9th
-percentile of the non-zero pixels are cut, then the contrast is equalised locally
-(CLAHE: Zuiderveld, Graphics Gems IV, 1994; bit for bit as scikit-image 0.22 to 0.26 do
-it with blocks of 128 px). Only the percentile and the ranges before and after belong to
-the whole channel, and add up over windows; blocks are anchored at the image's corner:
+deepcell prepares each channel for its network in two steps (`mesmer_preprocess`). It caps
+intensities at the 99.9th percentile of the non-zero pixels, and equalises the contrast
+locally (CLAHE: Zuiderveld, Graphics Gems IV, 1994). Results are bit for bit those of
+scikit-image 0.22 to 0.26 with blocks of 128 px. Blocks are anchored at the image's corner.
+The percentile and the ranges before and after equalisation belong to the whole channel,
+and their counts add up over windows:
 
 1. :func:`count_levels`, :func:`cap_bins`, :func:`count_fine`, :func:`cap_level` and the
-   channel's minimum and maximum give its :class:`Levels`;
-2. :func:`clahe_bins` and :func:`contrast_maps` give one map of grey levels per block;
-3. :func:`equalize` interpolates between maps; its smallest and largest value go into
-4. :func:`to_unit`. :func:`preprocess` does all of it for an image in memory.
+   range of the channel give its :class:`ChannelRange`.
+2. :func:`clahe_bins` and :func:`contrast_maps` give one map of intensities per block.
+3. :func:`equalize` interpolates between maps. The range of its results goes to step 4.
+4. :func:`to_unit` stretches them to 0..1.
+
+:func:`preprocess` runs all steps on an image in memory.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from codexseg.arrays import Float32, Int64, Pixels
 from codexseg.core.kernel import kernel
 from codexseg.errors import InputError
 
-Pixels = NDArray[Any]  # uint8, uint16, or float32 that is finite and not negative
-Float = NDArray[np.float32]
-Counts = NDArray[np.int64]
 Bins = NDArray[np.uint8]
 Maps = NDArray[np.uint16]
 
-BLOCK_PX = 128  # side of the blocks whose histograms are equalised, network px
-N_BINS = 256  # of a block's histogram; clahe_bins uses the first 253
+BLOCK_PX = 128  # side of the blocks of CLAHE, px of the network
+N_BINS = 256  # bins of the histogram of a block; clahe_bins uses the first 253
 N_LEVELS = 65536  # bins of count_levels
-PERCENT = 99.9  # the percentile of the non-zero pixels at which a channel is capped
+PERCENT = 99.9  # percentile of the non-zero pixels, the cap of a channel
 
 _HALF = BLOCK_PX // 2
-_MAX_GREY = 2**14 - 1
+_MAX_LEVEL = 2**14 - 1  # scikit-image: NR_OF_GRAY - 1
 _BIN_WIDTH = 1 + 2**14 // N_BINS
-_CLIP_LIMIT = int(0.01 * BLOCK_PX**2)
+_CLIP_LIMIT = int(0.01 * BLOCK_PX**2)  # scikit-image's default clip_limit of 0.01
 
 
 @dataclass(frozen=True)
-class Levels:
-    """A whole channel's cap (None: all zero), its smallest and largest level under it."""
+class ChannelRange:
+    """Cap and range of a whole channel.
+
+    Attributes
+    ----------
+    cap : float or None
+        Intensities above it are capped; None for a channel of zeros.
+    low, high : float
+        Minimum and maximum after the cap.
+    """
 
     cap: float | None
     low: float
     high: float
 
     @classmethod
-    def of(cls, cap: float | None, minimum: float, maximum: float) -> "Levels":
-        """Make levels of the cap and of the channel's range before it is capped."""
+    def of(cls, cap: float | None, minimum: float, maximum: float) -> "ChannelRange":
+        """Return the range after the cap from the range before it.
+
+        Parameters
+        ----------
+        cap : float or None
+            See :func:`cap_level`.
+        minimum, maximum : float
+            Range of the whole channel.
+        """
         if cap is None:
             return cls(None, 0.0, 0.0)
         return cls(cap, min(float(minimum), cap), min(float(maximum), cap))
 
     @property
     def is_flat(self) -> bool:
-        """Whether nothing is left to equalise: such a channel becomes zeros."""
+        """Whether the channel is constant. It then becomes zeros."""
         return self.cap is None or self.low == self.high
 
 
-def count_levels(pixels: Pixels) -> Counts:
-    """Count the non-zero pixels (y, x) by level; counts of windows add up.
+def count_levels(pixels: Pixels) -> Int64:
+    """Count the non-zero pixels by intensity. Int64 of windows add up.
+
+    Parameters
+    ----------
+    pixels : (y, x) uint8, uint16 or float32
+        Floats are finite and not negative.
 
     Returns
     -------
     counts : (65536,) int64
-        By level for integers, by the upper 16 bits for float32, like
-        :func:`codexseg.core.intensity.histogram.histogram`, but without 0, 0.0 and -0.0.
+        As :func:`codexseg.core.intensity.histogram.histogram` without 0, 0.0 and -0.0:
+        integers by value, float32 by their upper 16 bits.
     """
     pixels, counts = _checked(pixels), np.zeros(N_LEVELS, np.int64)
-    is_float = pixels.dtype.kind == "f"  # their bits rise with their values
+    is_float = pixels.dtype.kind == "f"  # bits increase with values of at least 0
     bits = pixels.view(np.uint32) if is_float else pixels
     _count(bits, 16 if is_float else 0, pixels, counts)
     return counts
 
 
-def cap_bins(counts: Counts) -> tuple[int, int]:
-    """Return the bins (0, 0: none) of the two order statistics around the percentile."""
+def cap_bins(counts: Int64) -> tuple[int, int]:
+    """Return the bins of the two order statistics around the percentile.
+
+    Parameters
+    ----------
+    counts : (65536,) int64
+        See :func:`count_levels`, of the whole channel.
+
+    Returns
+    -------
+    (int, int)
+        (0, 0) for a channel of zeros.
+    """
     if not counts.any():
         return 0, 0
     below, above, _ = _ranks(int(counts.sum()))
     return _bin_of(counts, below)[0], _bin_of(counts, above)[0]
 
 
-def count_fine(pixels: Float, bins: tuple[int, int]) -> Counts:
-    """Count the non-zero pixels (y, x) of two bins by their lower 16 bits.
+def count_fine(pixels: Float32, bins: tuple[int, int]) -> Int64:
+    """Count the non-zero pixels of two bins by their lower 16 bits.
+
+    Parameters
+    ----------
+    pixels : (y, x) float32
+    bins : (int, int)
+        See :func:`cap_bins`.
 
     Returns
     -------
     counts : (2, 65536) int64
-        A row for each of `bins`, even where they are equal; counts of windows add up.
+        One row per bin, also for equal bins. Int64 of windows add up.
     """
     bits = _checked(pixels).view(np.uint32)
-    found = (bits[(bits >> np.uint32(16) == one) & (bits != 0)] for one in bins)
-    return np.stack([np.bincount(b & 0xFFFF, minlength=N_LEVELS) for b in found])
+    in_bin = (bits[(bits >> np.uint32(16) == index) & (bits != 0)] for index in bins)
+    return np.stack([np.bincount(b & 0xFFFF, minlength=N_LEVELS) for b in in_bin])
 
 
-def cap_level(counts: Counts, dtype: DTypeLike, fine: Counts | None = None) -> float | None:
-    """Return the level at which deepcell's `percentile_threshold` cuts a channel.
+def cap_level(counts: Int64, dtype: DTypeLike, fine: Int64 | None = None) -> float | None:
+    """Return the cap of a channel, as deepcell's `percentile_threshold`.
 
-    It is `numpy.percentile(nonzero, 99.9)` of numpy 1.26: rank and weight in float64, the
-    difference of the two order statistics in the channel's dtype, their interpolation in
-    float64, cast to the channel's dtype in the end (integers: truncated). numpy 2 takes
-    the rank of float32 in float32, and differs. None where no pixel is non-zero.
+    It is `numpy.percentile(nonzero, 99.9)` of numpy 1.26: rank and weight are float64,
+    the difference of the two order statistics has the dtype of the channel, and the
+    interpolation is float64. The result is cast to the dtype of the channel (integers are
+    truncated). numpy 2 computes the rank of float32 in float32 and differs.
 
     Parameters
     ----------
     counts : (65536,) int64
-        By :func:`count_levels`, of the whole channel, however many pixels it has.
+        See :func:`count_levels`, of the whole channel.
     dtype : dtype
-        The channel's: uint8, uint16 or float32, which needs `fine`.
-    fine : (2, 65536) int64
-        By :func:`count_fine`.
+        Of the channel: uint8, uint16 or float32.
+    fine : (2, 65536) int64, optional
+        See :func:`count_fine`. Required for float32.
+
+    Returns
+    -------
+    float or None
+        None for a channel of zeros.
+
+    Raises
+    ------
+    InputError
+        If `fine` is missing for float32.
     """
     dtype, total = np.dtype(dtype), int(counts.sum())
     if total == 0:
@@ -121,8 +169,7 @@ def cap_level(counts: Counts, dtype: DTypeLike, fine: Counts | None = None) -> f
     (first, below), (last, above) = _bin_of(counts, below), _bin_of(counts, above)
     if dtype.kind == "f":
         if fine is None:
-            message = "fine=None, expected the counts of a float32 channel by count_fine."
-            raise InputError(message)
+            raise InputError("fine is None, expected counts for float32. Use count_fine.")
         first = first << 16 | _bin_of(fine[0], below)[0]
         last = last << 16 | _bin_of(fine[1], above)[0]
         lower, upper = np.array([first, last], np.uint32).view(np.float32)
@@ -135,11 +182,17 @@ def cap_level(counts: Counts, dtype: DTypeLike, fine: Counts | None = None) -> f
     return float(np.float32(value)) if dtype.kind == "f" else float(int(value))
 
 
-def clahe_bins(pixels: Pixels, levels: Levels) -> Bins:
-    """Sort the pixels (y, x) of a window into the bins that contrast maps work on.
+def clahe_bins(pixels: Pixels, levels: ChannelRange) -> Bins:
+    """Return the bin of each pixel of a window in the histograms of CLAHE.
 
-    Cap, rescale to 0..1 in float32, round to 16 and then to 14 bits, bins of 65 levels.
-    The levels are the whole channel's; where it is flat, all bins are 0.
+    Pixels are capped, scaled to 0..1 in float32, rounded to 16 and then to 14 bits, and
+    divided into bins of 65 levels.
+
+    Parameters
+    ----------
+    pixels : (y, x) uint8, uint16 or float32
+    levels : ChannelRange
+        Of the whole channel. All bins of a flat channel are 0.
 
     Returns
     -------
@@ -149,16 +202,25 @@ def clahe_bins(pixels: Pixels, levels: Levels) -> Bins:
     bins = np.zeros(pixels.shape, np.uint8)
     if not levels.is_flat:
         scale = np.array([levels.low, levels.high, levels.high - levels.low], np.float32)
-        grey = np.round(np.arange(N_LEVELS) / (N_LEVELS - 1) * _MAX_GREY)
-        _sort(_checked(pixels), scale, (grey // _BIN_WIDTH).astype(np.uint8), bins)
+        level = np.round(np.arange(N_LEVELS) / (N_LEVELS - 1) * _MAX_LEVEL)
+        _assign_bins(_checked(pixels), scale, (level // _BIN_WIDTH).astype(np.uint8), bins)
     return bins
 
 
-def reflected(start: int, stop: int, size: int) -> NDArray[np.int64]:
-    """Return which pixels of an axis `numpy.pad(mode="reflect")` puts at start..stop.
+def reflected(start: int, stop: int, size: int) -> Int64:
+    """Return the indices of `numpy.pad(mode="reflect")` on an axis.
 
-    The half-open range may lie at any distance from the axis, 0..size; the edge is not
-    repeated, and an axis of 1 px shows pixel 0 everywhere.
+    Parameters
+    ----------
+    start, stop : int
+        Half-open range of positions, also beyond the axis.
+    size : int
+        Length of the axis, px. The edge is not repeated. An axis of 1 px is repeated.
+
+    Returns
+    -------
+    (stop - start,) int64
+        0 to size - 1.
     """
     period = max(1, 2 * (size - 1))
     positions = np.arange(start, stop, dtype=np.int64) % period
@@ -166,23 +228,29 @@ def reflected(start: int, stop: int, size: int) -> NDArray[np.int64]:
 
 
 def contrast_maps(bins: Bins) -> Maps:
-    """Make the map of grey levels of each block: its clipped cumulative histogram.
+    """Return the map of intensities of each block, its clipped cumulative histogram.
 
     Parameters
     ----------
     bins : (y, x) uint8
-        Whole blocks of the image's grid; beyond its lower and right edge the bins are
-        continued by reflection (:func:`reflected`).
+        Complete blocks of the image's grid. Beyond the lower and right edge of the image
+        bins are mirrored, see :func:`reflected`.
 
     Returns
     -------
     maps : (y / 128, x / 128, 256) uint16
-        The equalised level, 0..16383, of each bin.
+        Equalised level, 0..16383, of each bin.
+
+    Raises
+    ------
+    InputError
+        If a block is incomplete.
     """
     height, width = bins.shape
     if height % BLOCK_PX or width % BLOCK_PX:
         raise InputError(
-            f"got bins {bins.shape}, expected multiples of {BLOCK_PX}: reflect them."
+            f"Bins have shape {bins.shape}, expected multiples of {BLOCK_PX}. Complete "
+            f"the blocks by reflection."
         )
     maps = np.zeros((height // BLOCK_PX, width // BLOCK_PX, N_BINS), np.uint16)
     _map_blocks(np.ascontiguousarray(bins), maps)
@@ -192,10 +260,19 @@ def contrast_maps(bins: Bins) -> Maps:
 def blocks_needed(
     y0: int, y1: int, x0: int, x1: int, n_blocks: tuple[int, int]
 ) -> tuple[int, int, int, int]:
-    """Return the range of blocks by0, by1, bx0, bx1 that :func:`equalize` needs.
+    """Return the range of blocks that :func:`equalize` needs for a window.
 
-    Ranges are half-open, the window's y0..y1 and x0..x1 in px of the image; `n_blocks`
-    counts the rows and columns of blocks of the whole image.
+    Parameters
+    ----------
+    y0, y1, x0, x1 : int
+        Rows and columns of the window, half-open, px of the image.
+    n_blocks : (int, int)
+        Rows and columns of blocks of the whole image.
+
+    Returns
+    -------
+    by0, by1, bx0, bx1 : int
+        Rows and columns of blocks, half-open.
     """
     first = [max(0, (start - _HALF) // BLOCK_PX) for start in (y0, x0)]
     last = [(stop - 1 + _HALF) // BLOCK_PX for stop in (y1, x1)]
@@ -209,22 +286,32 @@ def equalize(
     corner: tuple[int, int],
     first_block: tuple[int, int],
     n_blocks: tuple[int, int],
-) -> NDArray[np.uint16]:
-    """Interpolate each pixel's equalised level between the four nearest block maps.
+) -> Maps:
+    """Interpolate the equalised level of each pixel between the four nearest maps.
 
     Parameters
     ----------
     bins : (y, x) uint8
-        Of a window whose first pixel lies at row and column `corner` of the image.
+        Of a window, see :func:`clahe_bins`.
     maps : (by, bx, 256) uint16
-        Of the blocks from `first_block` on, at least those of :func:`blocks_needed`.
+        Of at least the blocks of :func:`blocks_needed`, from `first_block` on.
+    corner : (int, int)
+        Row and column of the first pixel of the window in the image.
+    first_block : (int, int)
+        Row and column of the first map in the grid of blocks.
     n_blocks : (int, int)
-        Rows and columns of blocks of the whole image; beyond them its edge blocks serve.
+        Rows and columns of blocks of the whole image. The edge blocks are repeated
+        beyond them.
 
     Returns
     -------
     equalized : (y, x) uint16
-        0..16383, not yet stretched to that range.
+        0..16383, before stretching.
+
+    Raises
+    ------
+    InputError
+        If a map is missing.
     """
     equalized = np.zeros(bins.shape, np.uint16)
     (y, x), (height, width) = corner, bins.shape
@@ -233,20 +320,29 @@ def equalize(
     near = maps[max(row, 0) :, max(column, 0) :][: by1 - by0, : bx1 - bx0]
     if min(row, column) < 0 or near.shape[:2] != (by1 - by0, bx1 - bx0):
         raise InputError(
-            f"the window {bins.shape} at {corner} needs the maps of blocks {by0}..{by1}, "
-            f"{bx0}..{bx1}, got {maps.shape[:2]} maps from {first_block} on: pass those "
-            "that blocks_needed names."
+            f"Maps {maps.shape[:2]} from block {first_block} on do not cover blocks "
+            f"{by0}..{by1}, {bx0}..{bx1} of the window {bins.shape} at {corner}. Pass the "
+            f"maps of blocks_needed."
         )
     near, bins = np.ascontiguousarray(near), np.ascontiguousarray(bins)
     _blend(bins, near, y, x, by0, bx0, equalized)
     return equalized
 
 
-def to_unit(equalized: NDArray[np.uint16], low: int, high: int) -> Float:
-    """Stretch a window of equalised levels to 0..1, float32.
+def to_unit(equalized: Maps, low: int, high: int) -> Float32:
+    """Stretch equalised levels to 0..1.
 
-    `low` and `high` are the smallest and largest of the whole image; where they are equal
-    levels are cut to 0..1 instead, as scikit-image does.
+    Parameters
+    ----------
+    equalized : (y, x) uint16
+        A window, see :func:`equalize`.
+    low, high : int
+        Range of the whole image. If it is empty, levels are clipped to 0..1, as
+        scikit-image does.
+
+    Returns
+    -------
+    (y, x) float32
     """
     unit = equalized.astype(np.float32)
     if low == high:
@@ -256,11 +352,23 @@ def to_unit(equalized: NDArray[np.uint16], low: int, high: int) -> Float:
     return unit
 
 
-def preprocess(image: Pixels) -> Float:
-    """Prepare an image (channel, y, x) for the network: deepcell's `mesmer_preprocess`.
+def preprocess(image: Pixels) -> Float32:
+    """Prepare an image for the network, as deepcell's `mesmer_preprocess`.
 
-    Returns the same shape in float32, 0..1; a channel that is constant once it is capped
-    becomes zeros.
+    Parameters
+    ----------
+    image : (c, y, x) uint8, uint16 or float32
+        Floats are finite and not negative.
+
+    Returns
+    -------
+    (c, y, x) float32
+        0..1. A channel that is constant after the cap becomes zeros.
+
+    Raises
+    ------
+    InputError
+        If the image has another dtype.
     """
     prepared = np.zeros(image.shape, np.float32)
     for pixels, out in zip(image, prepared, strict=True):
@@ -268,43 +376,44 @@ def preprocess(image: Pixels) -> Float:
         is_float = pixels.dtype.kind == "f"
         fine = count_fine(pixels, cap_bins(counts)) if is_float else None
         cap = cap_level(counts, pixels.dtype, fine)
-        levels = Levels.of(cap, pixels.min(), pixels.max())
+        levels = ChannelRange.of(cap, pixels.min(), pixels.max())
         if levels.is_flat:
             continue
         bins = clahe_bins(pixels, levels)
         padding = [(0, -n % BLOCK_PX) for n in bins.shape]
         maps = contrast_maps(np.pad(bins, padding, mode="reflect"))
-        level = equalize(bins, maps, (0, 0), (0, 0), (maps.shape[0], maps.shape[1]))
-        out[:] = to_unit(level, int(level.min()), int(level.max()))
+        n_blocks = maps.shape[0], maps.shape[1]
+        equalized = equalize(bins, maps, (0, 0), (0, 0), n_blocks)
+        out[:] = to_unit(equalized, int(equalized.min()), int(equalized.max()))
     return prepared
 
 
 def _checked(pixels: Pixels) -> Pixels:
-    """Pixels as the kernels take them."""
+    """Check the dtype of pixels and return them as a contiguous array."""
     if pixels.dtype not in (np.uint8, np.uint16, np.float32):
         raise InputError(
-            f"pixels of {pixels.dtype} cannot be equalised, expected uint8, uint16 or "
-            "float32: convert them."
+            f"Pixels have dtype {pixels.dtype}, expected uint8, uint16 or float32. "
+            f"Convert the image."
         )
     return np.ascontiguousarray(pixels)
 
 
 def _ranks(total: int) -> tuple[int, int, float]:
-    """Ranks (from 0) of the statistics around the percentile; weight of the upper one."""
+    """Return the ranks (from 0) around the percentile, and the weight of the upper one."""
     position = (total - 1) * (PERCENT / 100)
     below = int(position)
     return below, min(below + 1, total - 1), position - below
 
 
-def _bin_of(counts: Counts, rank: int) -> tuple[int, int]:
-    """Bin that holds the pixel of a rank (from 0), and its rank within the bin."""
+def _bin_of(counts: Int64, rank: int) -> tuple[int, int]:
+    """Return the bin with the pixel of a rank (from 0), and its rank within the bin."""
     ends = np.cumsum(counts)
-    found = int(np.searchsorted(ends, rank, side="right"))
-    return found, rank - int(ends[found] - counts[found])
+    index = int(np.searchsorted(ends, rank, side="right"))
+    return index, rank - int(ends[index] - counts[index])
 
 
 @kernel
-def _count(bits: NDArray[Any], shift: int, pixels: Pixels, counts: Counts) -> None:
+def _count(bits: Pixels, shift: int, pixels: Pixels, counts: Int64) -> None:
     height, width = bits.shape
     for y in range(height):
         for x in range(width):
@@ -312,22 +421,25 @@ def _count(bits: NDArray[Any], shift: int, pixels: Pixels, counts: Counts) -> No
 
 
 @kernel
-def _sort(pixels: Pixels, scale: Float, bin_of_grey: Bins, bins: Bins) -> None:
-    """Cap and rescale by `scale` (low, high, range) to 16 bits; look up the bin."""
+def _assign_bins(pixels: Pixels, scale: Float32, bin_of_level: Bins, bins: Bins) -> None:
+    """Cap and scale by `scale` (low, high, range) to 16 bits; look up the bin."""
     height, width = pixels.shape
     low, high, span = scale
     for y in range(height):
         for x in range(width):
             unit = (min(high, max(low, np.float32(pixels[y, x]))) - low) / span
-            grey = min(np.float32(65535), np.rint(unit * np.float32(65535)))
-            bins[y, x] = bin_of_grey[np.int32(grey)]
+            level = min(np.float32(65535), np.rint(unit * np.float32(65535)))
+            bins[y, x] = bin_of_level[np.int32(level)]
 
 
 @kernel
 def _map_blocks(bins: Bins, maps: Maps) -> None:
-    """Write the map of each block, the clipped histogram summed up and scaled."""
+    """Write the map of each block: the scaled cumulative sum of its clipped histogram.
+
+    Zuiderveld (1994), MapHistogram.
+    """
     histogram = np.empty(N_BINS, np.int64)
-    scale = _MAX_GREY / (BLOCK_PX * BLOCK_PX)
+    scale = _MAX_LEVEL / (BLOCK_PX * BLOCK_PX)
     for by in range(maps.shape[0]):
         for bx in range(maps.shape[1]):
             histogram[:] = 0
@@ -338,15 +450,16 @@ def _map_blocks(bins: Bins, maps: Maps) -> None:
             total = 0
             for i in range(N_BINS):
                 total += histogram[i]
-                maps[by, bx, i] = np.uint16(min(total * scale, float(_MAX_GREY)))
+                maps[by, bx, i] = np.uint16(min(total * scale, float(_MAX_LEVEL)))
 
 
 @kernel
-def _clip(histogram: Counts) -> None:
-    """Cut a histogram at the limit, in place, and spread the excess as scikit-image does.
+def _clip(histogram: Int64) -> None:
+    """Clip a histogram in place, and redistribute the excess as scikit-image does.
 
-    Evenly at first, bins near the limit being filled; then what is left by one in every
-    n-th bin below the limit, from bin 0, 1, 2 ... on, n anew each time, until none is left.
+    Zuiderveld (1994), ClipHistogram. The excess is first shared evenly, up to the limit.
+    The rest is added one by one to every n-th bin below the limit, starting at bin 0, 1,
+    2, ..., with n computed for each round, until no excess is left.
     """
     excess = np.maximum(histogram - _CLIP_LIMIT, 0).sum()
     share = excess // N_BINS
@@ -371,8 +484,8 @@ def _clip(histogram: Counts) -> None:
 def _blend(bins: Bins, maps: Maps, y: int, x: int, by: int, bx: int, out: Maps) -> None:
     """Interpolate in a window at (y, x) between maps of the blocks from (by, bx) on.
 
-    Square by square between the centres of four blocks. Float32 sums in the order of
-    scikit-image; all products before them are exact.
+    Zuiderveld (1994), Interpolate, bilinear between the centres of four blocks. Sums are
+    float32 in the order of scikit-image. The products before them are exact.
     """
     height, width = bins.shape
     rows, columns = maps.shape[0] - 1, maps.shape[1] - 1
@@ -392,6 +505,6 @@ def _blend(bins: Bins, maps: Maps, y: int, x: int, by: int, bx: int, out: Maps) 
                     fx = np.float32((j - left) / BLOCK_PX)
                     gx = np.float32(1) - fx
                     near = corners[bins[i, j]]
-                    grey = near[0] * (gx * gy) + near[1] * (fx * gy)
-                    grey = (grey + near[2] * (gx * fy)) + near[3] * (fx * fy)
-                    out[i, j] = np.uint16(grey)
+                    level = near[0] * (gx * gy) + near[1] * (fx * gy)
+                    level = (level + near[2] * (gx * fy)) + near[3] * (fx * fy)
+                    out[i, j] = np.uint16(level)

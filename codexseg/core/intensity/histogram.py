@@ -1,27 +1,26 @@
-"""Grey levels: histograms that add up, percentiles of them, merging of channels."""
+"""Histograms, percentiles, sums and block means of intensities; merging of channels."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from codexseg.arrays import Float32, Float64, Int64, Pixels
 from codexseg.core.kernel import kernel
 from codexseg.errors import InputError
 
 N_BINS = 65536
-"""Bins of every histogram: the grey levels of uint8 and uint16, or steps of 0.8 %."""
+"""Bins of a histogram: the intensities of uint8 and uint16, or steps of 0.8 %."""
 
 
-def histogram(pixels: NDArray[Any]) -> NDArray[np.int64]:
-    """Count the grey levels of an image; histograms of windows add up to the slide's.
+def histogram(pixels: Pixels) -> Int64:
+    """Count the pixels of an image by intensity. Histograms of windows add up.
 
     Parameters
     ----------
     pixels : (y, x) uint8, uint16 or float32
-        Integers are counted exactly. Floats, which must be finite and not negative,
-        are counted by their upper 16 bits (sign, exponent, 7 bits of mantissa): steps
-        of at most 0.8 % of the value, in the order of the values.
+        Integers are counted exactly. Floats must be finite and not negative. They are
+        counted by their upper 16 bits (sign, exponent, 7 bits of mantissa), in ascending
+        bins that are at most 0.8 % of the value wide.
 
     Returns
     -------
@@ -30,24 +29,24 @@ def histogram(pixels: NDArray[Any]) -> NDArray[np.int64]:
     Raises
     ------
     InputError
-        If the image is of another dtype.
+        If the image has another dtype.
     """
     counts = np.zeros(N_BINS, np.int64)
     if pixels.dtype.kind == "f":
         bits = np.asarray(pixels, np.float32).view(np.uint32)
-        _count(bits, 16, 0x7FFF, counts)  # -0.0 is 0
+        _count(bits, 16, 0x7FFF, counts)  # without the sign: -0.0 is 0
     elif pixels.dtype in (np.uint8, np.uint16):
         _count(pixels, 0, 0xFFFF, counts)
     else:
         raise InputError(
-            f"pixels of {pixels.dtype} cannot be counted, expected uint8, uint16 or "
-            f"float32: convert them."
+            f"Pixels have dtype {pixels.dtype}, expected uint8, uint16 or float32. "
+            f"Convert the image."
         )
     return counts
 
 
 @kernel
-def _count(bits: NDArray[Any], shift: int, mask: int, counts: NDArray[np.int64]) -> None:
+def _count(bits: Pixels, shift: int, mask: int, counts: Int64) -> None:
     height, width = bits.shape
     for y in range(height):
         for x in range(width):
@@ -55,19 +54,19 @@ def _count(bits: NDArray[Any], shift: int, mask: int, counts: NDArray[np.int64])
 
 
 @kernel
-def are_grey_levels(pixels: NDArray[Any]) -> bool:
-    """Whether all pixels of an image (y, x) are finite and at least 0."""
-    others = 0
+def are_intensities(pixels: Pixels) -> bool:
+    """Return whether all pixels of an image (y, x) are finite and at least 0."""
+    invalid = 0
     height, width = pixels.shape
     for y in range(height):
         for x in range(width):
-            others += not 0 <= pixels[y, x] < np.inf
-    return others == 0
+            invalid += not 0 <= pixels[y, x] < np.inf
+    return invalid == 0
 
 
 @kernel
-def sum_levels(pixels: NDArray[Any]) -> NDArray[np.float64]:
-    """Add up the grey levels of an image; the sums of windows add up to the slide's.
+def sum_intensities(pixels: Pixels) -> Float64:
+    """Return range and sums of an image. Sums of windows add up.
 
     Parameters
     ----------
@@ -76,45 +75,63 @@ def sum_levels(pixels: NDArray[Any]) -> NDArray[np.float64]:
     Returns
     -------
     sums : (4,) float64
-        Minimum and maximum (infinite where there is no pixel), sum and sum of squares.
+        Minimum, maximum, sum and sum of squares. Without pixels inf, -inf, 0 and 0.
     """
     height, width = pixels.shape
-    # Column by column, so that the order is fixed and yet the loops are vectorised.
-    lowest, highest = np.full(width, np.inf), np.full(width, -np.inf)
+    # Column by column: the order is fixed, and the loops are vectorised.
+    minima, maxima = np.full(width, np.inf), np.full(width, -np.inf)
     totals, squares = np.zeros(width), np.zeros(width)
     for y in range(height):
         for x in range(width):
             value = np.float64(pixels[y, x])
-            lowest[x] = min(lowest[x], value)
-            highest[x] = max(highest[x], value)
+            minima[x] = min(minima[x], value)
+            maxima[x] = max(maxima[x], value)
             totals[x] += value
             squares[x] += value * value
     sums = np.array([np.inf, -np.inf, 0.0, 0.0])
     for x in range(width):
-        sums[0] = min(sums[0], lowest[x])
-        sums[1] = max(sums[1], highest[x])
+        sums[0] = min(sums[0], minima[x])
+        sums[1] = max(sums[1], maxima[x])
         sums[2] += totals[x]
         sums[3] += squares[x]
     return sums
 
 
-def bin_values(dtype: np.dtype[np.generic]) -> NDArray[np.float64]:
-    """Return the grey level that each bin of :func:`histogram` stands for."""
+def bin_values(dtype: np.dtype[np.generic]) -> Float64:
+    """Return the intensity that represents each bin of :func:`histogram`.
+
+    Parameters
+    ----------
+    dtype : dtype
+        Of the pixels. Bins of floats are represented by their middle, bin 0 by 0.
+
+    Returns
+    -------
+    values : (65536,) float64
+    """
     bins = np.arange(N_BINS, dtype=np.uint32)
     if dtype.kind == "f":
         middle = (bins << np.uint32(16)) | np.uint32(0x8000)
         middle[0] = 0
-        with np.errstate(invalid="ignore"):  # bins of NaN, which no image has
+        with np.errstate(invalid="ignore"):  # bins of NaN, always empty
             return middle.view(np.float32).astype(np.float64)
     return bins.astype(np.float64)
 
 
-def percentile(
-    counts: NDArray[np.int64], percent: float, dtype: np.dtype[np.generic]
-) -> float:
-    """Return the smallest grey level that at least `percent` % of the pixels do not exceed.
+def percentile(counts: Int64, percent: float, dtype: np.dtype[np.generic]) -> float:
+    """Return a percentile of the pixels of a histogram.
 
-    NaN where the histogram is empty.
+    It is the smallest intensity that at least `percent` % of the pixels do not exceed
+    (numpy's method "inverted_cdf"), and NaN if the histogram is empty.
+
+    Parameters
+    ----------
+    counts : (65536,) int64
+        See :func:`histogram`.
+    percent : float
+        0 to 100.
+    dtype : dtype
+        Of the pixels.
     """
     total = int(counts.sum())
     if total == 0:
@@ -124,26 +141,26 @@ def percentile(
 
 
 def merge_channels(
-    markers: Sequence[NDArray[Any]], scales: Sequence[float] | None = None
-) -> NDArray[Any]:
-    """Merge markers into one whole-cell channel: their maximum.
+    markers: Sequence[Pixels], scales: Sequence[float] | None = None
+) -> Pixels:
+    """Merge markers into one whole-cell channel by their maximum.
 
     Parameters
     ----------
     markers : sequence of (y, x) arrays
-        At least one; one marker alone is returned as it is.
+        At least one. A single marker is returned unchanged, without a copy.
     scales : sequence of float, optional
-        Each marker is divided by its scale (its slide-wide 99.9th percentile) first.
+        Divisors of the markers, such as their slide-wide 99.9th percentiles.
 
     Returns
     -------
     merged : (y, x)
-        dtype of the markers; float32 where scales are given.
+        Of the dtype of the markers; float32 with scales.
     """
     if len(markers) == 1:
         return markers[0]
     if scales is None:
-        merged: NDArray[Any] = np.maximum.reduce(list(markers))
+        merged: Pixels = np.maximum.reduce(list(markers))
         return merged
     merged = np.zeros(markers[0].shape, np.float32)
     for marker, scale in zip(markers, scales, strict=True):
@@ -152,20 +169,21 @@ def merge_channels(
     return merged
 
 
-def block_mean(pixels: NDArray[Any], factor: int) -> NDArray[np.float32]:
-    """Average squares of pixels.
+def block_mean(pixels: Pixels, factor: int) -> Float32:
+    """Average square blocks of pixels.
 
     Parameters
     ----------
     pixels : (y, x) uint8, uint16 or float32
     factor : int
-        Side of a square, px. The lower and the right edge are repeated until squares fit.
+        Side of a block, px. The lower and the right edge are repeated to complete the
+        last blocks.
 
     Returns
     -------
     means : (ceil(y / factor), ceil(x / factor)) float32
-        Summed in float32, first the pixels of a column, from above, then these sums,
-        from the left: thresholds of finished runs hang on the last digit.
+        Summed in float32: the pixels of each column from the top, then the columns from
+        the left. The order is fixed, as thresholds depend on the last digit.
     """
     height, width = pixels.shape
     means = np.empty((-(-height // factor), -(-width // factor)), np.float32)
@@ -174,7 +192,7 @@ def block_mean(pixels: NDArray[Any], factor: int) -> NDArray[np.float32]:
 
 
 @kernel
-def _average(pixels: NDArray[Any], factor: int, means: NDArray[np.float32]) -> None:
+def _average(pixels: Pixels, factor: int, means: Float32) -> None:
     height, width = pixels.shape
     rows, columns = means.shape
     line = np.empty(columns * factor, np.float32)

@@ -1,14 +1,14 @@
-"""What went wrong with objects: missed, gained, split, merged, or beyond telling.
+"""Types of object errors: missed, gained, split, merged, catastrophe.
 
-Written from the definition that the Mesmer paper (Greenwald et al. 2021) uses, not from
-its software. Objects match where their IoU is above 0.6. Of those left over, a true and a
-predicted object are linked where their IoU is at least 0.1 or more than half of the
-smaller one lies in the larger. A group of linked objects is
+The definition is that of the Mesmer paper (Greenwald et al. 2022, Nature Biotechnology
+40). Objects match above an IoU of 0.6. An unmatched true object and an unmatched predicted
+object are linked from an IoU of 0.1 on, or if more than half of the smaller one is inside
+the larger one. Groups of linked objects are
 
-- one object alone, or one true and one predicted: missed, gained, or one of each;
-- one true object and several predicted ones: a split;
-- several true objects and one predicted: a merge;
-- several of both: a catastrophe.
+- missed or gained: a single object, or one true and one predicted object (one of each);
+- a split: one true object and several predicted objects;
+- a merge: several true objects and one predicted object;
+- a catastrophe: several true and several predicted objects.
 """
 
 from dataclasses import dataclass, fields
@@ -20,31 +20,31 @@ from scipy.sparse.csgraph import connected_components
 from codexseg.core.metrics.objects import ObjectPairs, quotient
 
 MATCH_IOU = 0.6
-"""A pair matches above this IoU."""
+"""Pairs match above this IoU."""
 LINK_IOU = 0.1
-"""Objects left over are linked from this IoU on."""
+"""Minimum IoU of a link between unmatched objects."""
 LINK_INSIDE = 0.5
-"""They are also linked where more than this share of the smaller lies in the larger."""
+"""Unmatched objects are also linked above this fraction of the smaller one."""
 
 
 @dataclass(frozen=True)
 class ErrorCounts:
-    """Errors by type; those of several images add up with ``+``.
+    """Errors by type; counts of images add up with ``+``.
 
     Attributes
     ----------
     n_true, n_pred : int
         Number of true and of predicted objects.
     correct : int
-        Pairs that match.
+        Matched pairs.
     missed, gained : int
-        True objects without, and predicted objects without a counterpart.
+        True and predicted objects without a counterpart.
     split, merge, catastrophe : int
-        Number of such groups.
+        Number of groups of each type.
     gained_from_split, missed_from_merge : int
-        Objects that splits have too many, and merges too few.
+        Surplus objects of splits, and missing objects of merges.
     true_in_catastrophe, pred_in_catastrophe : int
-        Objects in catastrophes.
+        True and predicted objects in catastrophes.
     """
 
     n_true: int = 0
@@ -66,12 +66,12 @@ class ErrorCounts:
 
     @property
     def precision(self) -> float:
-        """Matched share of the predicted objects."""
+        """Matched fraction of the predicted objects."""
         return quotient(self.correct, self.n_pred)
 
     @property
     def recall(self) -> float:
-        """Matched share of the true objects."""
+        """Matched fraction of the true objects."""
         return quotient(self.correct, self.n_true)
 
     @property
@@ -86,27 +86,28 @@ def count_errors(pairs: ObjectPairs) -> ErrorCounts:
     Parameters
     ----------
     pairs : ObjectPairs
-        See `codexseg.core.metrics.objects.object_pairs`.
+        See :func:`codexseg.core.metrics.objects.object_pairs`.
 
     Returns
     -------
     ErrorCounts
     """
     n_true, n_pred = len(pairs.truth_labels), len(pairs.pred_labels)
-    pred = n_true + pairs.pred  # one numbering for all objects
+    pred = n_true + pairs.pred  # numbered after the true objects
     matched = pairs.iou > MATCH_IOU
-    left = np.ones(n_true + n_pred, np.bool_)
-    left[pairs.truth[matched]] = left[pred[matched]] = False
+    unmatched = np.ones(n_true + n_pred, np.bool_)
+    unmatched[pairs.truth[matched]] = unmatched[pred[matched]] = False
     linked = (pairs.iou >= LINK_IOU) | (pairs.inside > LINK_INSIDE)
-    linked &= left[pairs.truth] & left[pred]
+    linked &= unmatched[pairs.truth] & unmatched[pred]
     ends = pairs.truth[linked], pred[linked]
-    graph = csr_array((np.ones(len(ends[0]), np.int8), ends), (left.size, left.size))
+    n = unmatched.size
+    graph = csr_array((np.ones(len(ends[0]), np.int8), ends), (n, n))
     count, group = connected_components(graph, directed=False)
-    is_true = np.arange(left.size) < n_true
-    true = np.bincount(group[left & is_true], minlength=count)
-    predicted = np.bincount(group[left & ~is_true], minlength=count)
+    is_true = np.arange(n) < n_true
+    true = np.bincount(group[unmatched & is_true], minlength=count)
+    predicted = np.bincount(group[unmatched & ~is_true], minlength=count)
 
-    plain = (true <= 1) & (predicted <= 1)
+    single = (true <= 1) & (predicted <= 1)
     split = (true == 1) & (predicted > 1)
     merge = (true > 1) & (predicted == 1)
     catastrophe = (true > 1) & (predicted > 1)
@@ -114,8 +115,8 @@ def count_errors(pairs: ObjectPairs) -> ErrorCounts:
         n_true=n_true,
         n_pred=n_pred,
         correct=int(matched.sum()),
-        missed=int(true[plain].sum()),
-        gained=int(predicted[plain].sum()),
+        missed=int(true[single].sum()),
+        gained=int(predicted[single].sum()),
         split=int(split.sum()),
         merge=int(merge.sum()),
         catastrophe=int(catastrophe.sum()),

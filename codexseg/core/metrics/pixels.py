@@ -1,32 +1,30 @@
-"""Judging the foreground pixel by pixel, whatever objects it is made of.
+"""Pixel-based metrics of the foreground, regardless of objects.
 
-The counts of all images are added up before anything is divided, as in the published
-evaluations of semantic networks; IoU and Dice are those of the foreground alone.
+Counts are summed over all images before division, as in published evaluations of semantic
+segmentation. IoU and Dice refer to the foreground.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from codexseg.arrays import Int64, Mask
+from codexseg.arrays import Float32, Float64, Int64, Mask
 from codexseg.core.labels.overlaps import Overlaps
 from codexseg.core.metrics.objects import quotient
 from codexseg.errors import InputError
 
 LEVELS = 2**20
-"""Probabilities that lie closer together than 1 / LEVELS count as equal in an AuROC."""
+"""Number of steps of a probability. The AuROC ignores differences within a step."""
 
 
 @dataclass(frozen=True)
 class PixelCounts:
-    """Pixels of the foreground; those of several images or windows add up with ``+``.
+    """Foreground pixels; counts of images and windows add up with ``+``.
 
     Attributes
     ----------
     tp, fp, fn : int
-        Pixels that are foreground in both, in the prediction, in the truth only.
+        Foreground pixels of both images, of the prediction only, of the truth only.
     """
 
     tp: int = 0
@@ -38,32 +36,32 @@ class PixelCounts:
 
     @property
     def precision(self) -> float:
-        """Right share of the predicted foreground."""
+        """Correct fraction of the predicted foreground."""
         return quotient(self.tp, self.tp + self.fp)
 
     @property
     def recall(self) -> float:
-        """Found share of the true foreground."""
+        """Detected fraction of the true foreground."""
         return quotient(self.tp, self.tp + self.fn)
 
     @property
     def f1(self) -> float:
-        """2 tp / (2 tp + fp + fn)."""
+        """F1 score, 2 tp / (2 tp + fp + fn)."""
         return quotient(2 * self.tp, 2 * self.tp + self.fp + self.fn)
 
     @property
     def iou(self) -> float:
-        """Intersection over union, tp / (tp + fp + fn): the same as f1 / (2 - f1)."""
+        """Intersection over union, tp / (tp + fp + fn) = f1 / (2 - f1)."""
         return quotient(self.tp, self.tp + self.fp + self.fn)
 
     @property
     def dice(self) -> float:
-        """Another name of f1."""
+        """Dice coefficient, equal to f1."""
         return self.f1
 
 
 def count_pixels(table: Overlaps) -> PixelCounts:
-    """Count the pixels of the foreground, objects of any label."""
+    """Count the foreground pixels, with objects of any label as foreground."""
     truth, pred, shared = table.truth > 0, table.pred > 0, table.shared
     return PixelCounts(
         tp=int(shared[truth & pred].sum()),
@@ -72,41 +70,42 @@ def count_pixels(table: Overlaps) -> PixelCounts:
     )
 
 
-def probability_levels(foreground: Mask, probability: NDArray[Any]) -> Int64:
-    """Count pixels by probability; counts of windows and images add up.
+def probability_levels(foreground: Mask, probability: Float32 | Float64) -> Int64:
+    """Count pixels by probability. Counts of windows and images add up.
 
     Parameters
     ----------
     foreground : (y, x) bool
-        The truth.
+        True foreground.
     probability : (y, x) float
-        Predicted, from 0 to 1.
+        Predicted probability, 0 to 1.
 
     Returns
     -------
     (2, LEVELS + 1) int64
-        Pixels at each probability, in steps of 1 / LEVELS: background, foreground.
+        Pixels of the background and the foreground by probability, in steps of
+        1 / LEVELS.
 
     Raises
     ------
     InputError
-        If the shapes differ, or a probability is not from 0 to 1.
+        If the shapes differ, or a probability is not in 0 to 1.
     """
     if foreground.shape != probability.shape:
         raise InputError(
-            f"truth and prediction must cover the same pixels, got {foreground.shape} and "
-            f"{probability.shape}."
+            f"Truth and prediction have shapes {foreground.shape} and "
+            f"{probability.shape}, expected equal shapes. Check the pairs of images."
         )
-    if not ((probability >= 0) & (probability <= 1)).all():  # NaN is neither
+    if not ((probability >= 0) & (probability <= 1)).all():  # rejects NaN
         raise InputError(
-            f"probabilities from {probability.min()} to {probability.max()} were found, "
-            f"expected 0 to 1: scale them, or give labels as integers."
+            f"Probabilities are {probability.min()} to {probability.max()}, expected 0 to "
+            f"1. Scale them, or store labels as integers."
         )
     level = np.rint(probability.astype(np.float64) * LEVELS).astype(np.int64)
     return np.stack(
         [
-            np.bincount(level[where], minlength=LEVELS + 1)
-            for where in (~foreground, foreground)
+            np.bincount(level[region], minlength=LEVELS + 1)
+            for region in (~foreground, foreground)
         ]
     )
 
@@ -114,18 +113,18 @@ def probability_levels(foreground: Mask, probability: NDArray[Any]) -> Int64:
 def auroc(levels: Int64) -> float:
     """Compute the area under the receiver operating characteristic.
 
-    It is the chance that a pixel of the foreground has a higher probability than one of
-    the background (the rank statistic of Mann and Whitney); ties count one half.
+    It is the probability that a random foreground pixel ranks above a random background
+    pixel (Mann-Whitney U statistic); ties count one half.
 
     Parameters
     ----------
     levels : (2, n) int64
-        See `probability_levels`.
+        See :func:`probability_levels`.
 
     Returns
     -------
     float
-        NaN where the truth is all foreground or all background.
+        NaN if the truth is all foreground or all background.
     """
     background, foreground = levels.astype(np.float64)
     pairs = background.sum() * foreground.sum()

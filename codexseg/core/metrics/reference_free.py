@@ -1,27 +1,27 @@
-"""Quality of a segmentation without a truth: what labels and light alone say of it.
+"""Quality of a segmentation without a reference, from labels and intensities.
 
-The figures are those of Chen and Murphy (2023), "Evaluation of cell segmentation methods
-without reference segmentations", Mol. Biol. Cell 34(6) ar50 (PMC10208095), made anew from
-its definitions; the names in brackets are the paper's. Three things differ. Foreground is
-what :mod:`codexseg.core.intensity.background` calls signal and not a threshold of the
-image at hand, so
-that it does not depend on how a slide is cut. The density of cells [NC] is that of the
-foreground, as most of a slide may be empty. Light is counted above the background of the
-slide, as a camera's offset would hide every spread.
+The metrics follow Chen and Murphy (2023), "Evaluation of cell segmentation methods without
+reference segmentations", Mol. Biol. Cell 34(6) ar50 (PMC10208095), written from their
+definitions. The names in brackets are those of the paper. There are three differences:
 
-Left out are the figures that need clusters of cells or principal components (PCF, ACVC,
-FPCC, AS) and the score into which the paper weighs all of them together: its weights hold
-for the images that they were found on.
+- Foreground is the signal of :mod:`codexseg.core.intensity.background` instead of a
+  threshold of the image, so that it does not depend on the patch grid.
+- The density of cells [NC] refers to the foreground, as most of a slide may be empty.
+- Intensities are measured above the background of the slide, as a camera's offset would
+  mask every variation.
+
+The metrics based on clusters or principal components of cells (PCF, ACVC, FPCC, AS) are
+not included, nor is the combined score. Its weights apply to the images of the paper.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from codexseg.core.intensity.background import BIN_PX, NOISE_FACTOR, RANGE_FRACTION
+from codexseg.arrays import Float64, Int64, Labels, Mask, Pixels
+from codexseg.core.intensity.background import BIN_PX
 from codexseg.core.intensity.histogram import block_mean
 from codexseg.core.kernel import kernel
 
@@ -33,9 +33,9 @@ FRACTIONS = (
     "foreground_covered",
     "background_covered",
     "cells_on_foreground",
-    "light_in_cells",
+    "nuclear_signal_in_cells",
 )
-"""The figures that are parts of a whole, 0 to 1."""
+"""Metrics that are fractions, 0 to 1."""
 
 OTHERS = (
     "cells_per_100_um2",
@@ -46,33 +46,30 @@ OTHERS = (
     "inside_cv",
     "outside_cv",
 )
-"""The other figures."""
+"""Metrics with other ranges."""
 
-_ROUNDING_STD = 0.2887  # of grey levels that are whole numbers
-_MAD_TO_STD = 1.4826  # of a normal distribution
-
-Mask = NDArray[np.bool_]
+_MAD_TO_STD = 1.4826  # standard deviation over median absolute deviation of a normal
 
 
 @dataclass(frozen=True, eq=False)
 class Tally:
-    """Counts and sums over pixels, which add up over windows.
+    """Counts and sums over pixels; tallies of windows add up with ``+``.
 
     Attributes
     ----------
     counts : (4,) int64
-        Pixels; those of the foreground; those of cells; those of both.
+        Pixels in total, of the foreground, of cells, and of cells on foreground.
     sums : (2, 2, 2) float64
-        Over the foreground, per channel (nucleus, whole cell), in cells and outside: the
-        sums of the grey levels and of their squares.
+        Sums over the foreground, by channel (nucleus, whole cell), by region (in cells,
+        outside) and by power (intensities, their squares).
     """
 
-    counts: NDArray[np.int64]
-    sums: NDArray[np.float64]
+    counts: Int64
+    sums: Float64
 
     @classmethod
     def empty(cls, n_pixels: int = 0) -> "Tally":
-        """Return the tally of pixels that hold neither foreground nor cells."""
+        """Return the tally of pixels without foreground and cells."""
         return cls(np.array([n_pixels, 0, 0, 0], np.int64), np.zeros((2, 2, 2)))
 
     def __add__(self, other: "Tally") -> "Tally":
@@ -80,10 +77,21 @@ class Tally:
 
 
 class Sizes(NamedTuple):
-    """Areas of cells: number, median (px), and spread, NaN for fewer than two cells.
+    """Distribution of the areas of cells; spreads are NaN for fewer than two cells.
 
-    `std` is the standard deviation in px, `cv` divides it by the mean, `robust_cv` divides
-    1.4826 times the median absolute deviation by the median: a few giants do not move it.
+    Attributes
+    ----------
+    n : int
+        Number of cells.
+    median : float
+        Median area, px.
+    std : float
+        Standard deviation of the areas, px.
+    cv : float
+        Standard deviation over mean.
+    robust_cv : float
+        1.4826 times the median absolute deviation, over the median. It is insensitive to
+        a few very large cells.
     """
 
     n: int
@@ -93,99 +101,76 @@ class Sizes(NamedTuple):
     robust_cv: float
 
 
-def signal_threshold(level: float, noise: float, p999: float, *, integer: bool) -> float:
-    """Return the mean of a 4 px square above which there is signal, in grey levels.
-
-    Parameters
-    ----------
-    level, noise, p999 : float
-        What `codexseg.core.intensity.background.channel_statistics` says of the channel:
-        background, its
-        standard deviation per pixel, 99.9th percentile.
-    integer : bool
-        Whether grey levels are integers.
-
-    Returns
-    -------
-    float
-        The threshold of `codexseg.core.intensity.background.estimate_background`.
-    """
-    rounding = _ROUNDING_STD if integer else 0.0
-    rise = NOISE_FACTOR * max(noise, rounding) / BIN_PX
-    return level + max(rise, RANGE_FRACTION * (p999 - level))
-
-
-def foreground_squares(pixels: NDArray[Any], thresholds: Sequence[float]) -> Mask:
-    """Say which squares of 4 px hold signal in any channel.
+def foreground_bins(pixels: Pixels, thresholds: Sequence[float]) -> Mask:
+    """Return which bins of 4 px hold signal in any channel.
 
     Parameters
     ----------
     pixels : (c, y, x) uint8, uint16 or float32
-        A window whose first pixel lies on a multiple of 4, and whose last one does or is
-        the slide's.
+        A window that starts at multiples of 4 px and ends at multiples of 4 px or at the
+        edge of the slide.
     thresholds : sequence of float
-        One per channel, see :func:`signal_threshold`; infinite: the channel is not looked
-        at.
+        One per channel, see :func:`codexseg.core.intensity.background.signal_threshold`.
+        A channel with an infinite threshold is ignored.
 
     Returns
     -------
     (ceil(y / 4), ceil(x / 4)) bool
     """
     height, width = pixels.shape[1:]
-    found = np.zeros((-(-height // BIN_PX), -(-width // BIN_PX)), np.bool_)
+    foreground = np.zeros((-(-height // BIN_PX), -(-width // BIN_PX)), np.bool_)
     for channel, threshold in zip(pixels, thresholds, strict=True):
         if np.isfinite(threshold):
-            found |= block_mean(channel, BIN_PX) > threshold
-    return found
+            foreground |= block_mean(channel, BIN_PX) > threshold
+    return foreground
 
 
 def tally_pixels(
-    labels: NDArray[np.uint32],
-    pixels: NDArray[Any],
-    squares: Mask,
-    offset: tuple[int, int] = (0, 0),
+    labels: Labels, pixels: Pixels, foreground: Mask, offset: tuple[int, int] = (0, 0)
 ) -> Tally:
-    """Count pixels of cells and foreground, and add up their light, in one pass.
+    """Count pixels of cells and foreground, and sum their intensities, in one pass.
 
     Parameters
     ----------
     labels : (y, x) uint32
         Cells, 0 is background.
     pixels : (2, y, x) uint8, uint16 or float32
-        Grey levels of the same pixels: nucleus, whole cell.
-    squares : bool
-        See :func:`foreground_squares`; may reach over the window.
+        Intensities of the nuclear and the whole-cell channel.
+    foreground : (rows, columns) bool
+        See :func:`foreground_bins`. It may extend beyond the window.
     offset : (int, int)
-        Row and column of the window's first pixel, counted from that of the squares.
+        Row and column of the first pixel of the window, counted from the first pixel of
+        `foreground`.
 
     Returns
     -------
     Tally
-        Sums are exact for integers below 2**53.
+        Sums of integers are exact below 2**53.
     """
-    counts, sums = _tally(labels, pixels, squares, *offset)
+    counts, sums = _tally(labels, pixels, foreground, *offset)
     return Tally(counts, sums)
 
 
-def sizes(areas: NDArray[np.int64]) -> Sizes:
-    """Describe the areas of cells, (n,) px."""
+def sizes(areas: Int64) -> Sizes:
+    """Return the distribution of the areas of cells, (n,) px."""
     n = len(areas)
     median = float(np.median(areas)) if n else float("nan")
     if n < 2:
         return Sizes(n, median, *3 * (float("nan"),))
     std = float(np.std(areas))
-    away = float(np.median(np.abs(areas - median)))
-    return Sizes(n, median, std, std / float(np.mean(areas)), _MAD_TO_STD * away / median)
+    deviation = float(np.median(np.abs(areas - median)))
+    robust_cv = _MAD_TO_STD * deviation / median
+    return Sizes(n, median, std, std / float(np.mean(areas)), robust_cv)
 
 
-def figures(
+def quality_metrics(
     tally: Tally,
     areas: Sizes,
     counts: tuple[int, int, int],
-    levels: Sequence[float | None],
+    backgrounds: Sequence[float | None],
     mpp: float,
 ) -> dict[str, float]:
-    """Bring tallies to figures, NaN where there is nothing to divide by.
+    """Compute the metrics of a patch or a slide.
 
     Parameters
     ----------
@@ -195,105 +180,114 @@ def figures(
         Of all cells.
     counts : (int, int, int)
         Pairs of a cell and its nucleus (one to one), cells, nuclei.
-    levels : sequence of two floats
-        Background of the nucleus and the whole-cell channel; None: there is no such one.
+    backgrounds : sequence of two floats
+        Background of the nuclear and the whole-cell channel; None for a missing channel.
     mpp : float
         Micrometres per pixel.
 
     Returns
     -------
-    dict
-        `cells_matched`, `nuclei_matched`: part of the cells and of the nuclei that have a
-        partner; `matched_fraction`: pairs / (cells + nuclei - pairs) [FMCN].
-        `foreground_fraction`: part of the pixels with signal; `foreground_covered`: part
-        of these in cells [FFC]; `background_covered`: part of the others in cells [FBC];
-        `cells_on_foreground`: part of the cells' pixels with signal [FCF].
-        `light_in_cells`: part of the nuclear light of the foreground that is in cells
-        (not in the paper).
-        `cells_per_100_um2` [NC], of foreground; `median_cell_diameter_um`, of a disc of
-        the median area; `size_cv`, `size_cv_robust`, see :class:`Sizes`; `size_score`:
-        1 / (ln(standard deviation of the areas, px) + 1) [from CSSD], NaN below 1 px.
-        `outside_cv`: coefficient of variation of the foreground's light outside cells,
-        mean of the channels [ACVF]; `inside_cv`: the same in cells.
+    dict of str to float
+        NaN where the denominator is 0.
+
+        ``cells_matched``, ``nuclei_matched``: fraction of the cells and of the nuclei
+        that have a partner.
+        ``matched_fraction``: pairs / (cells + nuclei - pairs) [FMCN].
+        ``foreground_fraction``: fraction of the pixels with signal.
+        ``foreground_covered``: fraction of the foreground in cells [FFC].
+        ``background_covered``: fraction of the other pixels in cells [FBC].
+        ``cells_on_foreground``: fraction of the cells' pixels with signal [FCF].
+        ``nuclear_signal_in_cells``: fraction of the foreground's nuclear intensity in
+        cells (not in the paper).
+        ``cells_per_100_um2``: cells per 100 um2 of foreground [NC].
+        ``median_cell_diameter_um``: diameter of a disc with the median area.
+        ``size_cv``, ``size_cv_robust``: see :class:`Sizes`.
+        ``size_score``: 1 / (ln(standard deviation of the areas, px) + 1) [from CSSD],
+        NaN below 1 px.
+        ``outside_cv``, ``inside_cv``: coefficient of variation of the foreground's
+        intensity outside cells [ACVF] and in cells, averaged over the channels.
     """
     pairs, cells, nuclei = counts
-    pixels, foreground, inside, both = (int(count) for count in tally.counts)
+    pixels, foreground, in_cells, covered = (int(count) for count in tally.counts)
     inside_cv, outside_cv = (
-        _mean_cv(tally, place, n, levels)
-        for place, n in enumerate((both, foreground - both))
+        _mean_cv(tally, region, n, backgrounds)
+        for region, n in enumerate((covered, foreground - covered))
     )
-    spread = np.log(areas.std) + 1 if areas.std >= 1 else float("nan")
+    log_std = np.log(areas.std) + 1 if areas.std >= 1 else float("nan")
     return {
-        "cells_matched": _part(pairs, cells),
-        "nuclei_matched": _part(pairs, nuclei),
-        "matched_fraction": _part(pairs, cells + nuclei - pairs),
-        "foreground_fraction": _part(foreground, pixels),
-        "foreground_covered": _part(both, foreground),
-        "background_covered": _part(inside - both, pixels - foreground),
-        "cells_on_foreground": _part(both, inside),
-        "light_in_cells": _light_in_cells(tally, both, foreground, levels[0]),
-        "cells_per_100_um2": _part(cells, foreground * mpp**2 / 100),
+        "cells_matched": _fraction(pairs, cells),
+        "nuclei_matched": _fraction(pairs, nuclei),
+        "matched_fraction": _fraction(pairs, cells + nuclei - pairs),
+        "foreground_fraction": _fraction(foreground, pixels),
+        "foreground_covered": _fraction(covered, foreground),
+        "background_covered": _fraction(in_cells - covered, pixels - foreground),
+        "cells_on_foreground": _fraction(covered, in_cells),
+        "nuclear_signal_in_cells": _nuclear_signal_in_cells(tally, backgrounds[0]),
+        "cells_per_100_um2": _fraction(cells, foreground * mpp**2 / 100),
         "median_cell_diameter_um": 2 * float(np.sqrt(areas.median / np.pi)) * mpp,
         "size_cv": areas.cv,
         "size_cv_robust": areas.robust_cv,
-        "size_score": _part(1, spread),
+        "size_score": _fraction(1, log_std),
         "inside_cv": inside_cv,
         "outside_cv": outside_cv,
     }
 
 
-def _part(part: float, whole: float) -> float:
-    return part / whole if whole else float("nan")
+def _fraction(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator else float("nan")
 
 
-def _light_in_cells(tally: Tally, both: int, foreground: int, level: float | None) -> float:
-    if level is None:
+def _nuclear_signal_in_cells(tally: Tally, background: float | None) -> float:
+    if background is None:
         return float("nan")
+    _, foreground, _, covered = (int(count) for count in tally.counts)
     inside, outside = tally.sums[0, :, 0].tolist()
-    light = inside - both * level
-    whole = inside + outside - foreground * level
-    return _part(light, whole) if whole > 0 else float("nan")
+    total = inside + outside - foreground * background
+    return _fraction(inside - covered * background, total) if total > 0 else float("nan")
 
 
-def _mean_cv(tally: Tally, place: int, n: int, levels: Sequence[float | None]) -> float:
-    """Average the coefficients of variation of the channels that there are."""
-    found = []
-    for channel, level in enumerate(levels):
-        total, squares = tally.sums[channel, place].tolist()
-        if level is not None and n and total / n > level:
+def _mean_cv(
+    tally: Tally, region: int, n: int, backgrounds: Sequence[float | None]
+) -> float:
+    """Average the coefficients of variation over the channels, in or outside cells."""
+    values = []
+    for channel, background in enumerate(backgrounds):
+        total, squares = tally.sums[channel, region].tolist()
+        if background is not None and n and total / n > background:
             variance = max(0.0, squares / n - (total / n) ** 2)
-            found.append(variance**0.5 / (total / n - level))
-    return float(np.mean(found)) if found else float("nan")
+            values.append(variance**0.5 / (total / n - background))
+    return float(np.mean(values)) if values else float("nan")
 
 
 @kernel
 def _tally(
-    labels: NDArray[np.uint32], pixels: NDArray[Any], squares: Mask, oy: int, ox: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    labels: Labels, pixels: Pixels, foreground: Mask, oy: int, ox: int
+) -> tuple[Int64, Float64]:
+    """Return the counts and sums of :class:`Tally`, bin by bin along each row."""
     height, width = labels.shape
     counts, sums = np.zeros(4, np.int64), np.zeros((2, 2, 2))
     counts[0] = height * width
     for y in range(height):
-        row = squares[(y + oy) // BIN_PX]
+        row = foreground[(y + oy) // BIN_PX]
         x = 0
         while x < width:
-            square = (x + ox) // BIN_PX
-            stop = min(width, (square + 1) * BIN_PX - ox)
-            if not row[square]:
-                for at in range(x, stop):
-                    counts[2] += labels[y, at] > 0
+            column = (x + ox) // BIN_PX
+            stop = min(width, (column + 1) * BIN_PX - ox)
+            if not row[column]:
+                for i in range(x, stop):
+                    counts[2] += labels[y, i] > 0
                 x = stop
                 continue
             counts[1] += stop - x
-            for at in range(x, stop):
-                place = 1
-                if labels[y, at] > 0:
-                    place = 0
+            for i in range(x, stop):
+                region = 1
+                if labels[y, i] > 0:
+                    region = 0
                     counts[2] += 1
                     counts[3] += 1
                 for channel in range(2):
-                    value = np.float64(pixels[channel, y, at])
-                    sums[channel, place, 0] += value
-                    sums[channel, place, 1] += value * value
+                    value = np.float64(pixels[channel, y, i])
+                    sums[channel, region, 0] += value
+                    sums[channel, region, 1] += value * value
             x = stop
     return counts, sums

@@ -12,7 +12,7 @@ from codexseg.backends.panoptic.parameters import PostprocessingParams
 from codexseg.backends.panoptic.postprocessing import postprocess
 from codexseg.core.algorithms.deep_watershed import deep_watershed
 from codexseg.core.labels.overlaps import overlaps
-from codexseg.core.metrics.objects import Matches, count_matches, object_pairs
+from codexseg.core.metrics.objects import MatchCounts, count_matches, object_pairs
 from codexseg.errors import InputError
 
 HEIGHTS = (0.0125, 0.025, 0.05, 0.075, 0.1, 0.15)
@@ -170,7 +170,7 @@ class _Search:
         return self._scores[parameters]
 
     def _evaluate(self, parameters: PostprocessingParams) -> Score:
-        matches: list[Matches] = []
+        matches: list[MatchCounts] = []
         for image, flooded in zip(self._images, self._flood(parameters), strict=True):
             labels = postprocess(flooded, (image.distance, image.interior), parameters)
             matches += _matches(image, labels)
@@ -204,7 +204,7 @@ def _with_enough(image: ValidationImage, min_objects: int) -> ValidationImage:
     return replace(image, truth=kept)
 
 
-def _matches(image: ValidationImage, labels: Labels) -> list[Matches]:
+def _matches(image: ValidationImage, labels: Labels) -> list[MatchCounts]:
     matches = []
     for window, truth in image.truth:
         pairs = object_pairs(overlaps(truth, np.ascontiguousarray(labels[window])))
