@@ -40,7 +40,7 @@ def disk(labels, label, y, x, radius):
 # Pictures ----------------------------------------------------------------------------
 
 
-def test_a_nucleus_is_trimmed_to_the_interior_of_its_cell():
+def test_nucleus_is_trimmed_to_the_interior_of_its_cell():
     repaired = repair(
         draw("""
             .44444..
@@ -108,7 +108,7 @@ def test_a_nucleus_is_trimmed_to_the_interior_of_its_cell():
     assert repaired["matched_fraction"] == 1
 
 
-def test_original_labels_lead_back_to_the_objects_before_repair():
+def test_pairs_contain_labels_before_repair():
     cells = draw("..333333 ..333333 ..333333 ........ 88888888 88888888 88888888")
     nuclei = draw("........ ....99.. ........ ........ ........ .222.... ........")
     repaired = repair(cells, nuclei)
@@ -118,7 +118,7 @@ def test_original_labels_lead_back_to_the_objects_before_repair():
         assert np.array_equal(repaired["cell_matched_mask"] == number, cells == cell)
 
 
-def test_labels_with_gaps_lose_their_membrane_too():
+def test_gaps_in_labels_do_not_change_masks():
     cells, nuclei = np.zeros((2, 40, 130), np.uint32)
     for number, x in enumerate((20, 65, 110), start=1):
         disk(cells, number, 20, x, 15)
@@ -135,7 +135,7 @@ def test_labels_with_gaps_lose_their_membrane_too():
 
 @pytest.mark.parametrize("small", [1, 2])
 @pytest.mark.parametrize("matching", ["best", "sequential"])
-def test_of_two_nuclei_inside_a_cell_the_larger_stays(small, matching):
+def test_larger_of_two_nuclei_in_a_cell_is_kept(small, matching):
     cells, nuclei = np.zeros((2, 40, 40), np.uint32)
     disk(cells, 1, 20, 20, 18)
     disk(nuclei, 3 - small, 20, 22, 9)
@@ -146,7 +146,7 @@ def test_of_two_nuclei_inside_a_cell_the_larger_stays(small, matching):
 
 
 @pytest.mark.parametrize("first", [1, 2])
-def test_a_nucleus_goes_to_the_cell_that_holds_most_of_it(first):
+def test_nucleus_is_matched_to_cell_with_largest_overlap(first):
     cells, nuclei = np.zeros((2, 20, 40), np.uint32)
     cells[:, :10], cells[:, 10:] = first, 3 - first
     nuclei[5:15, 6:32] = 1
@@ -155,7 +155,7 @@ def test_a_nucleus_goes_to_the_cell_that_holds_most_of_it(first):
     assert sequential["pairs"].tolist() == [[1, 1, 1]]
 
 
-def test_a_cell_that_fills_the_patch():
+def test_cell_that_fills_the_patch_is_matched():
     cells, nuclei = np.full((20, 20), 7), np.zeros((20, 20), int)
     disk(nuclei, 4, 10, 10, 5)
     repaired = repair(cells, nuclei)
@@ -164,7 +164,7 @@ def test_a_cell_that_fills_the_patch():
     assert repaired["matching_stats"]["whole_cell"]["total"] == (1, 100.0)
 
 
-def test_an_empty_patch_has_nothing_to_match():
+def test_empty_patch_gives_empty_masks():
     repaired = repair(np.zeros((8, 9), int), np.zeros((8, 9), int))
     assert math.isnan(repaired["matched_fraction"])
     assert repaired["pairs"].shape == (0, 3)
@@ -173,7 +173,7 @@ def test_an_empty_patch_has_nothing_to_match():
         assert not repaired[name].any()
 
 
-def test_cells_and_nuclei_that_do_not_meet():
+def test_disjoint_cells_and_nuclei_are_unmatched():
     cells, nuclei = draw("111....2"), draw(".....3..")
     repaired = repair(cells, nuclei)
     assert repaired["matched_fraction"] == 0
@@ -182,21 +182,21 @@ def test_cells_and_nuclei_that_do_not_meet():
     assert not repaired["cell_matched_mask"].any()
 
 
-def test_a_nucleus_below_the_least_overlap_is_left_alone():
+def test_nucleus_below_min_overlap_is_unmatched():
     cells, nuclei = draw("1111...."), draw("..3333..")
     assert repair(cells, nuclei, min_overlap=0.25)["pairs"].tolist() == [[1, 1, 3]]
     assert repair(cells, nuclei, min_overlap=0.26)["pairs"].tolist() == []
 
 
-def test_ids_follow_the_raster_order_or_the_order_of_the_match():
+def test_ids_follow_raster_order_or_order_of_matching():
     cells, nuclei = draw("444..111"), draw("4......1")
     assert repair(cells, nuclei)["pairs"].tolist() == [[1, 4, 4], [2, 1, 1]]
     sequential = repair(cells, nuclei, matching="sequential")
     assert sequential["pairs"].tolist() == [[1, 1, 1], [2, 4, 4]]
 
 
-def test_every_patch_of_a_batch_has_its_result():
-    """Nothing is thinned out, however many patches there are; an empty one is one."""
+def test_batch_has_one_result_per_patch():
+    """An empty patch among 25 has its own, empty result."""
     cells = draw("1111222 1111222 1111222 3333333")
     nuclei = draw("....... .44..5. ....... ...6...")
     patches = [(np.roll(cells, i, axis=1), np.roll(nuclei, i, axis=1)) for i in range(25)]
@@ -210,8 +210,8 @@ def test_every_patch_of_a_batch_has_its_result():
         assert len(found["pairs"]) + len(found["unmatched_nuclei"]) == 3 * bool(c.any())
 
 
-def test_what_a_nucleus_lost_is_told_by_its_own_label():
-    """Nucleus 2 gets id 1, nucleus 1 id 2: the one is cut in half, the other is whole."""
+def test_retained_fraction_uses_original_nucleus_label():
+    """Nucleus 2 gets id 1 and is cut in half; nucleus 1 gets id 2 and stays whole."""
     cells = draw("..444444 ..444444 ..444444 ........ 11111111 11111111 11111111")
     nuclei = draw("........ ....22.. ....22.. ........ ........ ..111... ........")
     repaired = repair(cells, nuclei)
@@ -222,7 +222,7 @@ def test_what_a_nucleus_lost_is_told_by_its_own_label():
 
 
 @pytest.mark.parametrize("matching", ["best", "sequential"])
-def test_labels_may_be_as_high_as_32_bits_go(matching):
+def test_labels_up_to_32_bits_are_matched(matching):
     cells = draw("111222 111222 111222 333444 333444 333444")
     nuclei = draw("...... 1....2 ...... ...... 3.4... ......")
     high = np.array([2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1], np.uint32)
@@ -254,7 +254,7 @@ rules = st.sampled_from(["best", "sequential"])
 
 @given(cell_images, nucleus_images, rules, least_overlaps)
 @settings(deadline=None)
-def test_what_every_repair_keeps(cells, nuclei, matching, min_overlap):
+def test_repair_invariants_hold_for_random_masks(cells, nuclei, matching, min_overlap):
     repaired = repair(cells, nuclei, matching=matching, min_overlap=min_overlap)
     number, cell, nucleus = repaired["pairs"].T
     new_cell, new_nucleus = (repaired[name] for name in MASKS[:2])
@@ -287,7 +287,7 @@ def test_what_every_repair_keeps(cells, nuclei, matching, min_overlap):
 
 @given(cell_images, nucleus_images, least_overlaps, st.randoms(use_true_random=False))
 @settings(deadline=None)
-def test_renumbering_changes_nothing_but_the_numbers(cells, nuclei, min_overlap, random):
+def test_renumbered_labels_change_only_the_pairs(cells, nuclei, min_overlap, random):
     def renumber(labels):
         old = object_table(labels).label
         new = np.array(random.sample(range(1, 2**32), len(old)), np.uint32)
@@ -331,7 +331,7 @@ def python_set_order(cells, nuclei):
 
 
 @pytest.mark.parametrize("name", ["tiny", "t1k", "t1k_shuffled", "t5k"])
-def test_sequential_with_the_published_ties_is_the_published_repair(name):
+def test_sequential_with_published_ties_equals_published_repair(name):
     cells, nuclei, masks, counts = published(name)
     tie = python_set_order(cells, nuclei)
     repaired = repair_masks(cells, nuclei, matching="sequential", tie=tie)
@@ -345,7 +345,7 @@ def test_sequential_with_the_published_ties_is_the_published_repair(name):
 
 
 @pytest.mark.parametrize("name", ["tiny", "t1k", "t1k_shuffled", "t5k"])
-def test_sequential_differs_from_the_published_repair_only_near_ties(name):
+def test_sequential_differs_from_published_repair_only_near_ties(name):
     cells, nuclei, masks, _ = published(name)
     pairs = pair_table(cells, nuclei)
     shape = int(cells.max()) + 1, int(nuclei.max()) + 1
@@ -366,7 +366,7 @@ def test_sequential_differs_from_the_published_repair_only_near_ties(name):
     assert len(expected) > 0.5 * len(masks["pairs"])
 
 
-def test_best_does_not_see_that_the_labels_were_shuffled():
+def test_best_matching_does_not_depend_on_label_order():
     plain, shuffled = (repair(*published(name)[:2]) for name in ("t1k", "t1k_shuffled"))
     for name in MASKS:
         assert np.array_equal(plain[name], shuffled[name]), name
@@ -388,18 +388,18 @@ def test_best_does_not_see_that_the_labels_were_shuffled():
         ({"cell": draw("1"), "nucleus": np.array([[-1]])}, "labels from -1 to -1"),
     ],
 )
-def test_a_bad_patch_is_named(patch, message):
+def test_invalid_patch_is_an_error_with_its_number(patch, message):
     good = {"cell": draw("1"), "nucleus": draw("1")}
     with pytest.raises(InputError, match=message):
         repair_masks_batch([good, patch])
 
 
-def test_rules_are_checked_even_without_patches():
+def test_invalid_min_overlap_is_an_error_without_patches():
     with pytest.raises(InputError, match="min_overlap is -1"):
         repair_masks_batch([], min_overlap=-1)
 
 
-def test_the_input_stays_as_it_was():
+def test_repair_does_not_change_its_input():
     cells, nuclei = draw("1111. 1111. 1111."), draw("..... .22.. .22..")
     before = cells.copy(), nuclei.copy()
     cells.flags.writeable = nuclei.flags.writeable = False
