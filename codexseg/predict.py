@@ -1,14 +1,14 @@
 """Segment one image without a configuration: label images and the table of the cells."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from codexseg.artifacts.manifest import read_manifest
+from codexseg.artifacts.manifest import RunManifest, read_manifest
 from codexseg.backends.registry import spec_of
 from codexseg.config.coerce import as_config
 from codexseg.config.fields import image_stem
@@ -213,9 +213,7 @@ class Prediction:
     def _publish(self, *, keep_run: bool) -> str:
         """Put the outputs of the run in place, and return the name of the backend."""
         run = self.pipeline.out
-        backend = _format_backend(
-            read_manifest(self.pipeline.run).result.get("backend", {})
-        )
+        backend = _format_backend(read_manifest(self.pipeline.run))
         for source, target in (
             (run / "exports" / "cell.ome.tif", self.cells),
             (run / "exports" / "nucleus.ome.tif", self.nuclei),
@@ -288,13 +286,14 @@ def _as_number(text: float | str | None) -> float | str | None:
         return text
 
 
-def _format_backend(backend: Mapping[str, Any]) -> str:
+def _format_backend(manifest: RunManifest) -> str:
     """Format the backend of a manifest: name, weights and their path."""
-    text = str(backend.get("name", ""))
+    backend = manifest.result["backend"]
+    text = str(backend["name"])
     if backend.get("weights"):
         text += f", weights {backend['weights']}"
-    if backend.get("weights_path"):
-        text += f" ({backend['weights_path']})"
+    if path := manifest.execution.get("weights_path"):
+        text += f" ({path})"
     return text
 
 

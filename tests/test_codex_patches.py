@@ -21,7 +21,7 @@ PICKLES = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A slide with two empty columns of patches, run to the end and until flag."""
+    """Run a slide with two empty columns of patches, once until export, once until flag."""
     folder = tmp_path_factory.mktemp("slide")
     write_slide(folder, tissue((220, 380), 40, empty=200))
     config = write_config(folder, overlap=0.2)
@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def flagged(folder, tmp_path):
-    """A copy of the run that stands at flag."""
+    """Copy the run that ended after flag."""
     shutil.copytree(folder / "flagged", tmp_path / "run")
     return CodexPatches(tmp_path / "run")
 
@@ -63,7 +63,7 @@ def test_valid_patches_are_windows_of_the_slide(folder, flagged):
         assert patch.dtype == np.uint16
 
 
-def test_sequences_behave_as_lists_and_hold_nothing(finished):
+def test_sequences_are_indexed_as_lists_and_cache_nothing(finished):
     patches = finished.seg_res_batch
     items = list(patches)
     assert_same_masks(patches[0], items[0])
@@ -77,14 +77,14 @@ def test_sequences_behave_as_lists_and_hold_nothing(finished):
 
 
 @pytest.mark.parametrize(("pickled", "name"), list(PICKLES.items()))
-def test_sequences_are_what_the_pickles_hold(folder, finished, pickled, name):
+def test_sequences_equal_the_pickles(folder, finished, pickled, name):
     with (folder / "finished" / pickled).open("rb") as file:
         expected = pickle.load(file)
     for masks, stored in zip(getattr(finished, name), expected, strict=True):
         assert_same_masks(masks, stored)
 
 
-def test_repaired_masks_put_together_are_the_slide(folder, finished):
+def test_repaired_masks_together_equal_slide_labels(folder, finished):
     whole = labels(folder / "finished")
     put_together = np.zeros_like(whole)
     rows = finished.patches_metadata.set_index("patch_id")
@@ -97,7 +97,7 @@ def test_repaired_masks_put_together_are_the_slide(folder, finished):
     assert whole.max() > 10
 
 
-def test_metadata_are_those_on_disk(folder, flagged, finished):
+def test_metadata_equal_the_csv_file(folder, flagged, finished):
     for patches in (flagged, finished):
         on_disk = pd.read_csv(patches.path / "patches_metadata.csv")
         pd.testing.assert_frame_equal(patches.patches_metadata, on_disk)
@@ -105,20 +105,20 @@ def test_metadata_are_those_on_disk(folder, flagged, finished):
     assert set(finished.patches_metadata["status"]) == {"done", "skipped"}
 
 
-def test_a_stage_that_is_not_done_is_named(tmp_path, flagged):
+def test_masks_before_their_stage_are_an_error(tmp_path, flagged):
     with pytest.raises(
         RunStateError, match=r"The stage segment of .* is missing.*--until segment"
     ):
         _ = flagged.seg_res_batch
-    with pytest.raises(RunStateError, match=r"the stage segment .* run until stitch first"):
+    with pytest.raises(RunStateError, match=r"The stage segment .*Run until repair first"):
         _ = flagged.repaired_seg_res_batch
-    with pytest.raises(RunStateError, match="run until stitch first"):
+    with pytest.raises(RunStateError, match="Run until repair first"):
         flagged.save_seg_res()
     with pytest.raises(RunStateError, match=r"holds no run \(no manifest\.json\)"):
         CodexPatches(tmp_path)
 
 
-def test_what_is_stale_is_not_shown(folder, tmp_path):
+def test_patches_of_stale_stage_are_an_error(folder, tmp_path):
     write_slide(tmp_path)
     config = write_config(tmp_path, patch_width=200)
     run = execute(config, tmp_path / "run", until="flag").path
@@ -131,7 +131,7 @@ def test_what_is_stale_is_not_shown(folder, tmp_path):
 # -- run_cell_segmentation ----------------------------------------------------------------
 
 
-def test_step_by_step_is_the_same_as_the_pipeline(folder, flagged):
+def test_stepwise_segmentation_writes_files_of_the_pipeline(folder, flagged):
     run_cell_segmentation(flagged)
     for name in (*PICKLES, "patches_metadata.csv"):
         expected = (folder / "finished" / name).read_bytes()
@@ -164,7 +164,7 @@ def test_only_valid_patches_are_segmented(flagged):
     ],
     ids=["mapping", "section", "whole"],
 )
-def test_another_configuration_changes_only_what_it_says(flagged, config):
+def test_changed_configuration_keeps_other_sections_and_stages(flagged, config):
     before = flagged.config
     flag = (flagged.path / "stages" / "flag.json").read_bytes()
     run_cell_segmentation(flagged, config(before) if callable(config) else config)
@@ -176,14 +176,14 @@ def test_another_configuration_changes_only_what_it_says(flagged, config):
         np.testing.assert_array_equal(masks["cell"], masks["nucleus"])
 
 
-def test_a_wrong_configuration_leaves_the_run_as_it_is(flagged):
+def test_invalid_configuration_keeps_the_manifest(flagged):
     manifest = (flagged.path / "manifest.json").read_bytes()
     with pytest.raises(ConfigError, match="compartment"):
         run_cell_segmentation(flagged, {"segmentation": {"compartment": "membrane"}})
     assert (flagged.path / "manifest.json").read_bytes() == manifest
 
 
-def test_a_patch_that_fails_is_told_and_done_again(tmp_path, monkeypatch, caplog):
+def test_failed_patch_is_reported_and_segmented_again(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     write_slide(tmp_path, tissue((220, 380), 40))
     config = write_config(tmp_path, "Failing")
@@ -206,7 +206,7 @@ def test_a_patch_that_fails_is_told_and_done_again(tmp_path, monkeypatch, caplog
     assert "failed" not in caplog.text
 
 
-def test_another_slide_in_the_same_place_is_refused(tmp_path):
+def test_changed_slide_is_an_error(tmp_path):
     slide = write_slide(tmp_path, tissue((220, 380), 20))
     run = execute(write_config(tmp_path), tmp_path / "run", until="flag").path
     slide.unlink()

@@ -1,4 +1,4 @@
-"""Mesmer's computation on slides, run as users run it, with the toy network."""
+"""Runs of the panoptic backend on slides, with the toy network."""
 
 import json
 import re
@@ -58,7 +58,7 @@ def untiled(request, tmp_path_factory):
     ],
     ids=str,
 )
-def test_patches_do_not_show(untiled, grid, tmp_path):
+def test_labels_do_not_depend_on_patch_grid(untiled, grid, tmp_path):
     config = write_config(untiled, "tiled", **grid)
     execute(config, tmp_path / "tiled", until="repair")
     for name in LABELS:
@@ -66,18 +66,18 @@ def test_patches_do_not_show(untiled, grid, tmp_path):
         np.testing.assert_array_equal(ours, expected, err_msg=name)
 
 
-def test_a_slide_is_what_the_network_sees_as_one_image(untiled):
-    mpp = Pipeline.from_run(untiled / "run").source().mpp
+def test_slide_labels_equal_those_of_one_image(untiled):
+    mpp = Pipeline.from_run(untiled / "run").slide().mpp
     image = tifffile.imread(untiled / "slide.ome.tif")
     backend, view = panoptic(SHAPE, mpp), InMemory(image)
     for slide_pass in backend.slide_passes:
         view.execute(slide_pass)
-    found = backend.segment_window(Window(0, 0, *SHAPE), view)
-    for name, expected in zip(LABELS[2:], found, strict=True):
+    masks = backend.segment_window(Window(0, 0, *SHAPE), view)
+    for name, expected in zip(LABELS[2:], masks, strict=True):
         assert same_objects(labels(untiled / "run", name), expected)
 
 
-def test_two_workers_write_the_bytes_of_one(tmp_path):
+def test_two_workers_write_identical_files(tmp_path):
     slide(tmp_path)
     config = write_config(tmp_path)
     execute(config, tmp_path / "one")
@@ -110,7 +110,7 @@ def deadly(n, config, out):
 
 
 @pytest.mark.parametrize("share", [0.15, 0.3, 0.45])
-def test_killed_and_run_again_gives_the_same_bytes(finished, share, tmp_path):
+def test_resume_after_sigkill_gives_identical_files(finished, share, tmp_path):
     config, n_files, run = finished
     killed = deadly(int(n_files * share), config, tmp_path / "run")
     assert killed.returncode == -9
@@ -121,7 +121,7 @@ def test_killed_and_run_again_gives_the_same_bytes(finished, share, tmp_path):
     assert [name for name in ours if ours[name] != expected[name]] == []
 
 
-def test_what_surveys_found_goes_when_nobody_needs_it(finished):
+def test_pass_files_are_deleted_after_segmentation(finished):
     _, _, run = finished
     assert not list((run / "work").glob("slide_pass*"))
     summary = json.loads((run / "stages" / "segment.json").read_text())["summary"]
@@ -131,23 +131,23 @@ def test_what_surveys_found_goes_when_nobody_needs_it(finished):
 
 @pytest.fixture
 def visits(monkeypatch):
-    """Count what the slide_passes visit; stop at the n-th visit of the network."""
+    """Record the blocks that slide passes compute; stop at the n-th of the network."""
     seen, stop = [], [0]
     for slide_pass in (LevelPass, ContrastPass, NetworkPass):
         real = slide_pass.map_block
 
-        def map_block(self, piece, view, real=real):
+        def map_block(self, block, view, real=real):
             if self.name == "network" and [n for n, _ in seen].count("network") == stop[0]:
                 raise KeyboardInterrupt
-            seen.append((self.name, piece))
-            return real(self, piece, view)
+            seen.append((self.name, block))
+            return real(self, block, view)
 
         monkeypatch.setattr(slide_pass, "map_block", map_block)
     monkeypatch.setattr("codexseg.core.algorithms.tiles.BLOCK_TILES", 1)
     return seen, stop
 
 
-def test_what_a_survey_has_found_is_not_looked_for_again(visits, tmp_path):
+def test_resumed_pass_skips_finished_blocks(visits, tmp_path):
     seen, stop = visits
     stop[0] = 4
     slide(tmp_path)
@@ -155,7 +155,7 @@ def test_what_a_survey_has_found_is_not_looked_for_again(visits, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         execute(config, tmp_path / "run")
     status = {s.stage: s for s in Pipeline.from_run(tmp_path / "run").status()}
-    assert status["segment"].why == "network pass: 4 of 9 pieces"
+    assert status["segment"].why == "network pass: 4 of 9 blocks"
     stop[0] = -1
     execute(write_config(tmp_path, "other", patch_height=300), tmp_path / "run")
     assert len(seen) == len(set(seen))
@@ -163,7 +163,7 @@ def test_what_a_survey_has_found_is_not_looked_for_again(visits, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["row", "array", "conclusion"])
-def test_what_a_survey_has_lost_is_made_again(visits, damage, tmp_path):
+def test_damaged_pass_files_are_computed_again(visits, damage, tmp_path):
     _, stop = visits
     stop[0] = 5
     slide(tmp_path)
@@ -187,7 +187,7 @@ def test_what_a_survey_has_lost_is_made_again(visits, damage, tmp_path):
         np.testing.assert_array_equal(ours, expected)
 
 
-def test_a_run_is_shown_and_goes_on_without_its_weights(tmp_path, caplog):
+def test_finished_run_is_readable_without_its_weights(tmp_path, caplog):
     slide(tmp_path)
     network = tmp_path / "net.onnx"
     network.write_bytes(TOY.read_bytes())
@@ -205,22 +205,24 @@ def test_a_run_is_shown_and_goes_on_without_its_weights(tmp_path, caplog):
     assert states == {"done"}
 
 
-def test_the_manifest_names_the_weights(finished):
+def test_manifest_contains_path_and_digest_of_weights(finished):
     _, _, run = finished
-    backend = json.loads((run / "manifest.json").read_text())["result"]["backend"]
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["execution"]["weights_path"] == str(TOY)
+    backend = manifest["result"]["backend"]
     assert backend["name"] == "panoptic"
-    assert backend["weights_path"] == str(TOY)
+    assert "weights_path" not in backend
     assert len(backend["weights_digest"]) == 64
 
 
-def test_where_and_how_it_computes_is_in_no_key(finished):
+def test_device_and_memory_keys_keep_stages_up_to_date(finished):
     config, _, run = finished
     keys = ", batch_memory_gb: 0.2, device: cpu, runtime: onnxruntime"
     other = write_config(config.parent, "other", segmentation=keys)
     assert {s.state for s in Pipeline.from_yaml(other, run).status()} == {"done"}
 
 
-def test_normalization_per_patch_is_each_patch_on_its_own(tmp_path):
+def test_patch_normalization_of_one_patch_equals_slide_normalization(tmp_path):
     slide(tmp_path)
     config = write_config(
         tmp_path, segmentation=", normalization: patch", split_mode="full_image"
@@ -233,7 +235,7 @@ def test_normalization_per_patch_is_each_patch_on_its_own(tmp_path):
         assert same_objects(one, other)
 
 
-def test_an_empty_slide_needs_no_network(tmp_path):
+def test_empty_slide_gives_no_cells(tmp_path):
     slide(tmp_path, image=np.full((2, *SHAPE), 300, np.uint16))
     result = execute(write_config(tmp_path), tmp_path / "run")
     assert result.cells == 0
@@ -248,7 +250,7 @@ def test_an_empty_slide_needs_no_network(tmp_path):
     ],
     ids=["no SavedModel", "truncated", "absent"],
 )
-def test_bad_weights_end_before_anything_is_written(make, words, tmp_path):
+def test_invalid_weights_exit_with_2_and_write_nothing(make, words, tmp_path):
     slide(tmp_path)
     make(tmp_path)
     config = write_config(tmp_path)
@@ -260,7 +262,7 @@ def test_bad_weights_end_before_anything_is_written(make, words, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_no_gpu_is_said_and_the_cpu_is_not_taken(tmp_path):
+def test_missing_gpu_exits_with_2(tmp_path):
     slide(tmp_path)
     config = write_config(tmp_path, segmentation=", device: cuda")
     done = codexseg("run", config, "--out", tmp_path / "run")
@@ -270,12 +272,12 @@ def test_no_gpu_is_said_and_the_cpu_is_not_taken(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut"])
-def test_labels_of_a_patch_that_are_lost_are_made_again(damage, tmp_path):
+def test_damaged_labels_of_a_patch_are_computed_again(damage, tmp_path):
     slide(tmp_path)
     config = write_config(tmp_path)
     execute(config, tmp_path / "whole", until="segment")
     expected = outputs(tmp_path / "whole")
-    (tmp_path / "whole" / "stages" / "segment.json").unlink()  # as if stopped before
+    (tmp_path / "whole" / "stages" / "segment.json").unlink()  # as after an interruption
     chunk = tmp_path / "whole" / "patches.zarr" / "original" / "c" / "4" / "0" / "0" / "0"
     content = chunk.read_bytes()
     chunk.unlink() if damage == "gone" else chunk.write_bytes(content[:-99])

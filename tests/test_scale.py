@@ -1,4 +1,4 @@
-"""Scale, channels of pictures, and percentiles: from a configuration to the cells."""
+"""Diameter, channels of pictures and percentiles, from configuration to labels."""
 
 import json
 import zipfile
@@ -19,7 +19,7 @@ from codexseg.core.metrics.objects import count_matches, object_pairs
 from codexseg.errors import ConfigError, InputError
 from codexseg.io.slides.channels import by_name, check_channels, has_nuclei
 from codexseg.pipeline import Pipeline
-from codexseg.predict import prepare
+from codexseg.predict import ImageOptions, prepare
 from codexseg.run.directory import Run
 from codexseg.segment import segment
 from codexseg.stages.segment import diameter as scaling
@@ -34,7 +34,7 @@ WATERSHED = "backend: watershed"
 
 
 def drawn(diameter, shape=(512, 512), seed=0):
-    """Draw nuclei of a diameter, px, with rings, on a lattice; return their number, too."""
+    """Draw nuclei of a diameter, px, with rings on a lattice; return image and number."""
     rng = np.random.default_rng(seed)
     image = rng.normal(200, 10, (2, *shape))
     step, n = 2.0 * diameter, 0
@@ -74,15 +74,15 @@ def manifest(out):
 
 
 @pytest.mark.parametrize("wrong", [0.5, 2.0])
-def test_a_wrong_pixel_size_is_made_good(tmp_path, wrong):
-    # nuclei of 8 um at 0.5 um per px, and a file that says otherwise
+def test_auto_diameter_corrects_wrong_pixel_size(tmp_path, wrong):
+    # Nuclei of 8 um at 0.5 um per px; the file has another pixel size.
     image, n = drawn(16)
     config = write(tmp_path, image, mpp=0.5 * wrong)
     nominal = execute(config, tmp_path / "nominal", until="repair").cells
     config = write(tmp_path, image, 0.5 * wrong, f"{WATERSHED}, diameter: auto")
     result = execute(config, tmp_path / "auto")
     assert abs(result.cells - n) <= 0.05 * n
-    if wrong > 1:  # half as large, cells that do not touch are found as well
+    if wrong > 1:  # with 0.5 the nominal run finds these isolated cells, too
         assert abs(nominal - n) > 2 * abs(result.cells - n)
     shown = manifest(tmp_path / "auto")["scale"]
     assert shown == result.scale
@@ -93,7 +93,7 @@ def test_a_wrong_pixel_size_is_made_good(tmp_path, wrong):
     assert "scale" in (tmp_path / "auto" / "run.log").read_text()
 
 
-def test_the_outputs_keep_the_real_pixel_size(tmp_path):
+def test_diameter_does_not_change_pixel_size_of_outputs(tmp_path):
     import pandas as pd
 
     image, _ = drawn(16)
@@ -108,7 +108,7 @@ def test_the_outputs_keep_the_real_pixel_size(tmp_path):
     assert np.array_equal(labels(tmp_path / "run"), labels(tmp_path / "half"))
 
 
-def test_a_diameter_as_made_for_changes_no_cell(tmp_path):
+def test_typical_diameter_gives_the_same_labels_as_none(tmp_path):
     image, _ = drawn(16, (300, 300))
     execute(write(tmp_path, image), tmp_path / "without", until="repair")
     config = write(tmp_path, image, 0.5, f"{WATERSHED}, diameter: 11")
@@ -117,7 +117,7 @@ def test_a_diameter_as_made_for_changes_no_cell(tmp_path):
 
 
 @pytest.mark.parametrize("options", [{"workers": 2}, {}])
-def test_patches_and_workers_do_not_show_in_what_is_estimated(tmp_path, options):
+def test_estimated_diameter_does_not_depend_on_patches_or_workers(tmp_path, options):
     image, _ = drawn(13, (400, 420))
     auto = f"{WATERSHED}, diameter: auto"
     config = write(tmp_path, image, 0.7, auto)
@@ -132,7 +132,7 @@ def test_patches_and_workers_do_not_show_in_what_is_estimated(tmp_path, options)
         assert outputs(tmp_path / "first") == outputs(tmp_path / "b")
 
 
-def test_stopped_after_the_estimate_it_is_not_made_again(tmp_path, monkeypatch):
+def test_run_stopped_after_the_estimate_reuses_it(tmp_path, monkeypatch):
     image, _ = drawn(13, (300, 320))
     config = write(tmp_path, image, 0.7, f"{WATERSHED}, diameter: auto")
     whole = execute(config, tmp_path / "whole")
@@ -149,12 +149,12 @@ def test_stopped_after_the_estimate_it_is_not_made_again(tmp_path, monkeypatch):
         result = execute(config, tmp_path / "again")
     assert result.scale == whole.scale
     assert outputs(tmp_path / "again") == outputs(tmp_path / "whole")
-    # nothing to do: what the manifest says stays
+    # A run that is up to date keeps the scale in the manifest.
     execute(config, tmp_path / "again")
     assert manifest(tmp_path / "again")["scale"] == whole.scale
 
 
-def test_stopped_within_the_estimate_it_goes_on(tmp_path, monkeypatch):
+def test_run_stopped_within_the_estimate_measures_remaining_windows(tmp_path, monkeypatch):
     image, _ = drawn(13, (500, 520))
     config = write(tmp_path, image, 1.0, f"{WATERSHED}, diameter: auto")
     whole = execute(config, tmp_path / "whole", until="segment")
@@ -178,23 +178,24 @@ def test_stopped_within_the_estimate_it_goes_on(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("true", [3.0, 5.0, 10.0, 20.0, 40.0])
-def test_passes_go_on_until_they_agree(true, caplog):
+def test_diameter_passes_are_repeated_until_two_agree(true, caplog):
     asked = []
 
     def half_right(diameter, number):
-        """Cells of another size than expected are found at a size between."""
+        """Return a size between the expected and the true diameter."""
         asked.append(diameter)
         assert number == len(asked) - 1
         return [np.full(100, np.sqrt(diameter * true))]
 
-    found, cells = scaling.agreed_diameter(half_right, 10.0, 0.1)
-    assert found == pytest.approx(true, rel=0.1)
+    diameter, cells = scaling.agreed_diameter(half_right, 10.0, 0.1)
+    assert diameter == pytest.approx(true, rel=0.1)
     assert cells == 100
     assert 2 <= len(asked) <= len(scaling.PASSES)
-    assert ("in doubt" in caplog.text) == (true in (3.0, 40.0))
+    disagree = f"the last two of {len(scaling.PASSES)} passes differ by"
+    assert (disagree in caplog.text) == (true in (3.0, 40.0))
 
 
-def test_without_cells_the_pixel_size_counts_and_a_warning_says_so(tmp_path, caplog):
+def test_auto_diameter_without_cells_uses_the_pixel_size_and_warns(tmp_path, caplog):
     rng = np.random.default_rng(0)
     image = rng.normal(300, 10, (2, 300, 300)).astype(np.uint16)
     config = write(tmp_path, image, 0.5, f"{WATERSHED}, diameter: auto")
@@ -205,7 +206,7 @@ def test_without_cells_the_pixel_size_counts_and_a_warning_says_so(tmp_path, cap
     assert "no cells are found" in caplog.text
 
 
-def test_a_pixel_size_that_nobody_says_is_assumed(tmp_path, caplog):
+def test_missing_pixel_size_is_assumed_with_auto_diameter_only(tmp_path, caplog):
     image, n = drawn(14, (300, 300))
     config = write(tmp_path, image, None, f"{WATERSHED}, diameter: auto")
     result = execute(config, tmp_path / "run")
@@ -219,7 +220,7 @@ def test_a_pixel_size_that_nobody_says_is_assumed(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("diameter", ["auto", 12])
-def test_a_backend_that_does_not_say_its_size_is_refused(tmp_path, diameter):
+def test_diameter_with_backend_of_unknown_cell_size_is_an_error(tmp_path, diameter):
     image, _ = drawn(14, (200, 200))
     config = write(
         tmp_path, image, 0.5, f"backend: 'tests.helpers.tissue:Local', diameter: {diameter}"
@@ -231,13 +232,13 @@ def test_a_backend_that_does_not_say_its_size_is_refused(tmp_path, diameter):
 
 
 @pytest.mark.parametrize("compartment", ["both", "nuclear"])
-def test_built_in_backends_say_their_size(compartment):
+def test_watershed_backend_has_diameter_of_its_compartment(compartment):
     config = SegmentationConfig(backend="watershed", compartment=compartment)
     backend = create(config, SlideContext((99, 99), 0.5))
     assert backend.diameter_um == {"both": 11, "nuclear": 8}[compartment]
 
 
-def test_arrays_are_scaled_too(caplog):
+def test_segment_scales_arrays_by_diameter(caplog):
     image, n = drawn(32, (512, 512))
     patches = np.moveaxis(image, 0, -1)[None]
     settings = {"segmentation": {"backend": "watershed"}}
@@ -278,14 +279,16 @@ RGB = ("red", "green", "blue")
         ({"mode": "auto"}, ("A", "B", "C"), "DAPI", ()),
     ],
 )  # fmt: skip
-def test_modes_name_channels(keys, names, nucleus, wholecell):
+def test_channel_mode_selects_nuclear_and_wholecell_channels(
+    keys, names, nucleus, wholecell
+):
     found = by_name(ChannelsConfig(**keys), names)
     assert (found.nuclear_channel, found.wholecell_channel) == (nucleus, wholecell)
     assert found.mode == "names"
     assert by_name(found, names) == found
 
 
-def test_a_grey_picture_has_no_nuclei_unless_it_is_told_so():
+def test_grey_picture_has_nuclei_only_if_nucleus_is_grey():
     found = by_name(ChannelsConfig(mode="auto"), ("grey",))
     assert (found.mode, found.wholecell_channel) == ("L", ("grey",))
     assert not has_nuclei(found)
@@ -296,15 +299,19 @@ def test_a_grey_picture_has_no_nuclei_unless_it_is_told_so():
 @pytest.mark.parametrize(
     ("keys", "names", "words"),
     [
-        ({"mode": "L"}, RGB, "has 3 (red, green, blue): set it to RGB, or to auto"),
-        ({"mode": "RGB"}, ("grey",), "has 1 (grey): set it to L, or to auto"),
-        ({"mode": "RGB"}, ("A",) * 9, "has 9 (A, A, A, A, ...): set it to names"),
+        ({"mode": "L"}, RGB, "has 3 (red, green, blue). Set channels.mode to RGB or auto."),
+        ({"mode": "RGB"}, ("grey",), "has 1 (grey). Set channels.mode to L or auto."),
+        (
+            {"mode": "RGB"},
+            ("A",) * 9,
+            "has 9 (A, A, A, A, ...). Set channels.mode to names or auto.",
+        ),
         ({"mode": "RGB", "cell": "grey"}, RGB, "channels.cell is grey"),
-        ({}, RGB, "set channels.mode to RGB, or to auto"),
-        ({}, ("grey",), "set channels.mode to L, or to auto"),
+        ({}, RGB, "set channels.mode to RGB or auto"),
+        ({}, ("grey",), "set channels.mode to L or auto"),
     ],
 )
-def test_what_a_picture_has_not_is_said(keys, names, words):
+def test_channels_that_do_not_fit_the_picture_are_an_error(keys, names, words):
     config = Config(channels=ChannelsConfig(**keys))
     with pytest.raises((InputError, ConfigError)) as caught:
         check_channels(config, names)
@@ -313,7 +320,7 @@ def test_what_a_picture_has_not_is_said(keys, names, words):
 
 @pytest.fixture
 def picture(tmp_path):
-    """Nuclei in blue, rings in green, nothing in red; and as channels by name."""
+    """Write nuclei in blue and rings in green, as a picture and as a slide."""
     image, n = drawn(16, (300, 300))
     eight = (image / 32).clip(0, 255).astype(np.uint8)
     rgb = np.stack([np.zeros_like(eight[0]), eight[1], eight[0]], axis=-1)
@@ -333,37 +340,34 @@ def predict(folder, image, *words):
     [
         {"mode": "RGB"},
         {"mode": "auto"},
-        {"nucleus": "blue", "wholecell": ["green"]},
-        {"mode": "RGB", "nucleus": "blue", "wholecell": ["green"]},
-        {"mode": "auto", "nucleus": "blue", "wholecell": ["green"]},
+        {"nucleus": "blue", "wholecell": ("green",)},
+        {"mode": "RGB", "nucleus": "blue", "wholecell": ("green",)},
+        {"mode": "auto", "nucleus": "blue", "wholecell": ("green",)},
     ],
 )
-def test_a_colour_picture_is_segmented_by_the_rule(tmp_path, options):
-    # without a picture: what is asked of the configuration is the same
-    (tmp_path / "a.png").touch()
-    config = prepare(tmp_path / "a.png", out=tmp_path, **options).pipeline.config
-    found = by_name(config.channels, RGB)
-    assert (found.nuclear_channel, found.wholecell_channel) == ("blue", ("green",))
+def test_options_select_channels_of_colour_picture(tmp_path, options):
+    (tmp_path / "a.png").touch()  # only the configuration is made
+    prediction = prepare(tmp_path / "a.png", tmp_path, ImageOptions(**options))
+    channels = by_name(prediction.pipeline.config.channels, RGB)
+    assert (channels.nuclear_channel, channels.wholecell_channel) == ("blue", ("green",))
 
 
-def test_a_colour_picture_and_a_slide_of_its_channels_are_the_same(tmp_path, picture):
+def test_colour_picture_gives_the_labels_of_a_slide_with_its_channels(tmp_path, picture):
     import pandas as pd
 
     done = predict(tmp_path, "a.png", "--mpp", "0.5", "--mode", "RGB")
     assert done.returncode == 0, done.stderr
-    found = tifffile.imread(tmp_path / "out" / "a_cells.tif")
-    assert found.max() == picture
+    cells = tifffile.imread(tmp_path / "out" / "a_cells.tif")
+    assert cells.max() == picture
     columns = pd.read_csv(tmp_path / "out" / "a_cells.csv").columns
     assert {f"{colour}_cell_mean" for colour in RGB} <= set(columns)
-    slide = prepare(
-        tmp_path / "a.ome.tif", nucleus="blue", wholecell=["green"], out=tmp_path / "out",
-        backend="watershed",
-    )  # fmt: skip
+    options = ImageOptions(nucleus="blue", wholecell=("green",), backend="watershed")
+    slide = prepare(tmp_path / "a.ome.tif", tmp_path / "out", options)
     slide.execute(overwrite=True)
-    assert np.array_equal(found, tifffile.imread(tmp_path / "out" / "a_cells.tif"))
+    assert np.array_equal(cells, tifffile.imread(tmp_path / "out" / "a_cells.tif"))
 
 
-def test_a_picture_without_pixel_size(tmp_path, picture):
+def test_picture_without_pixel_size_needs_mpp_or_diameter(tmp_path, picture):
     done = predict(tmp_path, "a.png")
     assert done.returncode == 2
     assert "--diameter is segmentation.diameter" in done.stderr
@@ -372,23 +376,23 @@ def test_a_picture_without_pixel_size(tmp_path, picture):
     assert "0.5 um per px is assumed" in done.stderr
     assert tifffile.imread(tmp_path / "out" / "a_cells.tif").max() == picture
     with pytest.raises(ConfigError, match="expected 1 to 200 um, 'auto' or null"):
-        prepare(tmp_path / "a.png", out=tmp_path, diameter="large")
+        prepare(tmp_path / "a.png", tmp_path, ImageOptions(diameter="large"))
 
 
-def test_a_grey_picture_has_no_nuclei_and_one_error_says_what_to_do(tmp_path, picture):
+def test_grey_picture_needs_nucleus_option_for_watershed(tmp_path, picture):
     done = predict(tmp_path, "grey.png", "--mpp", "0.5")
     assert done.returncode == 2
-    assert "set channels.nucleus to grey" in done.stderr
+    assert "Set channels.mode to L and channels.nucleus to grey" in done.stderr
     assert "--nucleus is channels.nucleus" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
-    options = {"mode": "L", "nucleus": "grey", "mpp": 0.5, "backend": "watershed"}
-    prepare(tmp_path / "grey.png", out=tmp_path / "out", **options).execute()
+    options = ImageOptions(mode="L", nucleus="grey", mpp=0.5, backend="watershed")
+    prepare(tmp_path / "grey.png", tmp_path / "out", options).execute()
     assert tifffile.imread(tmp_path / "out" / "grey_cells.tif").max() == picture
 
 
 class Cells(Local):
-    """Finds cells where the whole-cell channel is bright, and needs no nuclei."""
+    """Backend that segments the whole-cell channel and needs no nuclei."""
 
     needs_nucleus = False
     channels = ("nucleus", "wholecell")
@@ -397,12 +401,12 @@ class Cells(Local):
         assert not pixels[0].any()
         assert self.slide.nucleus is None
         assert not self.slide.has_nucleus
-        found = super().one(pixels[::-1] * np.uint16(32), window)
-        found[1] = 0
-        return found
+        masks = super().one(pixels[::-1] * np.uint16(32), window)
+        masks[1] = 0
+        return masks
 
 
-def test_a_backend_that_needs_no_nuclei_gets_none(tmp_path, picture):
+def test_backend_without_nuclei_segments_grey_picture(tmp_path, picture):
     config = tmp_path / "grey.yaml"
     config.write_text(
         "data: {file_name: grey.png, image_mpp: 0.5}\nchannels: {mode: L}\n"
@@ -416,7 +420,7 @@ def test_a_backend_that_needs_no_nuclei_gets_none(tmp_path, picture):
     ]  # fmt: skip
 
 
-def test_a_run_of_a_picture_is_understood_when_the_picture_is_gone(tmp_path, picture):
+def test_status_of_picture_run_works_without_the_picture(tmp_path, picture):
     config = tmp_path / "p.yaml"
     config.write_text(
         "data: {file_name: a.png, image_mpp: 0.5}\nchannels: {mode: auto}\n"
@@ -436,38 +440,38 @@ def test_a_run_of_a_picture_is_understood_when_the_picture_is_gone(tmp_path, pic
 
 
 class Fixed(Local):
-    """Takes for cells what is above 0.6, and notes the statistics that it is told."""
+    """Backend that segments pixels above 0.6 and records the statistics of the slide."""
 
-    told: ClassVar = {}
+    statistics: ClassVar = {}
 
     def one(self, pixels, window):
         assert pixels.dtype == np.float32
         assert pixels.min() >= 0
-        Fixed.told[self.slide.nucleus] = self.slide.wholecell
+        Fixed.statistics[self.slide.nucleus] = self.slide.wholecell
         return super().one(pixels * np.float32(1000 / 0.6), window)
 
 
 FIXED = "backend: 'tests.test_scale:Fixed', percentiles: [1, 99]"
 
 
-def test_percentiles_make_gain_and_offset_of_no_account(tmp_path):
+def test_labels_with_percentiles_do_not_depend_on_gain_and_offset(tmp_path):
     image = tissue(empty=0)[:2]
-    found = []
-    for number, other in enumerate((image, image * np.uint16(3) + np.uint16(500))):
-        Fixed.told.clear()
-        execute(write(tmp_path, other, 0.5, FIXED), tmp_path / f"{number}", until="repair")
-        (told,) = Fixed.told.items()
-        found.append((labels(tmp_path / f"{number}"), told))
-    (one, told), (two, told_too) = found
-    assert one.max() > 20
-    assert np.array_equal(one, two)
-    for statistics, others in zip(told, told_too, strict=True):
+    results = []
+    for number, pixels in enumerate((image, image * np.uint16(3) + np.uint16(500))):
+        Fixed.statistics.clear()
+        execute(write(tmp_path, pixels, 0.5, FIXED), tmp_path / f"{number}", until="repair")
+        (channels,) = Fixed.statistics.items()
+        results.append((labels(tmp_path / f"{number}"), channels))
+    (expected, channels), (scaled, scaled_channels) = results
+    assert expected.max() > 20
+    assert np.array_equal(expected, scaled)
+    for statistics, others in zip(channels, scaled_channels, strict=True):
         assert vars(statistics) == pytest.approx(vars(others), rel=1e-3)
         assert statistics.minimum == 0
         assert 0.8 < statistics.p999 <= statistics.maximum < 20
 
 
-def test_percentiles_of_the_slide_do_not_show_the_patches(tmp_path):
+def test_labels_with_slide_percentiles_do_not_depend_on_patches(tmp_path):
     image = tissue()[:2]
     execute(write(tmp_path, image, 0.5, FIXED), tmp_path / "one", until="repair")
     config = write(tmp_path, image, 0.5, FIXED, split_mode="full_image")
@@ -486,7 +490,7 @@ def test_percentiles_of_the_slide_do_not_show_the_patches(tmp_path):
         ("wholecell_channel: [CD45]", "patch"),
     ],
 )
-def test_the_watershed_finds_the_same_with_and_without(tmp_path, keys, normalization):
+def test_watershed_labels_agree_with_and_without_percentiles(tmp_path, keys, normalization):
     image = tissue((300, 330), empty=0)
     common = f"{WATERSHED}, normalization: {normalization}"
     found = []
@@ -498,7 +502,7 @@ def test_the_watershed_finds_the_same_with_and_without(tmp_path, keys, normaliza
     assert count_matches(object_pairs(overlaps(*found)), 0.7).f1 > 0.9
 
 
-def test_a_network_that_surveys_the_slide_sees_it_scaled(tmp_path):
+def test_network_with_slide_passes_uses_diameter_and_percentiles(tmp_path):
     image = blobs((300, 340))
     keys = f"backend: panoptic, model_path: {TOY}, percentiles: [1, 99], diameter: 8"
     found = []
@@ -511,14 +515,14 @@ def test_a_network_that_surveys_the_slide_sees_it_scaled(tmp_path):
     assert np.array_equal(*found)
 
 
-def test_a_flat_channel_stays_as_it_is(tmp_path):
+def test_percentiles_do_not_scale_flat_channel(tmp_path):
     image = np.full((2, 200, 200), 7, np.uint16)
-    image[0, 50:60, 50:60] = 5000  # less than a hundredth
+    image[0, 50:60, 50:60] = 5000  # less than 1 % of the pixels
     config = write(tmp_path, image, 0.5, f"{WATERSHED}, percentiles: [1, 99]")
     assert execute(config, tmp_path / "run", until="repair").cells == 1
 
 
-def test_arrays_are_scaled_by_percentiles_too():
+def test_segment_scales_arrays_by_percentiles():
     image = tissue(empty=0)[:2]
     patches = np.moveaxis(image, 0, -1)[None]
     settings = {
@@ -533,10 +537,10 @@ def test_arrays_are_scaled_by_percentiles_too():
         assert np.array_equal(one["cell"], two["cell"])
 
 
-# --- runs of before -----------------------------------------------------------------------
+# --- keys of stages -----------------------------------------------------------------------
 
 
-def test_keys_that_are_at_their_default_leave_finished_stages_alone(tmp_path):
+def test_default_values_of_added_keys_keep_markers_of_old_runs(tmp_path):
     with zipfile.ZipFile(OLD) as archive:
         archive.extractall(tmp_path)
     run = Run(tmp_path)
@@ -555,7 +559,7 @@ def test_keys_that_are_at_their_default_leave_finished_stages_alone(tmp_path):
         ("segmentation", {"percentiles": [1, 99]}),
     ],
 )
-def test_keys_that_matter_are_in_the_key_of_their_stage(section, keys):
+def test_changed_scale_keys_are_in_stage_key(section, keys):
     default = section_in_key(Config(), section)
     changed = section_in_key(Config.model_validate({section: keys}), section)
     assert default == {k: v for k, v in changed.items() if k in default}

@@ -19,7 +19,7 @@ KEYS = ["cell", "nucleus", "cell_boundary", "nucleus_boundary"]
 
 
 class Recording(Local):
-    """Remembers how it was made and called."""
+    """Backend that records its instances and calls."""
 
     made: ClassVar[list["Recording"]] = []
 
@@ -34,10 +34,10 @@ class Recording(Local):
 
 
 def recorded(patches, mpp=0.5, **segmentation):
-    """Segment with a backend that remembers; return it and what was found."""
+    """Segment with the recording backend; return it and the masks."""
     config = {"backend": "tests.test_segment:Recording", **segmentation}
-    found = segment(patches, {"segmentation": config}, image_mpp=mpp)
-    return Recording.made.pop(), found
+    masks = segment(patches, {"segmentation": config}, image_mpp=mpp)
+    return Recording.made.pop(), masks
 
 
 def patches_of(n=3, shape=(150, 130), dtype=np.uint16):
@@ -48,7 +48,7 @@ def patches_of(n=3, shape=(150, 130), dtype=np.uint16):
 # -- separate_masks and get_boundary ------------------------------------------------------
 
 
-def test_channel_0_is_cells_and_nothing_is_copied():
+def test_separate_masks_returns_views_of_cells_and_nuclei():
     predictions = np.arange(2 * 3 * 4 * 2, dtype=np.int64).reshape(2, 3, 4, 2)
     cells, nuclei = separate_masks(predictions)
     assert [len(cells), len(nuclei)] == [2, 2]
@@ -70,12 +70,12 @@ def test_channel_0_is_cells_and_nothing_is_copied():
         (np.zeros((1, 3, 4, 2)), "dtype float64, expected integer"),
     ],
 )
-def test_predictions_of_another_kind_are_refused(predictions, message):
+def test_predictions_of_wrong_shape_or_dtype_are_an_error(predictions, message):
     with pytest.raises(InputError, match=message):
         separate_masks(predictions)
 
 
-def test_boundaries_keep_their_labels():
+def test_boundaries_have_the_labels_of_their_objects():
     mask = draw("""
         1111.
         11112
@@ -97,13 +97,13 @@ def test_boundaries_keep_their_labels():
 
 
 @given(st.lists(arrays(np.int32, (6, 7), elements=st.integers(0, 3)), max_size=3))
-def test_boundaries_are_those_of_skimage(masks):
+def test_boundaries_equal_inner_boundaries_of_skimage(masks):
     for mask, boundary in zip(masks, get_boundary(masks), strict=True):
         inner = find_boundaries(mask, mode="inner", connectivity=1)
         np.testing.assert_array_equal(boundary, np.where(inner, mask, 0))
 
 
-def test_a_mask_that_is_none_is_named():
+def test_boundary_of_float_mask_is_an_error():
     with pytest.raises(InputError, match=r"masks\[1\] has dtype float64"):
         get_boundary([np.zeros((2, 2), int), np.zeros((2, 2))])
 
@@ -112,7 +112,7 @@ def test_a_mask_that_is_none_is_named():
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int64, np.float32, np.float64])
-def test_the_labels_are_the_backends(dtype):
+def test_segment_returns_labels_of_the_backend(dtype):
     patches = patches_of(dtype=dtype)
     found = segment(patches, {"segmentation": LOCAL}, image_mpp=0.5)
     assert len(found) == len(patches)
@@ -128,7 +128,7 @@ def test_the_labels_are_the_backends(dtype):
 
 
 @pytest.mark.parametrize("normalization", ["slide", "patch"])
-def test_watershed_finds_the_same_in_floats_and_integers(normalization):
+def test_watershed_labels_of_floats_agree_with_integers(normalization):
     config = {"segmentation": {"normalization": normalization}}
     whole, real = (
         segment(patches_of(2, dtype=dtype), config, image_mpp=0.5)
@@ -142,7 +142,7 @@ def test_watershed_finds_the_same_in_floats_and_integers(normalization):
         assert np.mean((one["cell"] > 0) != (other["cell"] > 0)) < 0.01
 
 
-def test_patch_normalization_takes_each_patch_alone():
+def test_patch_normalization_does_not_depend_on_the_other_patches():
     patches = patches_of(2)
     patches[1] = patches[1] // 8
     config = {"segmentation": {"backend": "watershed", "normalization": "patch"}}
@@ -155,7 +155,7 @@ def test_patch_normalization_takes_each_patch_alone():
     assert not np.array_equal(dim, together[1]["cell"])
 
 
-def test_batches_follow_the_memory_budget_and_change_nothing():
+def test_batch_size_follows_memory_budget_and_keeps_labels():
     patches = patches_of(5)
     all_at_once, expected = recorded(patches)
     bytes_per_patch = 64 * 150 * 130
@@ -172,7 +172,7 @@ def test_batches_follow_the_memory_budget_and_change_nothing():
     assert all(batch.flags.c_contiguous for batch, _ in in_twos.calls)
 
 
-def test_a_sequence_may_hold_patches_of_any_sizes():
+def test_patches_of_different_sizes_are_stacked_into_one_slide():
     shapes = [(150, 130), (150, 130), (90, 160), (150, 130)]
     patches = [patches_of(1, shape)[0] for shape in shapes]
     backend, found = recorded(patches)
@@ -182,7 +182,7 @@ def test_a_sequence_may_hold_patches_of_any_sizes():
         (1, 2, 90, 160),
         (1, 2, 150, 130),
     ]
-    # The slide that there is not: one patch below the other.
+    # The windows place the patches in one column.
     assert backend.slide.shape == (540, 160)
     assert [window for _, windows in backend.calls for window in windows] == [
         Window(0, 0, 150, 130),
@@ -192,7 +192,7 @@ def test_a_sequence_may_hold_patches_of_any_sizes():
     ]
 
 
-def test_statistics_are_those_that_a_run_finds(tmp_path):
+def test_statistics_equal_those_of_a_run(tmp_path):
     from codexseg.codex_patches import CodexPatches
     from tests.helpers.runs import execute
 
@@ -206,7 +206,7 @@ def test_statistics_are_those_that_a_run_finds(tmp_path):
     assert (backend.slide.shape, backend.slide.mpp) == ((420, 460), 0.5)
 
 
-def test_zeros_say_that_there_is_no_whole_cell_channel():
+def test_zero_channel_means_no_wholecell_channel():
     patches = patches_of(2)
     assert recorded(patches)[0].slide.has_wholecell
     patches[..., 1] = 0
@@ -215,7 +215,7 @@ def test_zeros_say_that_there_is_no_whole_cell_channel():
 
 
 @pytest.mark.parametrize("compartment", ["nuclear", "whole-cell"])
-def test_one_compartment_alone(compartment):
+def test_single_compartment_gives_its_labels_only(compartment):
     both = recorded(patches_of(1))[1][0]
     masks = recorded(patches_of(1), compartment=compartment)[1][0]
     if compartment == "nuclear":
@@ -226,7 +226,7 @@ def test_one_compartment_alone(compartment):
         assert not masks["nucleus"].any()
 
 
-def test_no_patches_no_masks():
+def test_no_patches_give_no_masks():
     assert segment([], {}, image_mpp=0.5) == []
     assert segment(np.zeros((0, 9, 9, 2)), {}, image_mpp=0.5) == []
 
@@ -256,13 +256,13 @@ def with_value(value, dtype=np.float32):
         (with_value(70_000, np.int32), r"to 70000.*\.astype\(numpy\.float32\)"),
     ],
 )
-def test_patches_of_another_kind_are_refused(patches, message):
+def test_invalid_patches_are_an_error(patches, message):
     with pytest.raises(InputError, match=message):
         segment(patches, {"segmentation": LOCAL}, image_mpp=0.5)
 
 
-def test_a_backend_that_breaks_the_contract_is_named():
-    with pytest.raises(InputError, match="backend 'wrong' returned"):
+def test_labels_of_wrong_shape_from_backend_are_an_error():
+    with pytest.raises(InputError, match="Backend 'wrong' returned"):
         segment(
             patches_of(1),
             {"segmentation": {"backend": "tests.helpers.tissue:Wrong"}},
@@ -273,7 +273,7 @@ def test_a_backend_that_breaks_the_contract_is_named():
 # -- configurations -----------------------------------------------------------------------
 
 
-def test_a_configuration_may_come_in_any_form(tmp_path):
+def test_configuration_may_be_model_section_path_or_mapping(tmp_path):
     yaml = tmp_path / "my.yaml"
     yaml.write_text(
         "data: {image_mpp: 0.5}\nsegmentation: {backend: 'tests.helpers.tissue:Local'}\n"
@@ -287,7 +287,7 @@ def test_a_configuration_may_come_in_any_form(tmp_path):
     np.testing.assert_array_equal(found, expected)
 
 
-def test_image_mpp_wins_over_the_configuration():
+def test_image_mpp_overrides_the_configuration():
     config = {"backend": "tests.test_segment:Recording"}
     segment(
         patches_of(1), {"data": {"image_mpp": 0.5}, "segmentation": config}, image_mpp=0.3
@@ -295,7 +295,7 @@ def test_image_mpp_wins_over_the_configuration():
     assert Recording.made.pop().slide.mpp == 0.3
 
 
-def test_a_mapping_changes_only_what_it_names():
+def test_mapping_changes_only_its_keys():
     base = Config.model_validate(
         {"data": {"image_mpp": 0.4}, "segmentation": {"watershed": {"expansion_um": 3}}}
     )
@@ -323,12 +323,12 @@ def test_a_mapping_changes_only_what_it_names():
         ("nowhere.yaml", 1, "Configuration nowhere.yaml not found"),
     ],
 )
-def test_a_wrong_configuration_is_refused(config, mpp, message):
+def test_invalid_configuration_is_an_error(config, mpp, message):
     with pytest.raises(ConfigError, match=message) as caught:
         segment(patches_of(1), config, image_mpp=mpp)
     assert isinstance(caught.value, CodexsegError)
 
 
-def test_all_errors_of_a_mapping_are_told_at_once():
+def test_error_lists_all_problems_of_a_mapping():
     with pytest.raises(ConfigError, match=r"(?s)device.*min_overlap"):
         as_config({"segmentation": {"device": "tpu"}, "repair": {"min_overlap": 2}})

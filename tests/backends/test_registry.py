@@ -1,4 +1,4 @@
-"""Facts about backends, and warnings about their settings."""
+"""Specifications of backends and warnings about their settings."""
 
 from importlib import metadata
 
@@ -14,7 +14,7 @@ from codexseg.backends.registry import (
 )
 from codexseg.config.schema import Config, SegmentationConfig
 from codexseg.errors import ConfigError
-from codexseg.stages.keys import section_in_key
+from codexseg.workflow.cache_keys import section_in_key
 
 
 class Warned:
@@ -35,7 +35,7 @@ def codes(**settings):
 
 
 @pytest.mark.parametrize("spec", BACKENDS, ids=lambda spec: spec.name)
-def test_target_of_each_spec_has_the_name_of_the_spec(spec):
+def test_target_of_each_spec_has_its_name(spec):
     assert spec_of(spec.name) is spec
     assert registry._load(spec.name).name == spec.name
 

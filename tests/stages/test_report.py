@@ -29,7 +29,7 @@ VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
 class Apart(Local):
-    """Finds cells and nuclei each on its own, some without the other."""
+    """Backend with cells without nuclei and nuclei without cells."""
 
     name = "apart"
 
@@ -41,6 +41,8 @@ class Apart(Local):
 
 
 class Nothing(Local):
+    """Backend that finds no objects."""
+
     name = "nothing"
 
     def one(self, pixels, window):
@@ -48,7 +50,7 @@ class Nothing(Local):
 
 
 class Breaks(Apart):
-    """Raises on the patch whose window holds one pixel."""
+    """Backend that raises on windows that contain the pixel (150, 300)."""
 
     def one(self, pixels, window):
         if window.y0 <= 150 < window.y1 and window.x0 <= 300 < window.x1:
@@ -57,14 +59,14 @@ class Breaks(Apart):
 
 
 class Large(Local):
-    """Finds one object that reaches over all patches."""
+    """Backend that finds one object across all patches."""
 
     def one(self, pixels, window):
         return np.ones(pixels.shape, np.uint32)
 
 
 class Page(HTMLParser):
-    """Checks that tags are closed in order; keeps text by element, and pictures."""
+    """Parser that checks the nesting of tags and collects text and pictures."""
 
     def __init__(self, path):
         super().__init__()
@@ -130,7 +132,7 @@ def usual(tmp_path_factory):
     return page_of(tmp_path_factory.mktemp("usual"), "Apart", image=tissue(empty=230))
 
 
-def test_page_needs_nothing_beside_it(usual):
+def test_page_refers_to_no_other_file(usual):
     page, result = usual
     assert (result.path / "report.html").stat().st_size < 3e6
     assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
@@ -140,7 +142,7 @@ def test_page_needs_nothing_beside_it(usual):
     assert not re.search(r"https?:|url\(|@import", page.source)
 
 
-def test_page_tells_the_numbers_of_the_tables(usual):
+def test_page_contains_counts_of_the_tables(usual):
     page, result = usual
     cells = pd.read_parquet(result.path / "cells.parquet")
     alone = pd.read_parquet(result.path / "unmatched.parquet")
@@ -149,10 +151,10 @@ def test_page_tells_the_numbers_of_the_tables(usual):
     assert "<h1>slide.ome.tif</h1>" in page.source
     assert f"{len(cells)} cells in the table" in page.text
     assert f"Unmatched: left out, and why {kinds['cell']} {kinds['nucleus']}" in page.text
-    found = len(cells) + kinds["cell"], len(cells) + kinds["nucleus"]
-    assert f"Found by the backend {found[0]} {found[1]}" in page.text
+    totals = len(cells) + kinds["cell"], len(cells) + kinds["nucleus"]
+    assert f"Found by the backend {totals[0]} {totals[1]}" in page.text
     assert (
-        f"{100 * len(cells) / (sum(found) - len(cells)):.1f} % matched"
+        f"{100 * len(cells) / (sum(totals) - len(cells)):.1f} % matched"
         in page.text.replace("\u202f", " ")
     )
     assert f"median {cells.cell_area_um2.median():.0f}" in page.text
@@ -167,7 +169,7 @@ def qualities(run):
     return pd.read_csv(run / "quality.csv", dtype={"patch_id": str}, index_col="patch_id")
 
 
-def test_quality_is_what_labels_and_light_say(usual):
+def test_quality_equals_values_from_labels_and_pixels(usual):
     page, result = usual
     table, metadata = (
         qualities(result.path),
@@ -213,30 +215,30 @@ def test_quality_of_the_slide_does_not_depend_on_patches(tmp_path):
     assert rows[0] == rows[1]
 
 
-def test_quality_goes_on_where_it_was_stopped(usual, monkeypatch):
+def test_interrupted_quality_measures_only_remaining_windows(usual, monkeypatch):
     _, result = usual
     config, path = result.path.parent / "my.yaml", result.path / "quality.csv"
     before = path.read_bytes()
     path.unlink()
-    looked = []
+    measured = []
 
     def stops(job, window):
-        looked.append(window)
-        if len(looked) == 4:
+        measured.append(window)
+        if len(measured) == 4:
             raise KeyboardInterrupt
-        return judge(job, window)
+        return tally(job, window)
 
-    judge = quality._tally
+    tally = quality._tally
     monkeypatch.setattr(quality, "_tally", stops)
     with pytest.raises(KeyboardInterrupt):
         execute(config, result.path)
     assert not path.exists()
     execute(config, result.path)
     assert path.read_bytes() == before
-    assert len(looked) == len(set(looked)) + 1
+    assert len(measured) == len(set(measured)) + 1
 
 
-def test_a_report_of_an_earlier_version_stays_done(usual):
+def test_report_of_earlier_version_stays_done(usual):
     _, result = usual
     config, marker = result.path.parent / "my.yaml", result.path / "stages" / "report.json"
     record = json.loads(marker.read_text())
@@ -253,7 +255,7 @@ def test_a_report_of_an_earlier_version_stays_done(usual):
     assert (result.path / "quality.csv").read_bytes() == kept
 
 
-def test_the_diameter_that_was_found_is_told(usual):
+def test_page_contains_estimated_diameter(usual):
     _, result = usual
     config, marker = result.path.parent / "my.yaml", result.path / "stages" / "segment.json"
     record = json.loads(marker.read_text())
@@ -268,7 +270,7 @@ def test_the_diameter_that_was_found_is_told(usual):
     assert words in Page(result.path / "report.html").text
 
 
-def test_every_patch_stage_and_file_is_listed_and_explained(usual):
+def test_page_lists_patches_stages_and_described_files(usual):
     page, result = usual
     metadata = pd.read_csv(result.path / "patches_metadata.csv")
     for status in ("done", "skipped"):
@@ -310,13 +312,13 @@ def test_pictures_show_cells_across_seams(usual):
     assert 'class="seam"' in page.source
 
 
-def test_report_alone_can_be_done_again_and_shows_the_same(usual):
+def test_repeated_report_has_identical_pictures(usual):
     page, result = usual
     execute(result.path.parent / "my.yaml", result.path, from_stage="report")
     assert Page(result.path / "report.html").pictures == page.pictures
 
 
-def test_failed_patches_are_named_with_their_place_and_reason(tmp_path):
+def test_failed_patches_are_listed_with_position_and_reason(tmp_path):
     page, result = page_of(tmp_path, "Breaks")
     (box,) = page.boxes("bad")
     assert result.failed_patches
@@ -332,7 +334,7 @@ def test_failed_patches_are_named_with_their_place_and_reason(tmp_path):
     assert table.foreground_fraction.isna().tolist() == failed.tolist()
 
 
-def test_a_slide_without_signal_is_said_so(tmp_path):
+def test_slide_without_signal_is_reported(tmp_path):
     page, result = page_of(tmp_path, image=tissue(n=0))
     assert result.cells == 0
     (box,) = page.boxes("bad")
@@ -341,7 +343,7 @@ def test_a_slide_without_signal_is_said_so(tmp_path):
     assert len(page.pictures) == 2
 
 
-def test_a_backend_that_finds_nothing_is_said_so(tmp_path):
+def test_result_without_cells_is_reported(tmp_path):
     page, _ = page_of(tmp_path, "Nothing")
     (box,) = page.boxes("bad")
     assert "No cells were found" in box
@@ -349,14 +351,14 @@ def test_a_backend_that_finds_nothing_is_said_so(tmp_path):
     assert "<h2>Quality without a reference</h2>" not in page.source
 
 
-def test_objects_that_may_be_cut_are_told(tmp_path, monkeypatch):
+def test_objects_that_may_be_cut_give_a_warning(tmp_path, monkeypatch):
     monkeypatch.setattr(segment, "MAX_EXTENDED_PX", 0)
     page, _ = page_of(tmp_path, "Large")
     (box,) = page.boxes("warn")
     assert "may be cut" in box
 
 
-def test_names_are_escaped(tmp_path):
+def test_channel_and_run_names_are_escaped(tmp_path):
     evil = '<script>alert("&")</script>'
     path = write(
         tmp_path, extra="report: {overlays: 0}\n", channels="wholecell_channel: []"
@@ -369,7 +371,7 @@ def test_names_are_escaped(tmp_path):
     assert len(page.pictures) == 1
 
 
-def test_a_large_grid_is_listed_in_part(tmp_path, monkeypatch):
+def test_large_grid_lists_first_patches_only(tmp_path, monkeypatch):
     monkeypatch.setattr(report_page, "MAX_ROWS", 3)
     monkeypatch.setattr(figures, "READ_WHOLE_PX", 100)
     page, _ = page_of(tmp_path)
@@ -377,7 +379,7 @@ def test_a_large_grid_is_listed_in_part(tmp_path, monkeypatch):
     assert max(page.decoded()[0].size) == figures.OVERVIEW_PX
 
 
-def test_times_of_workers_are_added_to_the_drivers(tmp_path):
+def test_stage_times_sum_driver_and_workers(tmp_path):
     lines = ["stage,patch,wall_s,cpu_s", "load,0,1,1", "load,driver,1.5,1.2"]
     lines += ["segment,0,9,9", "segment,driver,5,1"]
     lines += ["segment,0,4,4", "segment,1,4,4", "segment,driver,4,0.5", "report,driver,1,1"]
@@ -390,10 +392,10 @@ def test_times_of_workers_are_added_to_the_drivers(tmp_path):
     }
 
 
-def test_histogram_counts_everything_once():
+def test_histogram_counts_every_value_once():
     values = ndi.gaussian_filter(np.random.default_rng(0).random(5000), 1) * 90
-    found = report_page._histogram(values)
-    assert sum(found["counts"]) == 5000
-    assert 10 <= len(found["counts"]) <= 80
-    first = found["counts"][0]
-    assert first == (values < found["width"]).sum()
+    histogram = report_page._histogram(values)
+    assert sum(histogram["counts"]) == 5000
+    assert 10 <= len(histogram["counts"]) <= 80
+    first = histogram["counts"][0]
+    assert first == (values < histogram["width"]).sum()
