@@ -8,7 +8,11 @@ import numpy as np
 
 from codexseg.arrays import Labels, Pixels
 from codexseg.backends.base import ChannelStatistics, SlideContext
-from codexseg.core.algorithms.nuclei_watershed import Levels, context_um, segment_nuclei
+from codexseg.core.algorithms.nuclei_watershed import (
+    ChannelLevels,
+    context_um,
+    segment_nuclei,
+)
 from codexseg.core.grid import Window
 from codexseg.core.intensity.background import channel_statistics
 from codexseg.core.labels.expand import grow_labels
@@ -79,7 +83,7 @@ class Watershed:
             cells[:] = grow_labels(nuclei, expansion_px)
         return labels
 
-    def _levels(self, patch: Pixels) -> tuple[Levels, Levels | None]:
+    def _levels(self, patch: Pixels) -> tuple[ChannelLevels, ChannelLevels | None]:
         """Return the levels of both channels; None for an unused whole-cell channel."""
         uses_marker = self._slide.has_wholecell and self._options.membrane_weight > 0
         nucleus, wholecell = self._slide.nucleus, self._slide.wholecell
@@ -91,7 +95,7 @@ class Watershed:
         )
 
 
-def _levels_of(statistics: ChannelStatistics | None, channel: str) -> Levels:
+def _levels_of(statistics: ChannelStatistics | None, channel: str) -> ChannelLevels:
     if statistics is None:
         raise InputError(
             f"The backend 'watershed' with normalization 'slide' needs the slide's "
@@ -99,6 +103,6 @@ def _levels_of(statistics: ChannelStatistics | None, channel: str) -> Levels:
             f"SlideContext.{channel}, or set segmentation.normalization to 'patch'."
         )
     background, p999 = statistics.background, statistics.p999
-    return Levels(
+    return ChannelLevels(
         background, statistics.noise, p999 if p999 > background else statistics.maximum
     )

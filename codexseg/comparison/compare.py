@@ -235,5 +235,5 @@ def _with_scores(
     for peer in outcomes:
         if peer.state == "done" and peer.name != outcome.name:
             (match,) = evaluate(peer.cells, outcome.cells, iou=(IOU,)).matches
-            metrics[f"f1_with_{peer.name}"] = match.f1
+            metrics |= {f"f1_with_{peer.name}": match.f1}
     return replace(outcome, metrics=metrics)

@@ -6,7 +6,7 @@ from scipy import ndimage
 
 from codexseg.core.algorithms.basins import climb, connected, fill_holes, merge, trim
 from codexseg.core.algorithms.nuclei_watershed import (
-    Levels,
+    ChannelLevels,
     WatershedOptions,
     gaussian,
     segment_nuclei,
@@ -33,7 +33,7 @@ def blobs(centres, radius=4.0, shape=(40, 60), height=1000.0):
 
 
 def nuclei_of(image, marker=None, **options):
-    levels = Levels(100.0, 5.0, 1100.0)
+    levels = ChannelLevels(100.0, 5.0, 1100.0)
     scales = (levels, levels if marker is not None else None)
     return segment_nuclei(image, marker, scales, 0.8, WatershedOptions(**options))
 

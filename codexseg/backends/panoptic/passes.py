@@ -309,8 +309,9 @@ def _sparse(name: str, counts: Int64) -> dict[str, NDArray[np.generic]]:
 
 
 def _add(total: Int64, sparse: Arrays, name: str) -> None:
-    if f"{name}_bins" in sparse:
-        total[sparse[f"{name}_bins"]] += sparse[f"{name}_counts"]
+    bins, counts = f"{name}_bins", f"{name}_counts"
+    if bins in sparse:
+        total[sparse[bins]] += sparse[counts]
 
 
 def _total_range(ranges: Sequence[NDArray[np.generic]]) -> NDArray[np.generic]:

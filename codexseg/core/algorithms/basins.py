@@ -1,24 +1,23 @@
-"""Basins of a surface: found by ascent, trimmed, joined in pairs, numbered.
+"""Basins of a surface: steepest ascent, trimming, merging in pairs, numbering.
 
-Nothing here depends on label numbers, on the scan or on where the array starts.
+The results do not depend on label numbers, scan order or the origin of the array.
 """
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 
+from codexseg.arrays import Float32, Int64, Labels
 from codexseg.core.kernel import kernel
-
-Float = NDArray[np.float32]
-Labels = NDArray[np.uint32]
-Ints = NDArray[np.int64]
 
 STAY = 4  # the middle of a 3 x 3 neighbourhood in raster order
 
 
 @kernel
-def climb(surface: Float) -> tuple[Labels, Ints]:
+def climb(surface: Float32) -> tuple[Labels, Int64]:
     """Give each pixel to the peak that steepest ascent leads to.
 
     Pixels are ordered by value, then by raster position, so plateaus have one way up
@@ -59,7 +58,7 @@ def climb(surface: Float) -> tuple[Labels, Ints]:
 
 
 @kernel
-def _ways_up(surface: Float) -> tuple[Labels, NDArray[np.uint8], int]:
+def _ways_up(surface: Float32) -> tuple[Labels, NDArray[np.uint8], int]:
     """Where in its 3 x 3 neighbourhood (0..8, raster order) each pixel goes; peaks."""
     height, width = surface.shape
     basins = np.zeros((height, width), np.uint32)
@@ -84,8 +83,10 @@ def _ways_up(surface: Float) -> tuple[Labels, NDArray[np.uint8], int]:
 
 
 @kernel
-def trim(basins: Labels, surface: Float, peaks: Ints, level: float, reach: float) -> None:
-    """Take from each basin, in place, what is low or far (px) from its peak.
+def trim(
+    basins: Labels, surface: Float32, peaks: Int64, level: float, reach: float
+) -> None:
+    """Remove pixels that are low or far (px) from the peak of their basin, in place.
 
     The reach bounds basins on plateaus and ramps: without it a pixel's fate could hang
     on a peak at any distance.
@@ -102,7 +103,7 @@ def trim(basins: Labels, surface: Float, peaks: Ints, level: float, reach: float
 
 
 def merge(
-    basins: Labels, surface: Float, peaks: NDArray[np.int64], level: float, distance: float
+    basins: Labels, surface: Float32, peaks: Int64, level: float, distance: float
 ) -> Labels:
     """Join basins that a saddle hardly divides.
 
@@ -126,12 +127,11 @@ def merge(
     height = surface[peaks[:, 0], peaks[:, 1]]
     near = ((peaks[a] - peaks[b]) ** 2).sum(axis=1) <= distance**2
     joined = near & (saddles >= level * np.minimum(height[a], height[b]))
-    roots: Labels = _components(len(peaks), a[joined], b[joined])
-    return roots[basins]
+    return _components(len(peaks), a[joined], b[joined])[basins]
 
 
 @kernel
-def _passes(basins: Labels, surface: Float) -> tuple[Ints, Float]:
+def _passes(basins: Labels, surface: Float32) -> tuple[Int64, Float32]:
     """Pairs of basins (one int64, the smaller above) and the pass at each contact."""
     height, width = basins.shape
     count = 0
@@ -167,15 +167,12 @@ def _root(parents: Labels, i: Any) -> Any:
     return i
 
 
-@kernel
-def _components(count: int, a: Ints, b: Ints) -> Labels:
-    parents = np.arange(count).astype(np.uint32)
-    for i in range(a.size):
-        one, two = _root(parents, a[i]), _root(parents, b[i])
-        parents[max(one, two)] = min(one, two)
-    for i in range(count):
-        parents[i] = _root(parents, i)
-    return parents
+def _components(count: int, a: Int64, b: Int64) -> Labels:
+    """Map each of `count` nodes to the lowest node that edges (a, b) connect it to."""
+    graph = csr_array((np.ones(a.size, np.int8), (a, b)), (count, count))
+    component = connected_components(graph, directed=False)[1]
+    lowest = np.unique(component, return_index=True)[1]
+    return np.asarray(lowest[component], np.uint32)
 
 
 @kernel
@@ -236,7 +233,7 @@ def _drop_small(parts: Labels, parents: Labels, min_pixels: int) -> Labels:
     return parts
 
 
-def fill_holes(labels: Labels, max_pixels: int) -> Labels:
+def fill_enclosed_gaps(labels: Labels, max_pixels: int) -> Labels:
     """Fill background of fewer than `max_pixels` that one label alone encloses, in place.
 
     Background at the border of the array is no hole.

@@ -10,16 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from codexseg.arrays import Float32, Int64, Labels, Mask
 from codexseg.core.algorithms.flood import Ties, flood
 from codexseg.core.algorithms.h_maxima import UNCUT, Cut, h_maxima
 from codexseg.core.kernel import kernel
 from codexseg.core.labels.operations import object_table, relabel
 from codexseg.errors import InputError
-
-Float = NDArray[np.float32]
-Labels = NDArray[np.uint32]
-Integers = NDArray[np.int64]
-Mask = NDArray[np.bool_]
 
 _SMALL_TABLE = 1 << 16
 _MINE, _LARGE = 1, 2  # gap that is being measured; gap that is too large to fill
@@ -27,8 +23,8 @@ _MINE, _LARGE = 1, 2  # gap that is being measured; gap that is too large to fil
 
 @overload
 def deep_watershed(
-    maxima: Float,
-    interior: Float,
+    maxima: Float32,
+    interior: Float32,
     *,
     h: float,
     interior_threshold: float = 0.2,
@@ -40,8 +36,8 @@ def deep_watershed(
 ) -> Labels: ...
 @overload
 def deep_watershed(
-    maxima: Float,
-    interior: Float,
+    maxima: Float32,
+    interior: Float32,
     *,
     h: float,
     interior_threshold: float = 0.2,
@@ -52,8 +48,8 @@ def deep_watershed(
     cut: Cut,
 ) -> tuple[Labels, Mask]: ...
 def deep_watershed(
-    maxima: Float,
-    interior: Float,
+    maxima: Float32,
+    interior: Float32,
     *,
     h: float,
     interior_threshold: float = 0.2,
@@ -128,7 +124,7 @@ def deep_watershed(
     return labels if cut is None else (labels, doubtful)
 
 
-def _markers(maxima: Float, h: float, cut: Cut | None) -> tuple[Labels, Integers]:
+def _markers(maxima: Float32, h: float, cut: Cut | None) -> tuple[Labels, Int64]:
     """Give numbers to the peaks (8 neighbours); name those in doubt."""
     markers = np.empty(maxima.shape, np.uint32)
     peaks, doubtful = h_maxima(maxima, h, cut or UNCUT)
@@ -136,7 +132,7 @@ def _markers(maxima: Float, h: float, cut: Cut | None) -> tuple[Labels, Integers
     return markers, np.unique(markers[doubtful]).astype(np.int64)
 
 
-def _surroundings(labels: Labels, chosen: Integers) -> Mask:
+def _surroundings(labels: Labels, chosen: Int64) -> Mask:
     """Mark the bounding boxes, 1 px wider on all sides, of the chosen labels."""
     marked = np.zeros(labels.shape, np.bool_)
     if chosen.size:
@@ -147,7 +143,7 @@ def _surroundings(labels: Labels, chosen: Integers) -> Mask:
     return marked
 
 
-def _check(maxima: Float, interior: Float) -> None:
+def _check(maxima: Float32, interior: Float32) -> None:
     if maxima.shape != interior.shape:
         raise InputError(
             f"maxima and interior must cover the same pixels, got shapes {maxima.shape} "
@@ -231,7 +227,7 @@ def fill_holes(labels: Labels, max_hole: int) -> Labels:
 
 
 @kernel
-def euler_numbers(labels: Labels, highest: int) -> Integers:
+def euler_numbers(labels: Labels, highest: int) -> Int64:
     """Count the parts less the holes of every object.
 
     Parameters
@@ -268,7 +264,7 @@ def euler_numbers(labels: Labels, highest: int) -> Integers:
 
 @kernel
 def _count_quad(
-    a: np.uint32, b: np.uint32, c: np.uint32, d: np.uint32, fourfold: Integers
+    a: np.uint32, b: np.uint32, c: np.uint32, d: np.uint32, fourfold: Int64
 ) -> None:
     """Add a quad (a b over c d) to 4 x Euler number = Q1 - Q3 - 2 QD of its labels."""
     quad = (a, b, c, d)
@@ -291,7 +287,7 @@ def _count_quad(
 
 
 @kernel
-def _boxes(labels: Labels, candidates: Integers, highest: int) -> Integers:
+def _boxes(labels: Labels, candidates: Int64, highest: int) -> Int64:
     """Bounding boxes (y0, x0, y1, x1; half-open) of the candidates."""
     height, width = labels.shape
     rows = np.full(highest + 1, -1, np.int64)
@@ -311,7 +307,7 @@ def _boxes(labels: Labels, candidates: Integers, highest: int) -> Integers:
 
 
 @kernel
-def _fill_all(labels: Labels, candidates: Integers, boxes: Integers, max_hole: int) -> None:
+def _fill_all(labels: Labels, candidates: Int64, boxes: Int64, max_hole: int) -> None:
     """Fill the candidates' gaps, in place and in order."""
     for i in range(candidates.size):
         y0, x0, y1, x1 = boxes[i]

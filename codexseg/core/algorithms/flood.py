@@ -13,15 +13,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from codexseg.arrays import Float32, Int64, Labels, Mask
 from codexseg.core.kernel import kernel
 from codexseg.errors import InputError
 
-Float = NDArray[np.float32]
-Labels = NDArray[np.uint32]
-Mask = NDArray[np.bool_]
 Bits = NDArray[np.int32]
 Heads = NDArray[np.uint32]
-Integers = NDArray[np.int64]
 Ties = Literal["raster", "heap"]
 
 # A pixel's cell, in one row with a border of one pixel: its level less OPEN, below 0, while
@@ -36,7 +33,7 @@ _BUCKET, _SIZE, _AGE, _FREE, _USED = range(5)  # what the flood remembers
 
 
 def flood(
-    image: Float, markers: NDArray[Any], mask: Mask, *, ties: Ties = "raster"
+    image: Float32, markers: NDArray[Any], mask: Mask, *, ties: Ties = "raster"
 ) -> Labels:
     """Flood `image` from `markers` within `mask`.
 
@@ -96,7 +93,7 @@ def flood(
     return cells[1:-1, 1:-1].astype(np.uint32)
 
 
-def _run_buckets(bits: Bits, cells: Integers, low: int, high: int, marked: int) -> None:
+def _run_buckets(bits: Bits, cells: Int64, low: int, high: int, marked: int) -> None:
     bucket_bits = max(bits.size.bit_length() - _PIXELS_PER_BUCKET_BITS, 1)
     shift = max((high - low).bit_length() - bucket_bits, 0)
     first = np.full(((high - low) >> shift) + 1, _NONE, np.uint32)
@@ -106,7 +103,7 @@ def _run_buckets(bits: Bits, cells: Integers, low: int, high: int, marked: int) 
     _run(bits.shape[1] + 2, cells, low, shift, first, nodes, np.empty_like(nodes), state)
 
 
-def _run_heap(bits: Bits, cells: Integers, low: int, high: int, marked: int) -> None:
+def _run_heap(bits: Bits, cells: Int64, low: int, high: int, marked: int) -> None:
     """Flood with one bucket: every marker, then every pixel, goes through one heap.
 
     scikit-image's heap sifts as `_push` and `_pop` do, so ties fall as they do there.
@@ -120,13 +117,13 @@ def _run_heap(bits: Bits, cells: Integers, low: int, high: int, marked: int) -> 
 
 def _run(
     span: int,
-    cells: Integers,
+    cells: Int64,
     low: int,
     shift: int,
     first: Heads,
-    nodes: Integers,
-    heap: Integers,
-    state: Integers,
+    nodes: Int64,
+    heap: Int64,
+    state: Int64,
 ) -> None:
     """Flood the cells; the kernel returns whenever it needs more room.
 
@@ -151,7 +148,7 @@ def _level(bits: np.int32) -> int:
 
 @kernel
 def _lay_cells(
-    bits: Bits, markers: Labels, mask: Mask, cells: Integers
+    bits: Bits, markers: Labels, mask: Mask, cells: Int64
 ) -> tuple[int, int, int]:
     """Fill the cells; return the lowest and highest level and the number of markers."""
     height, width = bits.shape
@@ -169,7 +166,7 @@ def _lay_cells(
 
 @kernel
 def _wait_markers(
-    bits: Bits, cells: Integers, low: int, shift: int, first: Heads, nodes: Integers
+    bits: Bits, cells: Int64, low: int, shift: int, first: Heads, nodes: Int64
 ) -> int:
     """Put marker pixels with a neighbour to label into the buckets, in raster order.
 
@@ -196,7 +193,7 @@ def _wait_markers(
 
 
 @kernel
-def _push_markers(bits: Bits, cells: Integers, heap: Integers) -> int:
+def _push_markers(bits: Bits, cells: Int64, heap: Int64) -> int:
     """Put all marker pixels into the heap, in raster order and of one age."""
     height, width = bits.shape
     size = 0
@@ -211,13 +208,13 @@ def _push_markers(bits: Bits, cells: Integers, heap: Integers) -> int:
 @kernel
 def _flood(
     span: int,
-    cells: Integers,
+    cells: Int64,
     low: int,
     shift: int,
     first: Heads,
-    nodes: Integers,
-    heap: Integers,
-    state: Integers,
+    nodes: Int64,
+    heap: Int64,
+    state: Int64,
 ) -> bool:
     """Visit the pixels bucket by bucket, from `state`; False where room ends."""
     size, age, free, used = state[_SIZE], state[_AGE], state[_FREE], state[_USED]
@@ -256,7 +253,7 @@ def _flood(
 
 
 @kernel
-def _open(head: np.uint32, nodes: Integers, free: Any, heap: Integers) -> tuple[int, Any]:
+def _open(head: np.uint32, nodes: Int64, free: Any, heap: Int64) -> tuple[int, Any]:
     """Move a list of nodes into the empty heap; of equal values the first that came leads.
 
     Returns the size of the heap and the list of nodes to use again.
@@ -272,7 +269,7 @@ def _open(head: np.uint32, nodes: Integers, free: Any, heap: Integers) -> tuple[
 
 
 @kernel
-def _push(heap: Integers, size: int, key: int, place: int) -> int:
+def _push(heap: Int64, size: int, key: int, place: int) -> int:
     """Add to a binary heap of (key, place); return its new size."""
     i = size
     while i:
@@ -286,7 +283,7 @@ def _push(heap: Integers, size: int, key: int, place: int) -> int:
 
 
 @kernel
-def _pop(heap: Integers, size: int) -> int:
+def _pop(heap: Int64, size: int) -> int:
     """Remove the least from a binary heap; return its new size."""
     size -= 1
     key, place = heap[size, 0], heap[size, 1]

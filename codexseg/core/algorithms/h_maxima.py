@@ -1,14 +1,18 @@
-"""Maxima that stand at least h above their surroundings (Soille 2003, chapter 6).
+"""h-maxima: maxima at least h above their surroundings (Soille 2003, chapter 6).
 
-A pixel p is one where the grey reconstruction of the image lowered by h stays at least h
-below p. The reconstruction at p is the best, over all paths to p, of the lowest among the
-lowered start and the pixels on the way (Vincent 1993). So p is no maximum exactly where a
-path over pixels less than h below p leads to a pixel that, lowered by h, still is: it is
-searched from p outward, and most often ends at a neighbour. Nothing is reconstructed.
+Pixel p with value f(p) is an h-maximum if f(p) - R(p) >= h, where R is the greyscale
+reconstruction by dilation of f - h under f. By Vincent (1993),
 
-In a window of a larger image, what is outdone is so in the image: the path is there too.
-What is not may be outdone behind an edge where the window was cut, unless the search, which
-then has seen all that is joined to p, never came near such an edge.
+    R(p) = max over paths q ~> p of min(f(q) - h, min of f over the path).
+
+Therefore p is not an h-maximum if and only if a path of pixels r with f(p) - f(r) < h
+leads from p to a pixel q with f(p) - (f(q) - h) < h. A search from p outward finds such a
+path, usually at a neighbour of p, and no image is reconstructed.
+
+In a window of a larger image, such a path also exists in the image, so a pixel rejected
+in the window is rejected in the image. A maximum of the window may be rejected by pixels
+beyond a cut edge, unless the search, which then visited all pixels connected to p, stayed
+away from every cut edge.
 """
 
 from typing import overload
@@ -16,13 +20,11 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
+from codexseg.arrays import Float32, Int64, Mask
 from codexseg.core.kernel import kernel
 from codexseg.errors import InputError
 
-Float = NDArray[np.float32]
-Mask = NDArray[np.bool_]
 State = NDArray[np.uint8]
-Integers = NDArray[np.int64]
 Cut = tuple[bool, bool, bool, bool]  # is the image cut at the top, left, bottom, right?
 Box = tuple[int, int, int, int]
 
@@ -42,10 +44,10 @@ _DX = np.array([0, -1, 1, 0, -1, 1, -1, 1, 0, -2, 2, 0])
 
 
 @overload
-def h_maxima(image: Float, h: float, cut: None = None) -> Mask: ...
+def h_maxima(image: Float32, h: float, cut: None = None) -> Mask: ...
 @overload
-def h_maxima(image: Float, h: float, cut: Cut) -> tuple[Mask, Mask]: ...
-def h_maxima(image: Float, h: float, cut: Cut | None = None) -> Mask | tuple[Mask, Mask]:
+def h_maxima(image: Float32, h: float, cut: Cut) -> tuple[Mask, Mask]: ...
+def h_maxima(image: Float32, h: float, cut: Cut | None = None) -> Mask | tuple[Mask, Mask]:
     """Mark the maxima of height `h` or more.
 
     Equal to ``skimage.morphology.h_maxima(image, h, footprint=disk(2))`` with its float32
@@ -129,7 +131,7 @@ def _lowered(value: np.float32, h: np.float32) -> np.float32:
 
 
 @kernel
-def _sift(image: Float, h: np.float32, state: State) -> None:
+def _sift(image: Float32, h: np.float32, state: State) -> None:
     """Settle the pixels that have a higher one among their four nearest or are their own.
 
     Free of branches, so that it compiles to vector code. Beyond the border stands the
@@ -155,7 +157,7 @@ def _sift(image: Float, h: np.float32, state: State) -> None:
 
 
 @kernel
-def _search(image: Float, h: np.float32, state: State, complete: Box) -> None:
+def _search(image: Float32, h: np.float32, state: State, complete: Box) -> None:
     """Settle the pixels left open, each by a search that settles others on its way."""
     height, width = image.shape
     queue = np.empty(1 << 12, np.int64)
@@ -167,14 +169,14 @@ def _search(image: Float, h: np.float32, state: State, complete: Box) -> None:
 
 @kernel
 def _settle(
-    image: Float,
+    image: Float32,
     h: np.float32,
     state: State,
     complete: Box,
     y: int,
     x: int,
-    queue: Integers,
-) -> Integers:
+    queue: Int64,
+) -> Int64:
     """Search, breadth first, for a pixel that outdoes (y, x); return the queue, grown.
 
     All that is seen is joined to (y, x) over pixels less than h below it. So a pixel
@@ -222,7 +224,7 @@ def _settle(
 
 
 @kernel
-def _leaves(pixels: Integers, box: Box) -> bool:
+def _leaves(pixels: Int64, box: Box) -> bool:
     """Tell whether one of the pixels lies outside the box."""
     y0, x0, y1, x1 = box
     for i in range(pixels.size):

@@ -17,11 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codexseg.core.algorithms.basins import climb, connected, fill_holes, merge, trim
+from codexseg.arrays import Float32, Float64, Labels
+from codexseg.core.algorithms.basins import (
+    climb,
+    connected,
+    fill_enclosed_gaps,
+    merge,
+    trim,
+)
 from codexseg.core.kernel import kernel
-
-Float = NDArray[np.float32]
-Labels = NDArray[np.uint32]
 
 # Lengths as shares of a nucleus's diameter. A blob of diameter d answers most strongly
 # to a Laplacian of sigma d / 2.8; the pair of Gaussians below brackets that from the fine
@@ -69,7 +73,7 @@ class WatershedOptions:
 
 
 @dataclass(frozen=True)
-class Levels:
+class ChannelLevels:
     """Grey levels that scale a channel.
 
     Attributes
@@ -102,7 +106,7 @@ def context_um(options: WatershedOptions) -> float:
 def segment_nuclei(
     nucleus: NDArray[Any],
     wholecell: NDArray[Any] | None,
-    levels: tuple[Levels, Levels | None],
+    levels: tuple[ChannelLevels, ChannelLevels | None],
     mpp: float,
     options: WatershedOptions,
 ) -> Labels:
@@ -118,7 +122,7 @@ def segment_nuclei(
     ----------
     nucleus : (y, x) uint8, uint16 or float32
     wholecell : (y, x) of the same kind, or None
-    levels : (Levels, Levels or None)
+    levels : (ChannelLevels, ChannelLevels or None)
         Of the two channels, over the whole slide or the patch.
     mpp : float
         um per pixel.
@@ -137,16 +141,16 @@ def segment_nuclei(
     trim(basins, contrast, peaks, EDGE_LEVEL, REACH * pixels)
     objects = merge(basins, contrast, peaks, MERGE_LEVEL, MERGE_DISTANCE * pixels)
     smallest = ceil(options.min_nucleus_area_um2 / mpp**2)
-    return fill_holes(connected(objects, smallest), smallest)
+    return fill_enclosed_gaps(connected(objects, smallest), smallest)
 
 
 def _contrast(
     nucleus: NDArray[Any],
     wholecell: NDArray[Any] | None,
-    levels: tuple[Levels, Levels | None],
+    levels: tuple[ChannelLevels, ChannelLevels | None],
     pixels: float,
     options: WatershedOptions,
-) -> Float:
+) -> Float32:
     """Contrast of nuclei with their surround; -inf where there is no nucleus."""
     scale, marker_scale = levels
     root = square_root(nucleus, scale)
@@ -164,7 +168,7 @@ def _contrast(
     return smooth
 
 
-def square_root(channel: NDArray[Any], levels: Levels) -> Float:
+def square_root(channel: NDArray[Any], levels: ChannelLevels) -> Float32:
     """Return the square root of a channel scaled to 0 at background and 1 at top."""
     out = channel.astype(np.float32)
     out -= np.float32(levels.background)
@@ -173,7 +177,7 @@ def square_root(channel: NDArray[Any], levels: Levels) -> Float:
     return np.sqrt(out, out=out)
 
 
-def gaussian(image: Float, sigma: float) -> Float:
+def gaussian(image: Float32, sigma: float) -> Float32:
     """Smooth by a Gaussian that ends after 3 sigma, edges repeated.
 
     Each pixel is the same sum in the same order wherever the array starts, so windows
@@ -183,12 +187,12 @@ def gaussian(image: Float, sigma: float) -> Float:
     offsets = np.arange(radius + 1)
     taps = np.exp(-0.5 * (offsets / sigma) ** 2)
     taps /= taps[0] + 2 * taps[1:].sum()
-    smoothed: Float = _convolve(image, taps.astype(np.float32))
+    smoothed: Float32 = _convolve(image, taps.astype(np.float32))
     return smoothed
 
 
 @kernel
-def _convolve(image: Float, taps: NDArray[np.float64]) -> Float:
+def _convolve(image: Float32, taps: Float64) -> Float32:
     height, width = image.shape
     radius = taps.size - 1
     out = np.empty((height, width), np.float32)

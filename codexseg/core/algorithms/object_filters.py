@@ -1,18 +1,15 @@
-"""Dropping the objects that a network is not sure of."""
+"""Filters that remove low-confidence objects."""
 
 import numpy as np
-from numpy.typing import NDArray
 
+from codexseg.arrays import Float32, Labels
 from codexseg.core.kernel import kernel
 from codexseg.core.labels.operations import relabel
 from codexseg.errors import InputError
 
-Float = NDArray[np.float32]
-Labels = NDArray[np.uint32]
-
 
 def remove_faint_objects(
-    labels: Labels, values: Float, least: float, *, on_average: bool = False
+    labels: Labels, values: Float32, least: float, *, on_average: bool = False
 ) -> Labels:
     """Drop objects in which a map stays below a level, and number the others.
 
@@ -53,7 +50,7 @@ def remove_faint_objects(
 
 
 @kernel
-def _peaks(labels: Labels, values: Float, highest: int) -> Float:
+def _peaks(labels: Labels, values: Float32, highest: int) -> Float32:
     """Highest value in every object; -1 for the background and labels of none."""
     peaks = np.full(highest + 1, -1, np.float32)
     height, width = labels.shape
@@ -66,7 +63,7 @@ def _peaks(labels: Labels, values: Float, highest: int) -> Float:
 
 
 @kernel
-def _means(labels: Labels, values: Float, highest: int) -> Float:
+def _means(labels: Labels, values: Float32, highest: int) -> Float32:
     """Mean value of every object; -1 for the background and labels of none.
 
     Pixels are added row by row, so that an object's mean does not depend on the window.

@@ -9,12 +9,11 @@ saturates gives plateaus, and a last bit decides there who floods first.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from math import ceil
 
 import numpy as np
-from numpy.typing import NDArray
 
+from codexseg.arrays import Float32, Float64
 from codexseg.core.grid import Window
 from codexseg.core.intensity.clahe import reflected
 
@@ -23,9 +22,6 @@ STRIDE_PX = 192
 OVERLAP_PX = TILE_PX - STRIDE_PX
 BLOCK_TILES = 6
 """Tiles along a side of a block."""
-
-Floats = NDArray[np.float32]
-Edges = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -94,7 +90,7 @@ class TileGrid:
             for column in ranges[1]:
                 yield self.block(row * self.block_counts[1] + column)
 
-    def weights(self, axis: int, tile: int) -> NDArray[np.float64]:
+    def weights(self, axis: int, tile: int) -> Float64:
         """Return the weight (256,) of each pixel of a tile along an axis."""
         is_last = tile == self.counts[axis] - 1
         if not self.is_blended:
@@ -176,7 +172,7 @@ class TileBlock:
             min(width, x + columns.stop),
         )
 
-    def pad(self, pixels: Floats) -> Floats:
+    def pad(self, pixels: Float32) -> Float32:
         """Pad the pixels (c, y, x) of `window` to those of the block's tiles."""
         padded = pixels
         for axis, (start, size) in enumerate(
@@ -192,12 +188,12 @@ class TileBlock:
                 padded = np.pad(padded, width)
         return padded
 
-    def cut_edges(self, summed: NDArray[np.float64]) -> NDArray[np.float64]:
+    def cut_edges(self, summed: Float64) -> Float64:
         """Return the pixels of `edges` of a map (y, x) of `window`, one after the other."""
         parts = [summed[edge.within(self.window)].ravel() for edge in self.edges]
         return np.concatenate(parts) if parts else np.zeros(0)
 
-    def lay_edges(self, summed: NDArray[np.float64], part: Window, cut: Edges) -> None:
+    def lay_edges(self, summed: Float64, part: Window, cut: Float64) -> None:
         """Lay what :meth:`cut_edges` cut over a part (y, x) of the map."""
         start = 0
         for edge in self.edges:
@@ -207,14 +203,12 @@ class TileBlock:
                 summed[shared.within(part)] = pixels[shared.within(edge)]
             start = stop
 
-    def crop(self, maps: NDArray[np.float64]) -> NDArray[np.float64]:
+    def crop(self, maps: Float64) -> Float64:
         """Cut maps (c, y, x) of the block's tiles down to those of `window`."""
         (y, x), window = self.corner, self.window
         return maps[:, window.y0 - y : window.y1 - y, window.x0 - x : window.x1 - x]
 
-    def add(
-        self, total: NDArray[np.float64], tile: tuple[int, int], output: Floats
-    ) -> None:
+    def add(self, total: Float64, tile: tuple[int, int], output: Float32) -> None:
         """Add the output (c, 256, 256) of a tile to the sums (c, y, x), weighted."""
         rows = self.grid.weights(0, tile[0])[:, None]
         columns = self.grid.weights(1, tile[1])[None, :]
@@ -225,8 +219,7 @@ def _padded(tiles: int) -> int:
     return TILE_PX + STRIDE_PX * (tiles - 1)
 
 
-@cache
-def _spline_weights(*, rises: bool, falls: bool) -> NDArray[np.float64]:
+def _spline_weights(*, rises: bool, falls: bool) -> Float64:
     """Squared spline over the overlap at each end, 1 between.
 
     Neighbours add up to 1 but for 0.02 %: deepcell divides by the largest value.

@@ -320,12 +320,14 @@ def patch_statistics(patch: Pixels) -> dict[str, float]:
         ``{channel}_mean``, ``{channel}_std`` (intensities) and
         ``{channel}_non_zero_perc`` (fraction of the pixels, 0 to 1).
     """
-    statistics = {}
+    statistics: dict[str, float] = {}
     for name, pixels in zip(("nucleus", "wholecell"), patch, strict=True):
         mean, variance, non_zero = _moments(pixels)
-        statistics[f"{name}_mean"] = mean
-        statistics[f"{name}_std"] = float(np.sqrt(variance))
-        statistics[f"{name}_non_zero_perc"] = non_zero / pixels.size
+        statistics |= {
+            f"{name}_mean": mean,
+            f"{name}_std": float(np.sqrt(variance)),
+            f"{name}_non_zero_perc": non_zero / pixels.size,
+        }
     return statistics
 
 
