@@ -4,7 +4,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from codexseg.core.algorithms.basins import climb, connected, fill_holes, merge, trim
+from codexseg.core.algorithms.basins import (
+    climb,
+    connected,
+    fill_enclosed_gaps,
+    merge,
+    trim,
+)
 from codexseg.core.algorithms.nuclei_watershed import (
     ChannelLevels,
     WatershedOptions,
@@ -120,14 +126,16 @@ def test_hole_in_one_label_is_filled_and_no_other_gap_is():
         1111111122.
     """)
     assert (
-        fill_holes(labels, 3).tolist()
+        fill_enclosed_gaps(labels, 3).tolist()
         == draw("""
         1111.111222
         1111.111.22
         1111111122.
     """).tolist()
     )
-    assert fill_holes(draw("111 1.1 111"), 1).tolist() == draw("111 1.1 111").tolist()
+    assert (
+        fill_enclosed_gaps(draw("111 1.1 111"), 1).tolist() == draw("111 1.1 111").tolist()
+    )
 
 
 @settings(max_examples=60, deadline=None)
