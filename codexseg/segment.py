@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 
 class Segmented(TypedDict):
-    """What `segment` returns for a patch: (y, x) uint32 each, 0 is background."""
+    """Masks of a patch, (y, x) uint32 each; 0 is background."""
 
     cell: Labels
     nucleus: Labels
@@ -58,25 +58,26 @@ def run_cell_segmentation(
 ) -> None:
     """Segment the valid patches of a run, repair and store the masks, update the metadata.
 
-    What is done already is not done again. Afterwards `codex_patches` shows the results,
-    and the run directory holds both pickles and ``patches_metadata.csv``. A patch whose
-    backend raises is logged and recorded there (status, note), and its masks are empty;
-    the others finish, and the next call does it again.
+    Stages that are up to date are skipped. Afterwards `codex_patches` shows the results,
+    and the run directory contains both pickles and ``patches_metadata.csv``. If the
+    backend raises on a patch, the error is logged and recorded there (status, note), and
+    the masks of the patch are empty. The other patches finish, and the next call tries
+    the patch again.
 
     Parameters
     ----------
     codex_patches : CodexPatches
         The run. Only its informative patches are segmented.
     config : Config, SegmentationConfig, mapping or path of a YAML, optional
-        Replaces the run's configuration, except for its data section: the slide stays.
-        A SegmentationConfig replaces this section, a mapping the keys that it names.
+        Replaces the configuration of the run, except for its data section. A
+        SegmentationConfig replaces that section only, a mapping the keys that it contains.
 
     Raises
     ------
     ConfigError
         If the configuration is wrong.
     RunStateError
-        If the slide is not the one that the run has read.
+        If the slide has changed since the run was created.
     """
     wanted = None if config is None else as_config(config, codex_patches.config)
     codex_patches.execute(wanted, until="repair")
@@ -91,23 +92,25 @@ def segment(
     image_mpp: float | None = None,
     diameter: float | Literal["auto"] | None = None,
 ) -> list[Segmented]:
-    """Segment patches: arrays in, label images out; no slide and no run is needed.
+    """Segment patches in memory, without a slide or a run.
+
+    See :func:`segment_image` for the labels, pairs and measurements of a whole image.
 
     Parameters
     ----------
     valid_patches : (n, y, x, 2) array, or sequence of (y, x, 2) arrays of any sizes
-        Channel 0 nucleus, channel 1 whole cell (zeros in all patches: there is none).
-        Grey levels of at least 0; integers up to 65535, or floats. A sequence is read
-        patch by patch, twice, so it may lie on disk.
+        Channel 0 nucleus, channel 1 whole cell (zeros in all patches if there is none).
+        Intensities of at least 0: integers up to 65535, or floats. A sequence is read
+        patch by patch, twice, so it may be stored on disk.
     config : Config, SegmentationConfig, mapping or path of a YAML
         The section `segmentation` and `data.image_mpp` are used. With normalization
-        "slide" the patches are taken together for the slide, with "patch" each alone.
-        Backends that survey a slide (mesmer, panoptic) and deepcell take each alone.
+        "slide", all patches form the slide; with "patch", each is normalized alone.
+        Backends with slide passes (mesmer, panoptic) and deepcell always take each alone.
     image_mpp : float, optional
-        Micrometres per pixel; instead of `data.image_mpp`.
+        Micrometres per pixel; replaces `data.image_mpp`.
     diameter : float or "auto", optional
-        Diameter of a typical cell, um; instead of `segmentation.diameter`. "auto" finds
-        it on some of the patches; a pixel size that is not given is then taken for 0.5.
+        Diameter of a typical cell, um; replaces `segmentation.diameter`. "auto" estimates
+        it on some of the patches and assumes 0.5 um/px if no pixel size is given.
 
     Returns
     -------
@@ -118,9 +121,9 @@ def segment(
     Raises
     ------
     ConfigError
-        If the configuration is wrong or the pixel size is not given.
+        If the configuration is wrong or the pixel size is unknown.
     InputError
-        If the patches are not what is described here.
+        If the patches have another shape, dtype or range.
     """
     settings = as_config(config)
     if image_mpp is not None:
@@ -137,7 +140,7 @@ def segment(
     budget_px = settings.segmentation.batch_memory_gb * 2**30 / bytes_per_px(backend)
     for batch in _batches(patches, budget_px):
         height, width = batch.shape[2:]
-        # There is no slide to say where patches lie: one below the other.
+        # Without a slide, the patches are placed one below the other.
         corners = range(y0, y0 + len(batch) * height, height)
         windows = [Window(y, 0, y + height, width) for y in corners]
         y0 += len(batch) * height
@@ -348,7 +351,7 @@ def get_boundary(masks: Sequence[ArrayLike]) -> list[Labels]:
     Raises
     ------
     InputError
-        If a mask is not a label image; the message says which.
+        If a mask is not a label image; the message contains its number.
     """
     return [
         label_boundaries(as_labels(mask, f"masks[{number}]"))

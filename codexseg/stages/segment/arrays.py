@@ -1,4 +1,4 @@
-"""Patches that a user holds as arrays: checked, and taken together for a slide."""
+"""Patches in memory: their validation, and the slide that they form together."""
 
 import logging
 from collections.abc import Iterator
@@ -32,16 +32,23 @@ log = logging.getLogger(__name__)
 
 
 class Patches:
-    """The patches of a user, checked and brought to a backend's dtypes one at a time.
+    """Patches of a user, validated and converted to a backend's dtypes one at a time.
 
-    Scaled by percentiles, too, where the configuration says so.
+    If percentiles are configured, the patches are scaled, too.
+
+    Parameters
+    ----------
+    patches : (n, y, x, 2) array, or sequence of (y, x, 2) arrays
+        Channel 0 nucleus, channel 1 whole cell.
+    segmentation : SegmentationConfig
+        The section of the configuration.
     """
 
     def __init__(self, patches: Any, segmentation: SegmentationConfig) -> None:
         if isinstance(patches, np.ndarray) and patches.ndim != 4:
             raise InputError(
-                f"the patches have shape {patches.shape}, expected (n, y, x, 2): channel 0 "
-                f"nucleus, channel 1 whole cell. Use patches[None] for a single one."
+                f"The patches have shape {patches.shape}, expected (n, y, x, 2): channel 0 "
+                f"nucleus, channel 1 whole cell. Use patches[None] for a single patch."
             )
         self._patches = patches
         self._scalings: Scalings | None = None
@@ -57,7 +64,7 @@ class Patches:
             yield self._scaled(patch)
 
     def some(self, most: int, most_px: int) -> Iterator[Pixels]:
-        """Yield (2, y, x): the middle of at most so many patches, evenly spread."""
+        """Yield the centres (2, y, x) of at most `most` patches, evenly spread."""
         step, side = max(1, len(self) // most), isqrt(most_px // min(most, len(self)))
         for patch in islice(self, 0, most * step, step):
             y, x = (max(0, (n - side) // 2) for n in patch.shape[:2])
@@ -72,7 +79,7 @@ class Patches:
         return np.moveaxis(rescale(pixels, scalings), 0, -1)
 
     def _all_scalings(self, percentiles: tuple[float, float]) -> Scalings | None:
-        """Return what percentiles of all patches together make 0 and 1."""
+        """Return the scalings by percentiles of all patches together."""
         counts = np.zeros((2, N_BINS), np.int64)
         dtype = np.dtype(np.uint8)
         for patch in self._checked():
@@ -88,37 +95,37 @@ class Patches:
             patch = _check_intensities(np.asarray(self._patches[number]), f"patch {number}")
             if dtype is not None and patch.dtype != dtype:
                 raise InputError(
-                    f"patch {number} has grey levels of dtype {patch.dtype}, the patches "
-                    f"before it {dtype}, expected one dtype: convert them."
+                    f"patch {number} has dtype {patch.dtype}, the patches before it {dtype}. "
+                    f"Convert all patches to one dtype."
                 )
             dtype = patch.dtype
             yield patch
 
 
 def _check_intensities(patch: Pixels, name: str) -> Pixels:
-    """Check a patch (y, x, 2), and bring it to uint8, uint16 or float32."""
+    """Validate a patch (y, x, 2), and convert it to uint8, uint16 or float32."""
     if patch.ndim != 3 or patch.shape[2] != 2 or patch.size == 0:
         raise InputError(
             f"{name} has shape {patch.shape}, expected (y, x, 2): channel 0 nucleus, "
-            f"channel 1 whole cell (zeros where there is none)."
+            f"channel 1 whole cell (zeros if there is none)."
         )
     if patch.dtype in (np.uint8, np.uint16):
         return patch
     if patch.dtype.kind not in "iuf":
-        raise InputError(f"{name} has dtype {patch.dtype}, expected grey levels.")
+        raise InputError(f"{name} has dtype {patch.dtype}, expected intensities.")
     lowest, highest = patch.min(), patch.max()
     is_float = patch.dtype.kind == "f"
     if not (lowest >= 0 and (np.isfinite(highest) if is_float else highest <= 65535)):
         raise InputError(
-            f"{name} holds grey levels from {lowest} to {highest}, expected finite ones of "
-            f"at least 0, and integers up to 65535: clip them, or convert larger "
-            f"integers with .astype(numpy.float32)."
+            f"{name} has intensities from {lowest} to {highest}, expected finite ones of "
+            f"at least 0, and integers up to 65535. Clip them, or convert larger integers "
+            f"with .astype(numpy.float32)."
         )
     return patch.astype(np.float32 if is_float else np.uint16, copy=False)
 
 
 def slide_of_patches(patches: Patches, mpp: float) -> SlideContext:
-    """Take the patches, one below the other, for the slide."""
+    """Return the slide that the patches form, one below the other."""
     nucleus, wholecell = ChannelAccumulator(), ChannelAccumulator()
     height = width = 0
     for patch in patches:
@@ -136,16 +143,16 @@ def slide_of_patches(patches: Patches, mpp: float) -> SlideContext:
     )
 
 
-# -- the scale at which a backend sees the patches ----------------------------------------
+# -- scale -------------------------------------------------------------------------------
 
 
 def pixel_size(settings: Config) -> float:
-    """Return the pixel size of arrays, um: they do not say it.
+    """Return the configured pixel size, um.
 
     Raises
     ------
     ConfigError
-        If nobody says it; diameter `auto` can do without.
+        If it is missing, and the diameter is not `auto`.
     """
     if settings.data.image_mpp is not None:
         return settings.data.image_mpp
@@ -153,29 +160,29 @@ def pixel_size(settings: Config) -> float:
         assumed_mpp_warning("arrays").log()
         return ASSUMED_MPP
     raise ConfigError(
-        "data.image_mpp is missing, and arrays do not say their pixel size: give "
-        "micrometres per pixel, segment(patches, config, image_mpp=0.5) for instance."
+        "data.image_mpp is missing, and arrays have no pixel size. Pass micrometres per "
+        "pixel, for example segment(patches, config, image_mpp=0.5)."
     )
 
 
 def scaled_backend(
     segmentation: SegmentationConfig, slide: SlideContext, patches: Patches
 ) -> Backend:
-    """Make the backend for the scale that the configuration asks for.
+    """Make the backend for the configured scale.
 
     Parameters
     ----------
     segmentation : SegmentationConfig
-        With diameter "auto" the cells of some patches are measured.
+        With diameter "auto", the cells of some patches are measured.
     slide : SlideContext
-        At its real pixel size.
+        The slide at its real pixel size.
     patches : Patches
-        What is to be segmented.
+        The patches.
 
     Raises
     ------
     ConfigError
-        If `diameter` is set, and the backend does not know the size of its cells.
+        If `diameter` is set, and the backend does not declare the size of its cells.
     """
     backend, wanted = create(segmentation, slide), segmentation.diameter
     if wanted is None:
