@@ -95,7 +95,7 @@ class Patches:
             patch = _check_intensities(np.asarray(self._patches[number]), f"patch {number}")
             if dtype is not None and patch.dtype != dtype:
                 raise InputError(
-                    f"patch {number} has dtype {patch.dtype}, the patches before it {dtype}. "
+                    f"patch {number} has dtype {patch.dtype}, the ones before it {dtype}. "
                     f"Convert all patches to one dtype."
                 )
             dtype = patch.dtype
