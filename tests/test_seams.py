@@ -181,7 +181,7 @@ def cores(run, image):
 
 
 @pytest.mark.parametrize("compartment", [0, 1])
-def test_every_object_is_one_that_a_patch_saw_whole(run, compartment):
+def test_every_object_equals_an_uncut_object_of_a_patch(run, compartment):
     """Its edges are those of that patch, but where another object lies: none is a seam.
 
     Others may have torn it: what lies apart from the rest of it then is background.
@@ -206,7 +206,7 @@ def has_what_it_touches(image, version, i):
     return not (ndi.binary_dilation(has) & seen & (image == 0)).any()
 
 
-def test_no_cell_stands_twice(run):
+def test_no_cell_is_duplicated(run):
     image = run.read("cell_original").ravel()
     alone = run.table("unmatched").query("compartment == 'cell'")
     table = run.table()
@@ -229,7 +229,7 @@ def test_objects_are_numbered_in_reading_order(run):
         assert np.all(np.diff(first[1:]) > 0)
 
 
-def test_a_nucleus_lies_in_the_interior_of_its_cell(run):
+def test_nucleus_is_in_the_interior_of_its_cell(run):
     cell, nucleus = run.read("cell"), run.read("nucleus")
     within = nucleus > 0
     np.testing.assert_array_equal(nucleus[within], cell[within])
@@ -237,7 +237,7 @@ def test_a_nucleus_lies_in_the_interior_of_its_cell(run):
     assert np.argwhere(within & inner).tolist() == []
 
 
-def test_matched_and_unmatched_are_all_and_each_once(run):
+def test_each_object_is_either_matched_or_unmatched(run):
     table, alone = run.table(), run.table("unmatched")
     assert table["cell_id"].tolist() == list(range(1, run.read("cell").max() + 1))
     assert run.backend != "Wobbly" or set(alone["compartment"]) == {"cell", "nucleus"}
@@ -253,7 +253,7 @@ def test_matched_and_unmatched_are_all_and_each_once(run):
     np.testing.assert_array_equal(whole, run.read("cell") > 0)
 
 
-def test_every_patch_has_its_cells_in_the_table(run):
+def test_table_contains_cells_of_every_patch(run):
     n_cores, owner = cores(run, run.read("cell"))
     assert run.table()["patch_id"].tolist() == owner.tolist()
     assert len(np.unique(owner)) > 15  # and not every tenth patch
@@ -264,7 +264,7 @@ def test_every_patch_has_its_cells_in_the_table(run):
     )
 
 
-def test_shapes_are_those_of_the_whole_slide(run):
+def test_shapes_are_measured_on_whole_slide(run):
     peer = regionprops_table(
         run.read("cell"),
         properties=("label", *{name.split("-")[0] for name in SHAPES}),
@@ -278,7 +278,7 @@ def test_shapes_are_those_of_the_whole_slide(run):
         np.testing.assert_allclose(apart, 0, atol=1e-6, err_msg=ours)
 
 
-def test_intensities_are_those_of_the_whole_slide(run):
+def test_intensities_are_measured_on_whole_slide(run):
     cell, nucleus = run.read("cell"), run.read("nucleus")
     table = run.table()
     ids = table["cell_id"].to_numpy()
@@ -295,7 +295,7 @@ def test_intensities_are_those_of_the_whole_slide(run):
                 np.testing.assert_allclose(found, expected, **{"rtol": 1e-6} | exact)
 
 
-def test_what_a_nucleus_lost_is_measured_on_that_nucleus(run):
+def test_lost_part_is_measured_on_its_nucleus(run):
     table, area = run.table(), np.bincount(run.read("nucleus_original").ravel())
     whole = area[table["nucleus_original_id"]]
     retained = table["nucleus_area_px"] / whole
@@ -304,7 +304,7 @@ def test_what_a_nucleus_lost_is_measured_on_that_nucleus(run):
     assert table["nucleus_was_trimmed"].tolist() == (retained < 1).tolist()
 
 
-def test_every_window_is_composed_as_part_of_the_whole_slide(run):
+def test_composed_window_equals_slice_of_whole_slide(run):
     plan = load_plan(Directory(run.path))
     inputs = plan.inputs("stitch", plan.completed_keys())
     labels, seams = patch_labels(inputs), Seams.read(inputs.own)
@@ -324,7 +324,7 @@ def test_every_window_is_composed_as_part_of_the_whole_slide(run):
         )
 
 
-def test_the_order_of_patches_and_their_workers_do_not_matter(run, tmp_path, monkeypatch):
+def test_result_is_independent_of_patch_order_and_workers(run, tmp_path, monkeypatch):
     first = outputs(run.path)
 
     def assert_same(other):
@@ -368,7 +368,7 @@ def lattice():
 
 @pytest.mark.parametrize("backend", ["Otsu", "NarrowOtsu"])
 @pytest.mark.parametrize("size", [(64, 64), (70, 101)])
-def test_every_cell_of_the_tissue_is_there_once_and_whole(tmp_path, backend, size):
+def test_every_tissue_cell_is_found_once_and_uncut(tmp_path, backend, size):
     image, centres = lattice()
     write_slide(tmp_path, image)
     height, width = size
@@ -433,7 +433,7 @@ def stitched(folder, *drawn, until="repair", bright=192):
         ([(1, 2, 14, 19, 95, 97), (1, 2, 5, 10, 95, 97)], False),
     ],
 )
-def test_cores_count_pixels_once_and_together(tmp_path, boxes, wins):
+def test_cores_count_each_pixel_once(tmp_path, boxes, wins):
     cell = (0, 1, 10, 30, 80, 112)
     left = [(1, 3, 18, 24, 84, 86), (1, 3, 30, 34, 84, 86)]
     both = [cell, *boxes, *left]
@@ -441,7 +441,7 @@ def test_cores_count_pixels_once_and_together(tmp_path, boxes, wins):
     assert nucleus[[15, 20], [95, 85]].tolist() == [int(wins), int(not wins)]
 
 
-def test_a_cell_goes_on_where_the_next_patch_has_no_signal(tmp_path):
+def test_cell_continues_into_patch_without_signal(tmp_path):
     cell, nucleus = stitched(
         tmp_path, [(0, 7, 10, 30, 50, 110), (1, 9, 15, 25, 60, 105)], [], bright=60
     )
@@ -451,7 +451,7 @@ def test_a_cell_goes_on_where_the_next_patch_has_no_signal(tmp_path):
     assert (nucleus == 1).sum() == 10 * 45
 
 
-def test_a_cell_that_loses_its_first_pixels_has_the_number_of_what_it_keeps(tmp_path):
+def test_cell_without_its_first_pixels_is_numbered_by_remaining_pixels(tmp_path):
     """Seen on the left from row 8 on, the right one leaves it what begins in row 12."""
     cell, nucleus = stitched(
         tmp_path,
@@ -468,7 +468,7 @@ def test_a_cell_that_loses_its_first_pixels_has_the_number_of_what_it_keeps(tmp_
     assert (cell == 3).sum() == 2 * 16 + 16 * 20
 
 
-def test_a_nucleus_keeps_off_a_cell_that_the_next_patch_sees_at_the_seam(tmp_path):
+def test_nucleus_does_not_overlap_cell_of_next_patch_at_seam(tmp_path):
     """The cell on the left goes on to column 100 where it is seen, but not to the other."""
     cell, nucleus = stitched(
         tmp_path,
@@ -482,7 +482,7 @@ def test_a_nucleus_keeps_off_a_cell_that_the_next_patch_sees_at_the_seam(tmp_pat
     assert nucleus[20, 105] == 2
 
 
-def test_what_others_leave_of_a_cell_is_in_one_piece(tmp_path):
+def test_remaining_part_of_a_cell_is_connected(tmp_path):
     """A bar on the left is crossed near its end by a cell that the right one sees."""
     cell, _ = stitched(tmp_path, [(0, 1, 20, 26, 60, 106)], [(0, 1, 10, 40, 98, 102)])
     assert [cell[12, 100], cell[22, 100], cell[22, 70]] == [1, 1, 2]
@@ -494,7 +494,7 @@ CROSSED = (0, 1, 10, 40, 98, 102)
 """A cell in the core of the right patch, across whatever bar lies in rows 20 to 26."""
 
 
-def test_a_cell_that_loses_its_middle_keeps_the_larger_piece(tmp_path):
+def test_cell_split_by_conflict_keeps_larger_fragment(tmp_path):
     """40 px of a bar lie on the left of the other cell, 20 on the right of it."""
     bar = (0, 1, 20, 26, 58, 122)
     cell, _ = stitched(tmp_path, [bar], [CROSSED], until="export")
@@ -516,9 +516,7 @@ def test_a_cell_that_loses_its_middle_keeps_the_larger_piece(tmp_path):
     ],
 )
 @pytest.mark.parametrize(("end", "stands"), [(118, True), (119, False)])
-def test_a_cell_without_a_large_piece_leaves_its_pixels_to_others(
-    tmp_path, end, stands, third
-):
+def test_cell_without_large_fragment_releases_its_pixels(tmp_path, end, stands, third):
     """20 of 40 columns of a bar are left on the left of the other cell, or 20 of 41."""
     cell, _ = stitched(tmp_path, [(0, 1, 20, 26, 78, end)], [CROSSED, third])
     _, _, y0, y1, x0, x1 = third
@@ -530,7 +528,7 @@ def test_a_cell_without_a_large_piece_leaves_its_pixels_to_others(
     np.testing.assert_array_equal(cell, expected)
 
 
-def test_a_cell_across_three_cores_loses_both_ends(tmp_path):
+def test_cell_across_three_cores_loses_both_ends(tmp_path):
     """The patch in the middle sees it; the others see a cell across an end of it each."""
     bar = (0, 1, 20, 26, 50, 142)
     drawn = [(0, 7, 10, 40, 52, 54)], [bar], [(0, 9, 15, 40, 130, 138)]
@@ -545,7 +543,7 @@ def test_a_cell_across_three_cores_loses_both_ends(tmp_path):
     assert alone.loc[3, "area_px"] == 6 * 76
 
 
-def test_a_run_that_is_killed_at_seams_goes_on_as_if_it_was_not(tmp_path, monkeypatch):
+def test_run_killed_in_seam_stages_resumes_with_identical_result(tmp_path, monkeypatch):
     """In the first pass over pieces, after it, in the second, and among the pairs."""
     third = (0, 2, 20, 26, 86, 98)
     config = drawing(tmp_path, [(0, 1, 20, 26, 78, 119)], [CROSSED, third])
@@ -576,7 +574,7 @@ def test_a_run_that_is_killed_at_seams_goes_on_as_if_it_was_not(tmp_path, monkey
     assert passes == [*turns, "stitch"]
 
 
-def test_the_box_of_an_unmatched_object_is_that_of_its_pixels(tmp_path):
+def test_box_of_unmatched_object_encloses_its_pixels(tmp_path):
     drawn = [(0, 1, 10, 30, 80, 100)], [(0, 1, 10, 30, 96, 116), (1, 1, 15, 25, 100, 110)]
     cell, _ = stitched(tmp_path, *drawn, until="export")
     alone = pd.read_parquet(tmp_path / "run" / "unmatched.parquet").iloc[0]
@@ -590,7 +588,7 @@ def test_the_box_of_an_unmatched_object_is_that_of_its_pixels(tmp_path):
 
 
 @pytest.mark.parametrize(("channel", "cells"), [("DAPI", 0), ("CD45", 2)])
-def test_nuclei_are_looked_for_in_the_channel_that_is_named(tmp_path, channel, cells):
+def test_nuclei_are_segmented_in_the_configured_channel(tmp_path, channel, cells):
     image = np.full((2, 80, 120), 200, np.uint16)
     image[1, 20:30, 20:30] = image[1, 50:60, 90:110] = 9000
     write_slide(tmp_path, image)
@@ -602,7 +600,7 @@ def test_nuclei_are_looked_for_in_the_channel_that_is_named(tmp_path, channel, c
 
 
 @pytest.mark.parametrize("alone", [0, 1])
-def test_a_patch_in_which_nothing_matches_is_told_as_that(tmp_path, alone):
+def test_patch_without_matches_is_reported(tmp_path, alone):
     left = [(0, 1, 10, 30, 20, 40), (1, 1, 15, 25, 25, 35)]
     right = [(0, 1, 40, 60, 120, 140), (1, 1, 45, 55, 125, 135)]
     both = [left, right]
