@@ -1,4 +1,4 @@
-"""Promises to those who hold files of earlier versions."""
+"""Compatibility with runs of earlier versions."""
 
 import pickle
 import zipfile

@@ -1,4 +1,4 @@
-"""Every output, opened by a reader that is not ours; one id for a cell everywhere."""
+"""Outputs of a run, read with independent libraries; a cell has the same id in all."""
 
 import json
 import pickle

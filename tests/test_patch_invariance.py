@@ -1,4 +1,4 @@
-"""Promise 1: the result of a tiled run is the result of the untiled run."""
+"""A tiled run has the result of the untiled run."""
 
 import numpy as np
 import pandas as pd
@@ -82,7 +82,7 @@ def test_cells_are_numbered_in_reading_order(tmp_path):
 
 
 def test_object_larger_than_any_halo_is_not_cut(tmp_path):
-    """The halo grows until the object is seen whole."""
+    """The halo grows until it contains the whole object."""
     image = np.full((2, 300, 400), 100, np.uint16)
     image[0, 140:150, 20:380] = 5000  # across four patches of 100 px with a halo of 4 px
     write_slide(tmp_path, image)
@@ -109,7 +109,7 @@ def test_inconsistent_backend_assigns_each_pixel_once(tmp_path):
 
 @pytest.mark.parametrize("side", [64, 100])
 def test_object_extending_beyond_informative_patches_is_not_cut(tmp_path, side):
-    """What the backend finds may be dimmer than what makes a patch informative."""
+    """Objects may be dimmer than the signal that makes a patch informative."""
     image = (
         np.random.default_rng(0)
         .normal(1100, 200, (2, 400, 600))
@@ -145,7 +145,7 @@ def test_conflicting_object_larger_than_halo_is_taken_from_one_patch(tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_conflicting_objects_keep_configured_min_remaining(tmp_path, seed):
+def test_conflicting_objects_are_numbered_in_reading_order(tmp_path, seed):
     write_slide(tmp_path, tissue(seed=seed))
     run = tmp_path / "run"
     execute(

@@ -174,7 +174,7 @@ def test_scratch_folder_not_made_by_predict_is_kept(image, content, tmp_path):
 
 
 def stopped(prediction, monkeypatch):
-    """Predict, and stop before the outputs are put in place."""
+    """Predict, and stop before the outputs are moved to their folder."""
 
     def stop(*_, **__):
         raise KeyboardInterrupt

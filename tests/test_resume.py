@@ -1,4 +1,4 @@
-"""Promises 4 and 5: running is resuming, and nothing fails silently."""
+"""Resuming of runs, and reports of failures."""
 
 import os
 import pickle
@@ -31,7 +31,7 @@ def config(tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run that nobody disturbed, the files that it put in place, and its outputs."""
+    """An uninterrupted run: its configuration, number of files, and outputs."""
     folder = tmp_path_factory.mktemp("finished")
     write_slide(folder)
     path = write_config(folder)
@@ -220,7 +220,7 @@ def test_backend_that_violates_its_contract_is_an_error(tmp_path):
 
 
 def test_full_disk_stops_the_run_and_keeps_finished_work(config, tmp_path):
-    """A limit on the size of files fails writing as a full disk does."""
+    """A limit on file sizes makes writes fail like a full disk."""
     run = f"{sys.executable} -m codexseg run {config} --out {tmp_path}/run"
     limited = f"ulimit -f 200; exec {run}"
     done = subprocess.run(
@@ -376,7 +376,7 @@ def test_labels_lost_during_stitch_are_rewritten(finished, tmp_path):
     config, _, expected = finished
     out = tmp_path / "run"
     shutil.copytree(config.parent / "run", out)
-    (out / "stages" / "stitch.json").unlink()  # killed before it was noted as done
+    (out / "stages" / "stitch.json").unlink()  # as if killed before the marker was written
     shutil.rmtree(out / "segmentation.ome.zarr")
     assert codexseg("run", config, "--out", out).returncode == 0
     assert outputs(out) == expected

@@ -1,4 +1,4 @@
-"""An export that was stopped goes on with what is there, and with nothing that is not."""
+"""Resuming of an interrupted export from its intermediate files."""
 
 import shutil
 
@@ -23,7 +23,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def stopped(finished, tmp_path, monkeypatch):
-    """A run that was stopped before the last files were put together."""
+    """A run stopped before the last files were assembled."""
     config, expected = finished
     write = export.write_files
 
@@ -41,7 +41,7 @@ def stopped(finished, tmp_path, monkeypatch):
 
 
 def forget_files(run):
-    """Forget that files were put together, so that their pieces are needed again."""
+    """Remove the records of assembled files, so that their pieces are needed again."""
     for folder in run.glob("work/export.files-*"):
         shutil.rmtree(folder)
 
@@ -75,7 +75,7 @@ def test_lost_or_truncated_export_file_is_rewritten(stopped, name, damage):
 
 @pytest.mark.parametrize("n", range(4))
 def test_resume_after_kill_during_cleanup(finished, tmp_path, monkeypatch, n):
-    """A folder goes at once: half of one would speak of files that are gone."""
+    """A half-deleted folder must not refer to deleted files."""
     config, expected = finished
     remove, calls = shutil.rmtree, []
 
