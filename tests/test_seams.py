@@ -1,7 +1,7 @@
 """Invariants of whole runs of backends that label a cell differently in every patch.
 
-The labels of these backends depend on the window that they are shown, and their numbers
-are random: a label names one object of one window.
+The labels of these backends depend on the window, and their numbers are random: a
+label identifies one object of one window.
 """
 
 import shutil
@@ -75,7 +75,7 @@ class Otsu(Local):
 
 
 class NarrowOtsu(Otsu):
-    """Backend with a halo that is too small for its objects, so that patches are repeated."""
+    """Backend with a halo too small for its objects, so that patches are repeated."""
 
     name = "narrow otsu"
     halo_px = 4
@@ -256,7 +256,7 @@ def test_each_object_is_either_matched_or_unmatched(run):
 def test_table_contains_cells_of_every_patch(run):
     n_cores, owner = cores(run, run.read("cell"))
     assert run.table()["patch_id"].tolist() == owner.tolist()
-    assert len(np.unique(owner)) > 15  # more than a tenth of the patches
+    assert len(np.unique(owner)) > 15  # cells in many patches
     assert (n_cores > 1).sum() > 15
     metadata = pd.read_csv(run.path / "patches_metadata.csv")
     assert metadata["n_matched"].tolist() == (
@@ -396,7 +396,7 @@ def test_every_tissue_cell_is_found_once_and_uncut(tmp_path, backend, size):
 
 
 class Drawn(Local):
-    """Backend with the objects in `drawn` for each patch of a row: compartment, label, box."""
+    """Backend with the objects `drawn` for each patch: compartment, label, box."""
 
     drawn: ClassVar[list] = []
 
@@ -544,7 +544,7 @@ def test_cell_across_three_cores_loses_both_ends(tmp_path):
 
 
 def test_run_killed_in_seam_stages_resumes_with_identical_result(tmp_path, monkeypatch):
-    """Kills are in the first pass over fragments, after it, in the second, and in pairing."""
+    """Kills fall into both passes over fragments, between them, and into pairing."""
     third = (0, 2, 20, 26, 86, 98)
     config = drawing(tmp_path, [(0, 1, 20, 26, 78, 119)], [CROSSED, third])
     execute(config, tmp_path / "run", until="segment")
