@@ -32,7 +32,7 @@ def test_channels_are_read_by_name_or_number(image):
 def test_unknown_channels_and_windows_are_errors(image):
     with pytest.raises(InputError, match=r"Channel 'CD4' not found. Did you mean 'CD3'"):
         image.read("CD4", (0, 0, 1, 1))
-    with pytest.raises(InputError, match="channel 3 is not in"):
+    with pytest.raises(InputError, match="Channel 3 is not in"):
         image.read(3, (0, 0, 1, 1))
     with pytest.raises(InputError, match="height 150 and width 170"):
         image.read("DAPI", (0, 0, 151, 1))
@@ -55,7 +55,7 @@ def test_info_and_properties_of_a_slide(image):
 
 
 def test_mpp_that_contradicts_the_file_is_an_error(tmp_path, image):
-    with pytest.raises(InputError, match=r"0.5 um per pixel, data.image_mpp says 0.25"):
+    with pytest.raises(InputError, match=r"0.5 um per pixel, but data.image_mpp is 0.25"):
         CodexImage(image.path, mpp=0.25)
     plain = write_tiff(tmp_path / "a.tif", pixels())
     assert CodexImage(plain).mpp is None

@@ -1,4 +1,4 @@
-"""Mesmer's computation here against the deepcell package itself, live, in Python 3.10."""
+"""Parity of the Mesmer backend with the deepcell package, run in Python 3.10."""
 
 import numpy as np
 import pytest
@@ -13,14 +13,14 @@ from tests.helpers.deepcell_env import deepcell_python
 from tests.mesmer import SAVED_MODEL, TOY, blobs, same_objects
 
 FG_PX = 4
-"""Foreground pixels that may differ where networks differ in the last bits."""
+"""Maximum number of differing foreground pixels; networks differ in the last bits."""
 FG_OBJECTS = 2
-"""Objects that may have other pixels for the same reason, at other pixel sizes."""
+"""Maximum number of differing objects at other pixel sizes, for the same reason."""
 
 
 @pytest.fixture(scope="module")
 def worker():
-    """A backend whose worker is shared: TensorFlow takes seconds to start."""
+    """A deepcell backend shared by all tests: TensorFlow takes seconds to start."""
     config = SegmentationConfig(
         backend="deepcell", model_path=SAVED_MODEL, python=deepcell_python()
     )
@@ -28,7 +28,7 @@ def worker():
 
 
 def both(worker, images, mpp, compartment="both"):
-    """Segment images with deepcell and here: two arrays (n, 2, y, x)."""
+    """Segment images with deepcell and this package: two arrays (n, 2, y, x)."""
     shape = images.shape[2:]
     windows = [Window(0, 0, *shape)] * len(images)
     slide = SlideContext(shape, mpp)

@@ -1,4 +1,4 @@
-"""Promises to those who hold files of earlier versions."""
+"""Compatibility with runs of earlier versions."""
 
 import pickle
 import zipfile
@@ -22,7 +22,7 @@ def run(request, tmp_path):
     return tmp_path
 
 
-def test_outputs_of_an_earlier_version_are_read(run):
+def test_outputs_of_an_earlier_version_are_readable(run):
     cells = pd.read_csv(run / "cells.csv")
     assert len(cells) == 27
     assert labels(run).max() == 27
@@ -36,13 +36,13 @@ def test_outputs_of_an_earlier_version_are_read(run):
         )
 
 
-def test_a_run_of_an_earlier_version_is_understood(run):
+def test_status_reads_a_run_of_an_earlier_version(run):
     status = codexseg("status", run)
     assert status.returncode == 0, status.stderr
     assert len(status.stdout.splitlines()) == 9
 
 
-def test_the_facade_shows_a_run_of_an_earlier_version(run):
+def test_codex_patches_reads_a_run_of_an_earlier_version(run):
     patches = CodexPatches(run)
     assert patches.patches_metadata["n_cells"].sum() == 27
     seen = [np.unique(item["cell_matched_mask"]) for item in patches.repaired_seg_res_batch]

@@ -1,4 +1,4 @@
-"""Every output, opened by a reader that is not ours; one id for a cell everywhere."""
+"""Outputs of a run, read with independent libraries; a cell has the same id in all."""
 
 import json
 import pickle
@@ -47,7 +47,7 @@ def test_csv_and_parquet_are_the_same_table(run, cells):
     assert expected <= set(cells.columns)
 
 
-def test_rows_are_what_scikit_image_measures_on_the_labels(run, cells):
+def test_rows_equal_scikit_image_measurements(run, cells):
     image, cell, nucleus = tissue(), labels(run), labels(run, "nucleus")
     properties = (
         "label",
@@ -82,7 +82,7 @@ def test_rows_are_what_scikit_image_measures_on_the_labels(run, cells):
     np.testing.assert_allclose(cells["y_um"], cells["y_px"] * 0.5)
 
 
-def test_cell_17_is_cell_17_everywhere(run, cells):
+def test_cell_number_is_the_same_in_every_output(run, cells):
     cell, nucleus = labels(run), labels(run, "nucleus")
     assert np.array_equal(nucleus[nucleus > 0], cell[nucleus > 0])
     interior = ~find_boundaries(cell, mode="inner", connectivity=1)
@@ -113,7 +113,7 @@ def test_cell_17_is_cell_17_everywhere(run, cells):
     assert sorted(seen) == cells["cell_id"].tolist()
 
 
-def test_original_pickle_keeps_what_the_backend_found(run, cells):
+def test_original_pickle_contains_labels_of_the_backend(run, cells):
     with (run / "original_seg_res_batch.pickle").open("rb") as file:
         items = pickle.load(file)
     metadata = pd.read_csv(run / "patches_metadata.csv")
@@ -128,7 +128,7 @@ def test_original_pickle_keeps_what_the_backend_found(run, cells):
     )
 
 
-def test_metadata_has_the_columns_of_the_specification_first(run):
+def test_patch_metadata_starts_with_specified_columns(run):
     columns = pd.read_csv(run / "patches_metadata.csv").columns.tolist()
     assert columns[:14] == [
         "patch_id",
@@ -148,7 +148,7 @@ def test_metadata_has_the_columns_of_the_specification_first(run):
     ]
 
 
-def test_anndata(run, cells):
+def test_anndata_equals_cell_table(run, cells):
     table = anndata.read_h5ad(run / "cells.h5ad")
     assert table.shape == (len(cells), 3)
     assert table.var_names.tolist() == list(NAMES)
@@ -160,7 +160,7 @@ def test_anndata(run, cells):
     np.testing.assert_allclose(table.obsm["spatial"], cells[["x_um", "y_um"]])
 
 
-def test_ome_zarr(run):
+def test_ome_zarr_has_valid_labels_and_metadata(run):
     from ome_zarr.io import parse_url
     from ome_zarr.reader import Reader
 
@@ -175,7 +175,7 @@ def test_ome_zarr(run):
     assert scale[1] == scale[2] == 2.0  # the overview is 4 times smaller than 0.5 um px
 
 
-def test_ome_tiff(run):
+def test_ome_tiff_equals_labels(run):
     with tifffile.TiffFile(run / "exports" / "cell.ome.tif") as tiff:
         assert tiff.is_ome
         assert tiff.series[0].axes == "YX"
@@ -183,7 +183,7 @@ def test_ome_tiff(run):
         assert tiff.pages[0].is_tiled
 
 
-def test_unmatched_and_matched_are_all(run, cells):
+def test_matched_and_unmatched_objects_are_complete(run, cells):
     unmatched = pd.read_parquet(run / "unmatched.parquet")
     for name in ("cell", "nucleus"):
         alone = unmatched.loc[unmatched["compartment"] == name, "original_id"]
@@ -191,7 +191,7 @@ def test_unmatched_and_matched_are_all(run, cells):
         assert both == list(range(1, int(labels(run, f"{name}_original").max()) + 1))
 
 
-def test_manifest_and_statistics(run, cells):
+def test_manifest_and_statistics_describe_the_run(run, cells):
     manifest = json.loads((run / "manifest.json").read_text())["result"]
     assert manifest["cells"] == len(cells)
     assert manifest["slide"]["mpp"] == 0.5
@@ -212,7 +212,9 @@ def test_manifest_and_statistics(run, cells):
     ],
 )
 @pytest.mark.parametrize("wholecell", ["[CD45]", "[]"])
-def test_compartments(tmp_path, keys, has_nuclei, has_cytoplasm, wholecell):
+def test_compartments_follow_configuration(
+    tmp_path, keys, has_nuclei, has_cytoplasm, wholecell
+):
     write_slide(tmp_path)
     config = tmp_path / "my.yaml"
     config.write_text(
@@ -230,7 +232,7 @@ def test_compartments(tmp_path, keys, has_nuclei, has_cytoplasm, wholecell):
         assert len(pd.read_parquet(tmp_path / "run" / "unmatched.parquet")) == 0
 
 
-def test_scaled_markers_and_a_subset_of_channels(tmp_path):
+def test_scaled_markers_and_channel_subset_are_exported(tmp_path):
     write_slide(tmp_path)
     config = write_config(tmp_path)
     config.write_text(
@@ -250,7 +252,7 @@ def test_scaled_markers_and_a_subset_of_channels(tmp_path):
     assert metadata["wholecell_mean"].max() < 1
 
 
-def test_sequential_matching_and_ngff_05(tmp_path):
+def test_sequential_matching_and_ngff_05_outputs(tmp_path):
     write_slide(tmp_path)
     config = write_config(tmp_path)
     config.write_text(

@@ -124,7 +124,7 @@ def test_missing_image_or_pixel_size_is_an_error(tmp_path):
 def test_unknown_backend_is_an_error(image, tmp_path):
     options = ImageOptions(nucleus="DAPI", backend="nope")
     with pytest.raises(ConfigError):
-        prepare(image, tmp_path, options).pipeline.source()
+        prepare(image, tmp_path, options).pipeline.slide()
 
 
 def test_keys_in_error_messages_are_followed_by_their_options(capsys):
@@ -174,7 +174,7 @@ def test_scratch_folder_not_made_by_predict_is_kept(image, content, tmp_path):
 
 
 def stopped(prediction, monkeypatch):
-    """Predict, and stop before the outputs are put in place."""
+    """Predict, and stop before the outputs are moved to their folder."""
 
     def stop(*_, **__):
         raise KeyboardInterrupt
@@ -205,7 +205,7 @@ def test_second_process_exits_and_keeps_files_of_the_first(image, tmp_path, monk
         files = sorted(prediction.scratch.rglob("*"))
         second = codexseg("predict", image, "--nucleus", "DAPI", "--out", tmp_path / "out")
         assert second.returncode == 2
-        assert "is being worked on by process" in second.stderr
+        assert "is in use by process" in second.stderr
         assert sorted(prediction.scratch.rglob("*")) == files
     prediction.execute()
 
@@ -218,7 +218,7 @@ def test_two_concurrent_predictions_give_one_result(image, tmp_path):
     assert {d.returncode for d in done} <= {0, 2}
     assert any(d.returncode == 0 for d in done), [d.stderr for d in done]
     for failed in (d for d in done if d.returncode):
-        assert "is being worked on by process" in failed.stderr
+        assert "is in use by process" in failed.stderr
     assert sorted(p.name for p in out.iterdir()) == [
         "a_cells.csv",
         "a_cells.tif",
@@ -281,5 +281,5 @@ def test_pixel_size_out_of_range_is_an_error(image, mpp, tmp_path):
     words = ["--nucleus", "DAPI", "--mpp", mpp, "--out", tmp_path / "out"]
     done = codexseg("predict", image, *words)
     assert done.returncode == 2
-    assert "expected 0.01 to 20" in done.stderr
+    assert "Expected 0.01 to 20" in done.stderr
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Promises 4 and 5: running is resuming, and nothing fails silently."""
+"""Resuming of runs, and reports of failures."""
 
 import os
 import pickle
@@ -31,7 +31,7 @@ def config(tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run that nobody disturbed, the files that it put in place, and its outputs."""
+    """An uninterrupted run: its configuration, number of files, and outputs."""
     folder = tmp_path_factory.mktemp("finished")
     write_slide(folder)
     path = write_config(folder)
@@ -62,9 +62,7 @@ def deadly(n, config, out):
 
 
 @pytest.mark.parametrize("fraction", [0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97])
-def test_killed_anywhere_the_same_command_gives_the_same_bytes(
-    finished, tmp_path, fraction
-):
+def test_resume_after_sigkill_gives_identical_bytes(finished, tmp_path, fraction):
     config, n_files, expected = finished
     out = tmp_path / "run"
     killed = deadly(max(1, round(fraction * n_files)), config, out)
@@ -77,7 +75,7 @@ def test_killed_anywhere_the_same_command_gives_the_same_bytes(
 
 
 @pytest.mark.parametrize("stage", ["segment", "stitch"])
-def test_killed_within_a_stage_what_was_done_is_not_done_again(finished, tmp_path, stage):
+def test_resume_within_a_stage_skips_finished_work(finished, tmp_path, stage):
     config, n_files, expected = finished
     out = tmp_path / "run"
     for n in range(10, n_files, 4):
@@ -93,7 +91,7 @@ def test_killed_within_a_stage_what_was_done_is_not_done_again(finished, tmp_pat
     assert outputs(out) == expected
 
 
-def test_a_second_execution_does_nothing(config, tmp_path):
+def test_second_execution_does_nothing(config, tmp_path):
     execute(config, tmp_path / "run")
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*") if p.is_file()}
     execute(config, tmp_path / "run")
@@ -116,7 +114,7 @@ def test_a_second_execution_does_nothing(config, tmp_path):
         ("report: {overlays: 1}", "report", "report.overlays 6 -> 1"),
     ],
 )
-def test_only_what_depends_on_a_changed_key_is_done_again(
+def test_only_stages_that_read_a_changed_key_are_repeated(
     config, tmp_path, line, first, why
 ):
     out = tmp_path / "run"
@@ -137,7 +135,7 @@ def test_only_what_depends_on_a_changed_key_is_done_again(
         assert (out / "stages" / "segment.json").stat().st_mtime_ns == segmented
 
 
-def test_going_back_to_an_earlier_config_gives_its_bytes(finished, tmp_path):
+def test_restored_config_gives_its_original_bytes(finished, tmp_path):
     earlier, _, expected = finished
     shutil.copy(earlier.parent / "slide.ome.tif", tmp_path)
     config, out = write_config(tmp_path), tmp_path / "run"
@@ -151,7 +149,7 @@ def test_going_back_to_an_earlier_config_gives_its_bytes(finished, tmp_path):
     assert [name for name in names if found.get(name) != expected[name]] == []
 
 
-def test_from_until_and_force(config, tmp_path):
+def test_from_until_and_force_select_stages(config, tmp_path):
     out = tmp_path / "run"
     execute(config, out, until="flag")
     assert states(config, out)["flag"][0] == "done"
@@ -176,7 +174,7 @@ def test_from_until_and_force(config, tmp_path):
     assert again == {"repair"}
 
 
-def test_a_backend_that_raises_on_one_patch_leaves_a_named_hole(tmp_path, monkeypatch):
+def test_backend_error_on_one_patch_is_reported_as_failed_patch(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_slide(tmp_path)
     config, out = write_config(tmp_path, "Failing"), tmp_path / "my_codexseg"
@@ -212,7 +210,7 @@ def test_a_backend_that_raises_on_one_patch_leaves_a_named_hole(tmp_path, monkey
     }
 
 
-def test_a_backend_that_breaks_its_contract_is_told_so(tmp_path):
+def test_backend_that_violates_its_contract_is_an_error(tmp_path):
     write_slide(tmp_path)
     result = execute(write_config(tmp_path, "Wrong"), tmp_path / "run")
     assert result.cells == 0
@@ -221,8 +219,8 @@ def test_a_backend_that_breaks_its_contract_is_told_so(tmp_path):
     assert "expected labels of shape" in note
 
 
-def test_a_full_disk_stops_with_what_is_kept(config, tmp_path):
-    """A limit on the size of files fails writing as a full disk does."""
+def test_full_disk_stops_the_run_and_keeps_finished_work(config, tmp_path):
+    """A limit on file sizes makes writes fail like a full disk."""
     run = f"{sys.executable} -m codexseg run {config} --out {tmp_path}/run"
     limited = f"ulimit -f 200; exec {run}"
     done = subprocess.run(
@@ -242,7 +240,7 @@ def test_a_full_disk_stops_with_what_is_kept(config, tmp_path):
 
 
 @pytest.mark.parametrize(("how", "workers"), [("exit", 1), ("exit", 2), ("kill", 2)])
-def test_a_patch_that_ends_its_process_is_named_and_the_others_finish(
+def test_patch_that_kills_its_worker_is_reported_and_others_finish(
     tmp_path, monkeypatch, how, workers
 ):
     monkeypatch.chdir(tmp_path)
@@ -263,7 +261,7 @@ def test_a_patch_that_ends_its_process_is_named_and_the_others_finish(
     assert again.returncode == 0, again.stderr
 
 
-def test_two_runs_do_not_work_in_one_directory(tmp_path):
+def test_second_run_in_a_locked_directory_is_refused(tmp_path):
     write_slide(tmp_path)
     config = write_config(tmp_path, "Slow")
     command = [sys.executable, "-m", "codexseg", "run", str(config)]
@@ -277,7 +275,7 @@ def test_two_runs_do_not_work_in_one_directory(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_time_limit_ends_with_a_word_and_leaves_nobody_behind(tmp_path, workers):
+def test_time_limit_stops_run_with_message_and_without_orphans(tmp_path, workers):
     write_slide(tmp_path)
     config = write_config(tmp_path, "Slow")
     command = [
@@ -327,7 +325,7 @@ def wait_for(path):
     ],
 )
 @pytest.mark.parametrize("how", ["gone", "cut"])
-def test_what_was_lost_or_damaged_is_noticed_and_made_again(
+def test_lost_or_damaged_files_are_detected_and_rewritten(
     finished, tmp_path, name, stage, how
 ):
     config, _, expected = finished
@@ -345,7 +343,7 @@ def test_what_was_lost_or_damaged_is_noticed_and_made_again(
     assert outputs(out) == expected
 
 
-def test_a_line_of_times_that_was_cut_off_harms_nothing(config, tmp_path):
+def test_truncated_line_of_timings_is_ignored(config, tmp_path):
     out = tmp_path / "run"
     execute(config, out, until="segment")
     with (out / "timings.csv").open("a") as file:
@@ -355,7 +353,7 @@ def test_a_line_of_times_that_was_cut_off_harms_nothing(config, tmp_path):
     execute(config, out, force="report")
 
 
-def test_tables_of_other_labels_do_not_stay(config, tmp_path):
+def test_tables_of_outdated_labels_are_removed(config, tmp_path):
     out = tmp_path / "run"
     execute(config, out)
     config.write_text(config.read_text() + "repair: {min_overlap: 0.99}\n")
@@ -364,7 +362,7 @@ def test_tables_of_other_labels_do_not_stay(config, tmp_path):
     assert not (out / "matched_seg_res_batch.pickle").exists()
 
 
-def test_a_backend_beside_the_configuration_is_found(tmp_path):
+def test_backend_module_beside_the_configuration_is_imported(tmp_path):
     write_slide(tmp_path)
     shutil.copy(ROOT / "examples" / "own_backend.py", tmp_path / "own_backend_here.py")
     config = write_config(tmp_path)
@@ -374,17 +372,17 @@ def test_a_backend_beside_the_configuration_is_found(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_labels_lost_while_stitch_was_under_way_are_made_again(finished, tmp_path):
+def test_labels_lost_during_stitch_are_rewritten(finished, tmp_path):
     config, _, expected = finished
     out = tmp_path / "run"
     shutil.copytree(config.parent / "run", out)
-    (out / "stages" / "stitch.json").unlink()  # killed before it was noted as done
+    (out / "stages" / "stitch.json").unlink()  # as if killed before the marker was written
     shutil.rmtree(out / "segmentation.ome.zarr")
     assert codexseg("run", config, "--out", out).returncode == 0
     assert outputs(out) == expected
 
 
-def test_a_failed_patch_is_explained_as_soon_as_segment_is_done(tmp_path, monkeypatch):
+def test_failed_patch_is_reported_once_segment_is_done(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_slide(tmp_path)
     config = write_config(tmp_path, "Failing")
@@ -395,7 +393,7 @@ def test_a_failed_patch_is_explained_as_soon_as_segment_is_done(tmp_path, monkey
     assert set(metadata["status"]) == {"failed", "done", "skipped"}
 
 
-def test_a_result_tells_nothing_of_stages_that_are_out_of_date(config, tmp_path):
+def test_result_omits_stale_stages(config, tmp_path):
     out = tmp_path / "run"
     assert execute(config, out).cells > 0
     config.write_text(config.read_text() + "repair: {min_overlap: 0.99}\n")
@@ -407,7 +405,7 @@ def test_a_result_tells_nothing_of_stages_that_are_out_of_date(config, tmp_path)
         execute(config, out, force="stitch", until="segment")
 
 
-def test_files_of_others_in_a_run_directory_stay(config, tmp_path):
+def test_foreign_files_in_a_run_directory_are_kept(config, tmp_path):
     out = tmp_path / "run"
     execute(config, out, until="flag")
     (out / "batch-mine").mkdir()
@@ -419,7 +417,7 @@ def test_files_of_others_in_a_run_directory_stay(config, tmp_path):
     assert [p.name for p in (out / "exports").glob(".*")] == []
 
 
-def test_the_copy_of_a_configuration_can_be_run_in_its_place(config, tmp_path):
+def test_saved_copy_of_the_configuration_can_be_run(config, tmp_path):
     config.write_text(
         config.read_text().replace("slide.ome.tif", str(tmp_path / "slide.ome.tif"))
     )
@@ -429,7 +427,7 @@ def test_the_copy_of_a_configuration_can_be_run_in_its_place(config, tmp_path):
     assert (out / "config.yaml").read_bytes() == config.read_bytes()
 
 
-def test_a_run_with_an_own_backend_is_shown_without_its_slide(tmp_path):
+def test_status_with_custom_backend_needs_no_slide(tmp_path):
     write_slide(tmp_path)
     shutil.copy(ROOT / "examples" / "own_backend.py", tmp_path / "own_backend_there.py")
     config = write_config(tmp_path)

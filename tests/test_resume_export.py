@@ -1,4 +1,4 @@
-"""An export that was stopped goes on with what is there, and with nothing that is not."""
+"""Resuming of an interrupted export from its intermediate files."""
 
 import shutil
 
@@ -23,7 +23,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def stopped(finished, tmp_path, monkeypatch):
-    """A run that was stopped before the last files were put together."""
+    """A run stopped before the last files were assembled."""
     config, expected = finished
     write = export.write_files
 
@@ -41,14 +41,14 @@ def stopped(finished, tmp_path, monkeypatch):
 
 
 def forget_files(run):
-    """Forget that files were put together, so that their pieces are needed again."""
+    """Remove the records of assembled files, so that their pieces are needed again."""
     for folder in run.glob("work/export.files-*"):
         shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("pattern", [PICKLED, TILES])
 @pytest.mark.parametrize("damage", ["lost", "cut", "emptied"])
-def test_a_piece_that_was_lost_or_cut_is_made_again(stopped, pattern, damage):
+def test_lost_or_truncated_export_piece_is_rewritten(stopped, pattern, damage):
     config, run, expected = stopped
     forget_files(run)
     piece = sorted(run.glob(pattern))[-1]
@@ -63,7 +63,7 @@ def test_a_piece_that_was_lost_or_cut_is_made_again(stopped, pattern, damage):
 
 @pytest.mark.parametrize("name", ["cells.csv", "exports/cell.ome.tif"])
 @pytest.mark.parametrize("damage", ["lost", "cut"])
-def test_a_file_that_was_lost_or_cut_meanwhile_is_made_again(stopped, name, damage):
+def test_lost_or_truncated_export_file_is_rewritten(stopped, name, damage):
     config, run, expected = stopped
     if damage == "lost":
         (run / name).unlink()
@@ -74,8 +74,8 @@ def test_a_file_that_was_lost_or_cut_meanwhile_is_made_again(stopped, name, dama
 
 
 @pytest.mark.parametrize("n", range(4))
-def test_killed_while_it_tidies_up_it_still_goes_on(finished, tmp_path, monkeypatch, n):
-    """A folder goes at once: half of one would speak of files that are gone."""
+def test_resume_after_kill_during_cleanup(finished, tmp_path, monkeypatch, n):
+    """A half-deleted folder must not refer to deleted files."""
     config, expected = finished
     remove, calls = shutil.rmtree, []
 

@@ -1,7 +1,7 @@
-"""What holds over whole runs of backends that see a cell otherwise in every patch.
+"""Invariants of whole runs of backends that label a cell differently in every patch.
 
-The labels of these backends depend on the window that they are shown, and their numbers
-are random: a label names one object of one window.
+The labels of these backends depend on the window, and their numbers are random: a
+label identifies one object of one window.
 """
 
 import shutil
@@ -29,7 +29,7 @@ from tests.helpers.runs import execute, labels, outputs
 from tests.helpers.tissue import NAMES, Local, tissue, write_config, write_slide
 
 LEAST = 0.5
-"""stitch.min_remaining, as by default."""
+"""Default of stitch.min_remaining."""
 STATISTICS = {
     "mean": ndi.mean,
     "std": ndi.standard_deviation,
@@ -54,7 +54,7 @@ SHAPES = {
 
 
 class Otsu(Local):
-    """Sets its thresholds by what the window holds; keeps what it has seen."""
+    """Backend with thresholds that depend on the window; it records its labels."""
 
     name = "otsu"
     seen: ClassVar[list[tuple]] = []
@@ -75,7 +75,7 @@ class Otsu(Local):
 
 
 class NarrowOtsu(Otsu):
-    """Asks for less halo than its objects need: patches look again, farther."""
+    """Backend with a halo too small for its objects, so that patches are repeated."""
 
     name = "narrow otsu"
     halo_px = 4
@@ -83,7 +83,7 @@ class NarrowOtsu(Otsu):
 
 
 class Wobbly(Otsu):
-    """Disagrees by far: cells merge, fall apart, come and go."""
+    """Backend with large differences between windows: cells merge, split and vanish."""
 
     name = "wobbly"
 
@@ -100,7 +100,7 @@ def renumber(image, rng):
 
 
 class Version(NamedTuple):
-    """An object as one window shows it, by raster indexes on the slide."""
+    """Object of one window, as raster indexes on the slide."""
 
     label: int
     pixels: np.ndarray
@@ -111,7 +111,7 @@ def versions(seen, compartment, shape):
     found = []
     for window, both in seen:
         image = both[compartment]
-        # Beyond a cut edge the slide goes on.
+        # The slide continues beyond a cut edge.
         cut = np.zeros(image.shape, bool)
         cut[0] |= window.y0 > 0
         cut[-1] |= window.y1 < shape[0]
@@ -171,7 +171,7 @@ def run(request, tmp_path_factory):
 
 
 def cores(run, image):
-    """Say for every object of an image which cores hold pixels of it, and which owns it."""
+    """Return the number of cores of every object of an image, and its owner."""
     y, x = np.indices(image.shape)
     columns = -(-image.shape[1] // run.step[1])
     core = y // run.step[0] * columns + x // run.step[1]
@@ -181,10 +181,10 @@ def cores(run, image):
 
 
 @pytest.mark.parametrize("compartment", [0, 1])
-def test_every_object_is_one_that_a_patch_saw_whole(run, compartment):
-    """Its edges are those of that patch, but where another object lies: none is a seam.
+def test_every_object_equals_an_uncut_object_of_a_patch(run, compartment):
+    """Its edges are those of that patch or of another object, never those of a seam.
 
-    Others may have torn it: what lies apart from the rest of it then is background.
+    If other objects fragment it, its smaller fragments are background.
     """
     image = run.read(("cell_original", "nucleus_original")[compartment])
     area = np.bincount(image.ravel())
@@ -199,14 +199,14 @@ def test_every_object_is_one_that_a_patch_saw_whole(run, compartment):
 
 
 def has_what_it_touches(image, version, i):
-    """Whether an object has all pixels of a version that nobody has and that touch it."""
+    """Return whether an object has all adjacent pixels of a version that are background."""
     seen = np.zeros(image.shape, bool)
     seen.ravel()[version.pixels] = True
     has = image == i
     return not (ndi.binary_dilation(has) & seen & (image == 0)).any()
 
 
-def test_no_cell_stands_twice(run):
+def test_no_cell_is_duplicated(run):
     image = run.read("cell_original").ravel()
     alone = run.table("unmatched").query("compartment == 'cell'")
     table = run.table()
@@ -229,7 +229,7 @@ def test_objects_are_numbered_in_reading_order(run):
         assert np.all(np.diff(first[1:]) > 0)
 
 
-def test_a_nucleus_lies_in_the_interior_of_its_cell(run):
+def test_nucleus_is_in_the_interior_of_its_cell(run):
     cell, nucleus = run.read("cell"), run.read("nucleus")
     within = nucleus > 0
     np.testing.assert_array_equal(nucleus[within], cell[within])
@@ -237,7 +237,7 @@ def test_a_nucleus_lies_in_the_interior_of_its_cell(run):
     assert np.argwhere(within & inner).tolist() == []
 
 
-def test_matched_and_unmatched_are_all_and_each_once(run):
+def test_each_object_is_either_matched_or_unmatched(run):
     table, alone = run.table(), run.table("unmatched")
     assert table["cell_id"].tolist() == list(range(1, run.read("cell").max() + 1))
     assert run.backend != "Wobbly" or set(alone["compartment"]) == {"cell", "nucleus"}
@@ -253,10 +253,10 @@ def test_matched_and_unmatched_are_all_and_each_once(run):
     np.testing.assert_array_equal(whole, run.read("cell") > 0)
 
 
-def test_every_patch_has_its_cells_in_the_table(run):
+def test_table_contains_cells_of_every_patch(run):
     n_cores, owner = cores(run, run.read("cell"))
     assert run.table()["patch_id"].tolist() == owner.tolist()
-    assert len(np.unique(owner)) > 15  # and not every tenth patch
+    assert len(np.unique(owner)) > 15  # cells in many patches
     assert (n_cores > 1).sum() > 15
     metadata = pd.read_csv(run.path / "patches_metadata.csv")
     assert metadata["n_matched"].tolist() == (
@@ -264,7 +264,7 @@ def test_every_patch_has_its_cells_in_the_table(run):
     )
 
 
-def test_shapes_are_those_of_the_whole_slide(run):
+def test_shapes_are_measured_on_whole_slide(run):
     peer = regionprops_table(
         run.read("cell"),
         properties=("label", *{name.split("-")[0] for name in SHAPES}),
@@ -278,7 +278,7 @@ def test_shapes_are_those_of_the_whole_slide(run):
         np.testing.assert_allclose(apart, 0, atol=1e-6, err_msg=ours)
 
 
-def test_intensities_are_those_of_the_whole_slide(run):
+def test_intensities_are_measured_on_whole_slide(run):
     cell, nucleus = run.read("cell"), run.read("nucleus")
     table = run.table()
     ids = table["cell_id"].to_numpy()
@@ -295,7 +295,7 @@ def test_intensities_are_those_of_the_whole_slide(run):
                 np.testing.assert_allclose(found, expected, **{"rtol": 1e-6} | exact)
 
 
-def test_what_a_nucleus_lost_is_measured_on_that_nucleus(run):
+def test_nucleus_trimming_columns_match_labels(run):
     table, area = run.table(), np.bincount(run.read("nucleus_original").ravel())
     whole = area[table["nucleus_original_id"]]
     retained = table["nucleus_area_px"] / whole
@@ -304,7 +304,7 @@ def test_what_a_nucleus_lost_is_measured_on_that_nucleus(run):
     assert table["nucleus_was_trimmed"].tolist() == (retained < 1).tolist()
 
 
-def test_every_window_is_composed_as_part_of_the_whole_slide(run):
+def test_composed_window_equals_slice_of_whole_slide(run):
     plan = load_plan(Directory(run.path))
     inputs = plan.inputs("stitch", plan.completed_keys())
     labels, seams = patch_labels(inputs), Seams.read(inputs.own)
@@ -324,7 +324,7 @@ def test_every_window_is_composed_as_part_of_the_whole_slide(run):
         )
 
 
-def test_the_order_of_patches_and_their_workers_do_not_matter(run, tmp_path, monkeypatch):
+def test_result_is_independent_of_patch_order_and_workers(run, tmp_path, monkeypatch):
     first = outputs(run.path)
 
     def assert_same(other):
@@ -345,11 +345,11 @@ def test_the_order_of_patches_and_their_workers_do_not_matter(run, tmp_path, mon
     assert_same(tmp_path / "backwards")
 
 
-# -- what is known of every cell ---------------------------------------------------------
+# -- invariants of every cell -------------------------------------------------------------
 
 
 def lattice():
-    """Draw 80 cells that keep apart, on a ground that rises to the right."""
+    """Draw 80 separate cells on a background that rises to the right."""
     rng = np.random.default_rng(1)
     image = np.zeros((3, 256, 320)) + np.linspace(200, 1500, 320)
     y, x = np.indices(image.shape[1:])
@@ -368,7 +368,7 @@ def lattice():
 
 @pytest.mark.parametrize("backend", ["Otsu", "NarrowOtsu"])
 @pytest.mark.parametrize("size", [(64, 64), (70, 101)])
-def test_every_cell_of_the_tissue_is_there_once_and_whole(tmp_path, backend, size):
+def test_every_tissue_cell_is_found_once_and_uncut(tmp_path, backend, size):
     image, centres = lattice()
     write_slide(tmp_path, image)
     height, width = size
@@ -392,17 +392,17 @@ def test_every_cell_of_the_tissue_is_there_once_and_whole(tmp_path, backend, siz
     assert matched.max() == 80
 
 
-# -- pictures of seams --------------------------------------------------------------------
+# -- drawn seams --------------------------------------------------------------------------
 
 
 class Drawn(Local):
-    """Shows what `drawn` holds for each patch of a row: compartment, label, box."""
+    """Backend with the objects `drawn` for each patch: compartment, label, box."""
 
     drawn: ClassVar[list] = []
 
     def one(self, pixels, window):
         found = np.zeros(pixels.shape, np.uint32)
-        patch = -(-window.x0 * len(self.drawn) // 192)  # one begins left of its core
+        patch = -(-window.x0 * len(self.drawn) // 192)  # one window starts left of its core
         for compartment, number, y0, y1, x0, x1 in self.drawn[patch]:
             part = np.s_[y0 - window.y0 : y1 - window.y0, x0 - window.x0 : x1 - window.x0]
             found[compartment][part] = number
@@ -410,16 +410,16 @@ class Drawn(Local):
 
 
 def drawing(folder, *drawn, bright=192):
-    """Write a slide of 64 x 192 px, to be segmented as a row of patches."""
+    """Write a slide of 64 x 192 px that is segmented as a row of patches."""
     Drawn.drawn[:] = drawn
     image = np.random.default_rng(0).normal(200, 10, (2, 64, 192)).astype(np.uint16)
-    image[:, 20:40, :bright:8] = 9000  # signal in every block up to there
+    image[:, 20:40, :bright:8] = 9000  # signal in every block left of `bright`
     write_slide(folder, image)
     return configure(folder, "Drawn", patch_width=192 // len(drawn), overlap=0.6)
 
 
 def stitched(folder, *drawn, until="repair", bright=192):
-    """Segment the slide: as two patches, their cores meet at column 96."""
+    """Segment the slide as two patches with cores that meet at column 96."""
     execute(drawing(folder, *drawn, bright=bright), folder / "run", until=until)
     return [labels(folder / "run", name) for name in ("cell_original", "nucleus")]
 
@@ -433,7 +433,7 @@ def stitched(folder, *drawn, until="repair", bright=192):
         ([(1, 2, 14, 19, 95, 97), (1, 2, 5, 10, 95, 97)], False),
     ],
 )
-def test_cores_count_pixels_once_and_together(tmp_path, boxes, wins):
+def test_cores_count_each_pixel_once(tmp_path, boxes, wins):
     cell = (0, 1, 10, 30, 80, 112)
     left = [(1, 3, 18, 24, 84, 86), (1, 3, 30, 34, 84, 86)]
     both = [cell, *boxes, *left]
@@ -441,7 +441,7 @@ def test_cores_count_pixels_once_and_together(tmp_path, boxes, wins):
     assert nucleus[[15, 20], [95, 85]].tolist() == [int(wins), int(not wins)]
 
 
-def test_a_cell_goes_on_where_the_next_patch_has_no_signal(tmp_path):
+def test_cell_continues_into_patch_without_signal(tmp_path):
     cell, nucleus = stitched(
         tmp_path, [(0, 7, 10, 30, 50, 110), (1, 9, 15, 25, 60, 105)], [], bright=60
     )
@@ -451,8 +451,8 @@ def test_a_cell_goes_on_where_the_next_patch_has_no_signal(tmp_path):
     assert (nucleus == 1).sum() == 10 * 45
 
 
-def test_a_cell_that_loses_its_first_pixels_has_the_number_of_what_it_keeps(tmp_path):
-    """Seen on the left from row 8 on, the right one leaves it what begins in row 12."""
+def test_cell_without_its_first_pixels_is_numbered_by_remaining_pixels(tmp_path):
+    """The left patch has it from row 8; the pixels that remain start in row 12."""
     cell, nucleus = stitched(
         tmp_path,
         [
@@ -468,8 +468,8 @@ def test_a_cell_that_loses_its_first_pixels_has_the_number_of_what_it_keeps(tmp_
     assert (cell == 3).sum() == 2 * 16 + 16 * 20
 
 
-def test_a_nucleus_keeps_off_a_cell_that_the_next_patch_sees_at_the_seam(tmp_path):
-    """The cell on the left goes on to column 100 where it is seen, but not to the other."""
+def test_nucleus_does_not_overlap_cell_of_next_patch_at_seam(tmp_path):
+    """The cell on the left extends to column 100 in its patch, but not in the next."""
     cell, nucleus = stitched(
         tmp_path,
         [(0, 1, 10, 30, 80, 100), (1, 1, 15, 25, 84, 98)],
@@ -482,8 +482,8 @@ def test_a_nucleus_keeps_off_a_cell_that_the_next_patch_sees_at_the_seam(tmp_pat
     assert nucleus[20, 105] == 2
 
 
-def test_what_others_leave_of_a_cell_is_in_one_piece(tmp_path):
-    """A bar on the left is crossed near its end by a cell that the right one sees."""
+def test_remaining_part_of_a_cell_is_connected(tmp_path):
+    """A cell of the right patch crosses a bar of the left patch near its end."""
     cell, _ = stitched(tmp_path, [(0, 1, 20, 26, 60, 106)], [(0, 1, 10, 40, 98, 102)])
     assert [cell[12, 100], cell[22, 100], cell[22, 70]] == [1, 1, 2]
     for i in (1, 2):
@@ -491,11 +491,11 @@ def test_what_others_leave_of_a_cell_is_in_one_piece(tmp_path):
 
 
 CROSSED = (0, 1, 10, 40, 98, 102)
-"""A cell in the core of the right patch, across whatever bar lies in rows 20 to 26."""
+"""A cell in the core of the right patch, across any bar in rows 20 to 26."""
 
 
-def test_a_cell_that_loses_its_middle_keeps_the_larger_piece(tmp_path):
-    """40 px of a bar lie on the left of the other cell, 20 on the right of it."""
+def test_cell_split_by_conflict_keeps_larger_fragment(tmp_path):
+    """A bar has 40 px on the left of the other cell and 20 px on its right."""
     bar = (0, 1, 20, 26, 58, 122)
     cell, _ = stitched(tmp_path, [bar], [CROSSED], until="export")
     expected = np.zeros_like(cell)
@@ -516,10 +516,8 @@ def test_a_cell_that_loses_its_middle_keeps_the_larger_piece(tmp_path):
     ],
 )
 @pytest.mark.parametrize(("end", "stands"), [(118, True), (119, False)])
-def test_a_cell_without_a_large_piece_leaves_its_pixels_to_others(
-    tmp_path, end, stands, third
-):
-    """20 of 40 columns of a bar are left on the left of the other cell, or 20 of 41."""
+def test_cell_without_large_fragment_releases_its_pixels(tmp_path, end, stands, third):
+    """20 of 40 columns of a bar remain on the left of the other cell, or 20 of 41."""
     cell, _ = stitched(tmp_path, [(0, 1, 20, 26, 78, end)], [CROSSED, third])
     _, _, y0, y1, x0, x1 = third
     expected = np.zeros_like(cell)
@@ -530,8 +528,8 @@ def test_a_cell_without_a_large_piece_leaves_its_pixels_to_others(
     np.testing.assert_array_equal(cell, expected)
 
 
-def test_a_cell_across_three_cores_loses_both_ends(tmp_path):
-    """The patch in the middle sees it; the others see a cell across an end of it each."""
+def test_cell_across_three_cores_loses_both_ends(tmp_path):
+    """The middle patch has it; each outer patch has a cell across one of its ends."""
     bar = (0, 1, 20, 26, 50, 142)
     drawn = [(0, 7, 10, 40, 52, 54)], [bar], [(0, 9, 15, 40, 130, 138)]
     cell, _ = stitched(tmp_path, *drawn, until="export")
@@ -545,8 +543,8 @@ def test_a_cell_across_three_cores_loses_both_ends(tmp_path):
     assert alone.loc[3, "area_px"] == 6 * 76
 
 
-def test_a_run_that_is_killed_at_seams_goes_on_as_if_it_was_not(tmp_path, monkeypatch):
-    """In the first pass over pieces, after it, in the second, and among the pairs."""
+def test_run_killed_in_seam_stages_resumes_with_identical_result(tmp_path, monkeypatch):
+    """Kills fall into both passes over fragments, between them, and into pairing."""
     third = (0, 2, 20, 26, 86, 98)
     config = drawing(tmp_path, [(0, 1, 20, 26, 78, 119)], [CROSSED, third])
     execute(config, tmp_path / "run", until="segment")
@@ -576,7 +574,7 @@ def test_a_run_that_is_killed_at_seams_goes_on_as_if_it_was_not(tmp_path, monkey
     assert passes == [*turns, "stitch"]
 
 
-def test_the_box_of_an_unmatched_object_is_that_of_its_pixels(tmp_path):
+def test_box_of_unmatched_object_encloses_its_pixels(tmp_path):
     drawn = [(0, 1, 10, 30, 80, 100)], [(0, 1, 10, 30, 96, 116), (1, 1, 15, 25, 100, 110)]
     cell, _ = stitched(tmp_path, *drawn, until="export")
     alone = pd.read_parquet(tmp_path / "run" / "unmatched.parquet").iloc[0]
@@ -586,11 +584,11 @@ def test_the_box_of_an_unmatched_object_is_that_of_its_pixels(tmp_path):
     assert box == [10, 80, 30, 96]
 
 
-# -- the reference's faults, in whole runs ------------------------------------------------
+# -- faults of the reference, in whole runs-----------------------------------------------
 
 
 @pytest.mark.parametrize(("channel", "cells"), [("DAPI", 0), ("CD45", 2)])
-def test_nuclei_are_looked_for_in_the_channel_that_is_named(tmp_path, channel, cells):
+def test_nuclei_are_segmented_in_the_configured_channel(tmp_path, channel, cells):
     image = np.full((2, 80, 120), 200, np.uint16)
     image[1, 20:30, 20:30] = image[1, 50:60, 90:110] = 9000
     write_slide(tmp_path, image)
@@ -602,7 +600,7 @@ def test_nuclei_are_looked_for_in_the_channel_that_is_named(tmp_path, channel, c
 
 
 @pytest.mark.parametrize("alone", [0, 1])
-def test_a_patch_in_which_nothing_matches_is_told_as_that(tmp_path, alone):
+def test_patch_without_matches_has_matched_fraction_zero(tmp_path, alone):
     left = [(0, 1, 10, 30, 20, 40), (1, 1, 15, 25, 25, 35)]
     right = [(0, 1, 40, 60, 120, 140), (1, 1, 45, 55, 125, 135)]
     both = [left, right]

@@ -132,9 +132,33 @@ def test_run_stays_up_to_date_when_slide_moves(tmp_path):
     slide = write_slide(tmp_path)
     config, out = write_config(tmp_path), tmp_path / "my_codexseg"
     assert codexseg("run", config).returncode == 0
+    moved = tmp_path / "elsewhere" / slide.name
+    moved.parent.mkdir()
+    slide.rename(moved)
+    status = codexseg("status", out)
+    assert status.returncode == 0, status.stderr
+    assert "stale" not in status.stdout
+    config.write_text(config.read_text().replace(slide.name, f"elsewhere/{slide.name}"))
+    status = codexseg("status", out)
+    assert status.returncode == 0, status.stderr
+    assert "stale" not in status.stdout
+
+
+def test_renamed_slide_outdates_only_outputs_with_the_default_sample_name(tmp_path):
+    slide = write_slide(tmp_path)
+    config, out = write_config(tmp_path), tmp_path / "my_codexseg"
+    assert codexseg("run", config).returncode == 0
     slide.rename(tmp_path / "moved.ome.tif")
     status = codexseg("status", out)
     assert status.returncode == 0, status.stderr
     assert "stale" not in status.stdout
-    config.write_text(config.read_text().replace("slide.ome.tif", "moved.ome.tif"))
+    text = config.read_text().replace("slide.ome.tif", "moved.ome.tif")
+    config.write_text(text)
+    lines = codexseg("status", out).stdout.splitlines()
+    stale = [line for line in lines if "stale" in line]
+    assert [line.split()[0] for line in stale] == ["export", "report"]
+    assert all("sample 'slide' -> 'moved'" in line for line in stale)
+    assert len([line for line in lines if line.split()[1] == "done"]) == len(lines) - 2
+    # the name of the first run keeps every stage up to date
+    config.write_text(text.replace("moved.ome.tif", "moved.ome.tif, sample: slide"))
     assert "stale" not in codexseg("status", out).stdout

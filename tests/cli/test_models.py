@@ -72,7 +72,7 @@ def test_check_of_network_with_other_outputs_exits_with_2(models, tmp_path):
 
 
 def test_check_of_network_without_graph_exits_with_2(models, tmp_path):
-    path = tmp_path / "lies.onnx"
+    path = tmp_path / "no_graph.onnx"
     path.write_bytes(onnx_bytes())  # a signature without a graph
     done = models("check", path)
     assert done.returncode == 2

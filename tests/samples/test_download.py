@@ -11,7 +11,7 @@ from codexseg.errors import InputError
 from codexseg.samples import download as downloads
 from codexseg.samples.download import RegistryUnavailable, download, parse_pip_config
 
-CONTENT = b"what was published" * 1000
+CONTENT = b"published content" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 

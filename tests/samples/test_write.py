@@ -13,7 +13,7 @@ import pytest
 import tifffile
 import zarr
 
-from codexseg.config import loader as config_file
+from codexseg.config.loader import load_config
 from codexseg.errors import InputError
 from codexseg.samples import write as samples
 from codexseg.samples.download import RegistryUnavailable
@@ -111,7 +111,7 @@ def test_synthetic_truth_has_one_row_per_cell(synthetic):
 
 
 def test_synthetic_config_is_valid(synthetic):
-    assert config_file.load(synthetic.config).config.data.file_name == synthetic.image
+    assert load_config(synthetic.config).config.data.file_name == synthetic.image
 
 
 def test_synthetic_files_have_equal_bytes_and_no_leftovers(tmp_path):
@@ -166,7 +166,7 @@ def test_nsclc_is_downloaded_once_and_cached(tmp_path, cache, published):
     with tifffile.TiffFile(first.image) as tiff:
         assert 'Name="Pan-Cytokeratin"' in tiff.ome_metadata
         assert 'PhysicalSizeY="0.5"' in tiff.ome_metadata
-    assert config_file.load(first.config).config.data.file_name == first.image
+    assert load_config(first.config).config.data.file_name == first.image
 
 
 @pytest.mark.parametrize("damage", ["cut", "unsigned"])

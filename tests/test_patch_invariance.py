@@ -1,4 +1,4 @@
-"""Promise 1: the result of a tiled run is the result of the untiled run."""
+"""A tiled run has the result of the untiled run."""
 
 import numpy as np
 import pandas as pd
@@ -39,7 +39,7 @@ def untiled(request, tmp_path_factory):
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-def test_any_grid_gives_the_untiled_result(untiled, grid, tmp_path):
+def test_patch_grid_does_not_change_the_result(untiled, grid, tmp_path):
     folder, backend = untiled
     config = write_config(folder, backend, name="tiled", **grid)
     text = config.read_text().replace("tests.helpers.tissue:watershed", "watershed")
@@ -48,7 +48,7 @@ def test_any_grid_gives_the_untiled_result(untiled, grid, tmp_path):
     assert_same_slide(folder / "untiled", tmp_path / "tiled")
 
 
-def test_untiled_originals_are_what_the_backend_found(tmp_path):
+def test_untiled_original_labels_equal_backend_output(tmp_path):
     image = tissue()
     config = write_config(tmp_path, split_mode="full_image")
     write_slide(tmp_path, image)
@@ -59,7 +59,7 @@ def test_untiled_originals_are_what_the_backend_found(tmp_path):
         assert len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
 
 
-def test_two_workers_write_the_bytes_of_one(tmp_path):
+def test_two_workers_write_the_same_bytes_as_one(tmp_path):
     from tests.helpers.runs import outputs
 
     write_slide(tmp_path)
@@ -81,8 +81,8 @@ def test_cells_are_numbered_in_reading_order(tmp_path):
         assert np.all(np.diff(first) > 0)
 
 
-def test_an_object_larger_than_any_halo_is_whole(tmp_path):
-    """The halo grows until the object is seen whole."""
+def test_object_larger_than_any_halo_is_not_cut(tmp_path):
+    """The halo grows until it contains the whole object."""
     image = np.full((2, 300, 400), 100, np.uint16)
     image[0, 140:150, 20:380] = 5000  # across four patches of 100 px with a halo of 4 px
     write_slide(tmp_path, image)
@@ -92,7 +92,7 @@ def test_an_object_larger_than_any_halo_is_whole(tmp_path):
     assert (labels(tmp_path / "run", "nucleus_original") > 0).sum() == 3600
 
 
-def test_a_backend_that_disagrees_with_itself_gives_each_pixel_once(tmp_path):
+def test_inconsistent_backend_assigns_each_pixel_once(tmp_path):
     write_slide(tmp_path)
     run = tmp_path / "run"
     result = execute(write_config(tmp_path, "Moody", patch_height=64, patch_width=64), run)
@@ -108,8 +108,8 @@ def test_a_backend_that_disagrees_with_itself_gives_each_pixel_once(tmp_path):
 
 
 @pytest.mark.parametrize("side", [64, 100])
-def test_an_object_that_leaves_the_patches_with_signal_is_whole(tmp_path, side):
-    """What the backend finds may be dimmer than what makes a patch informative."""
+def test_object_extending_beyond_informative_patches_is_not_cut(tmp_path, side):
+    """Objects may be dimmer than the signal that makes a patch informative."""
     image = (
         np.random.default_rng(0)
         .normal(1100, 200, (2, 400, 600))
@@ -131,7 +131,7 @@ def test_an_object_that_leaves_the_patches_with_signal_is_whole(tmp_path, side):
     assert labels(tmp_path / "whole").max() >= 1
 
 
-def test_a_disputed_object_larger_than_the_halo_goes_to_one_patch_whole(tmp_path):
+def test_conflicting_object_larger_than_halo_is_taken_from_one_patch(tmp_path):
     image = np.full((2, 300, 900), 100, np.uint16)
     image[0, 140:150, 300:660] = 5000
     write_slide(tmp_path, image)
@@ -145,7 +145,7 @@ def test_a_disputed_object_larger_than_the_halo_goes_to_one_patch_whole(tmp_path
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_disputed_objects_keep_what_the_configuration_asks_for(tmp_path, seed):
+def test_conflicting_objects_are_numbered_in_reading_order(tmp_path, seed):
     write_slide(tmp_path, tissue(seed=seed))
     run = tmp_path / "run"
     execute(
