@@ -160,15 +160,22 @@ class Pipeline:
 
     @cached_property
     def settings(self) -> Config:
-        """The configuration with the names of the slide's channels."""
-        data = self.config.data
-        if self.config.channels.mode == "names" or data.file_name is None:
+        """The configuration with the names of the sample and of the slide's channels."""
+        data, file = self.config.data, self.config.data.file_name
+        if file is None:
             return self.config
-        if not data.file_name.exists() and self.run.exists():
+        sample = data.sample
+        if sample is None:  # a run keeps its name when the file of the slide is renamed
+            sample = read_manifest(self.run).result.get("sample") or self.config.sample_name
+        named = data.model_copy(update={"sample": sample})
+        config = self.config.model_copy(update={"data": named})
+        if config.channels.mode == "names":
+            return config
+        if not file.exists() and self.run.exists():
             names = load_plan(self.run).slide.channel_names
         else:
-            names = open_image(data.file_name, data.antibodies_file).channel_names
-        return with_channels_by_name(self.config, names)
+            names = open_image(file, data.antibodies_file).channel_names
+        return with_channels_by_name(config, names)
 
     def plan(self) -> list[Status]:
         """Return the state of each stage before :meth:`execute`; write nothing.

@@ -13,6 +13,7 @@ from codexseg.arrays import Float64
 from codexseg.artifacts.columns import COMPARTMENTS
 from codexseg.artifacts.manifest import read_manifest
 from codexseg.artifacts.warnings import read_warnings
+from codexseg.config.fields import image_stem
 from codexseg.core.drawing.overlay import round_length
 from codexseg.errors import RunStateError
 from codexseg.report.figures import COLOURS, draw_cells, draw_overview
@@ -97,8 +98,9 @@ def _facts(state: WorkerState) -> Record:
     failed = [p for p, record in segmented.items() if record["status"] == "failed"]
     named = [(p, grid[p].core, segmented[p]["note"]) for p in failed[:MAX_NAMED]]
     segment = _summary(state, "segment")
+    sample, file_name = inputs.config.sample_name, Path(slide.path).name
     return {
-        "name": inputs.config.data.sample or Path(slide.path).name,
+        "name": file_name if sample == image_stem(Path(file_name)) else sample,
         "source": slide,
         "paired": inputs.backend.paired,
         "config": inputs.config,
