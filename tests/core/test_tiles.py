@@ -87,7 +87,7 @@ def test_image_of_one_tile_height_is_pasted_without_blending():
     assert grid.weights(1, grid.counts[1] - 1).min() == 1
 
 
-def test_blocks_partition_the_tiles_with_36_at_most():
+def test_blocks_partition_the_tiles():
     grid = TileGrid((STRIDE_PX * 20, STRIDE_PX * 9))
     blocks = all_blocks(grid)
     assert max(len(block.tiles) for block in blocks) == BLOCK_TILES**2
