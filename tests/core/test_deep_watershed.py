@@ -28,7 +28,7 @@ GOLDEN = Path(__file__).parents[1] / "data" / "mesmer" / "golden.npz"
 SHARED = Path(os.environ.get("CODEXSEG_SHARED", Path(__file__).parents[3] / "shared"))
 CELL_H, NUCLEUS_H = 0.075, 0.1
 
-# deepcell's is 0.25.2; 0.25.0 and 0.25.1 flood in another order, older ones may.
+# deepcell uses 0.25.2. The flooding order of 0.25.0, 0.25.1 and older versions can differ.
 modern_watershed = pytest.mark.skipif(
     tuple(int(part) for part in skimage.__version__.split(".")[:2]) < (0, 26)
     and skimage.__version__ != "0.25.2",
@@ -39,7 +39,7 @@ few = settings(max_examples=60, deadline=None)
 
 @st.composite
 def maps(draw, side=40, least=1):
-    """Smooth, rough and quantised maps, of large, small and negative values."""
+    """Draw smooth, rough and quantized maps with large, small and negative values."""
     shape = draw(st.integers(least, side)), draw(st.integers(least, side))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     image = random.normal(size=shape)
@@ -55,7 +55,7 @@ def maps(draw, side=40, least=1):
 
 
 def discs(*centres, shape=(40, 60), radius=9.0):
-    """Inner distance and interior of discs, as a network sees them."""
+    """Return the inner distance and interior of discs, like the output of a network."""
     yy, xx = np.mgrid[: shape[0], : shape[1]]
     near = np.min([np.hypot(yy - y, xx - x) for y, x in centres], axis=0)
     inner = np.maximum(1 - near / radius, 0).astype(np.float32)
@@ -67,19 +67,19 @@ def discs(*centres, shape=(40, 60), radius=9.0):
 
 @few
 @given(maps(), st.sampled_from([CELL_H, NUCLEUS_H, 0.3, 1e-4]))
-def test_h_maxima_are_those_of_scikit_image(image, h):
+def test_h_maxima_equal_scikit_image(image, h):
     expected = skimage_h_maxima(image, h, footprint=disk(2))
     assert np.array_equal(h_maxima(image, h), expected)
 
 
-def test_ripple_on_a_slope_is_no_maximum():
+def test_ripple_below_h_on_a_slope_is_no_maximum():
     image = np.array([[0, 0.5, 0.45, 1.0, 0.2, 0.1, 0.0, 0.3, 0.0]], np.float32)
     found = h_maxima(image, 0.1)
     assert np.flatnonzero(found).tolist() == [3, 7]
     assert np.flatnonzero(h_maxima(image, 0.4)).tolist() == [3]
 
 
-def test_what_outdoes_a_pixel_need_not_outdo_a_slightly_higher_one():
+def test_pixel_can_reject_a_maximum_and_not_a_slightly_higher_one():
     image = np.zeros((5, 7), np.float32)
     image[2, 2:5] = 0.5, 0.5 + 5e-7, 0.5 + 1.2e-6
     found = h_maxima(image, NUCLEUS_H)
@@ -87,14 +87,14 @@ def test_what_outdoes_a_pixel_need_not_outdo_a_slightly_higher_one():
     assert np.argwhere(found).tolist() == [[2, 3], [2, 4]]
 
 
-def test_h_beyond_the_range_gives_no_maximum():
+def test_h_above_the_range_gives_no_maximum():
     assert not h_maxima(np.full((5, 6), 0.7, np.float32), CELL_H).any()
     assert h_maxima(np.zeros((0, 4), np.float32), CELL_H).shape == (0, 4)
 
 
-def test_large_plateaus_take_no_time():
+def test_large_plateau_below_a_distant_peak_has_no_maximum():
     image = np.zeros((400, 400), np.float32)
-    image[:, :200] = 0.05  # a plateau whose pixels all have to find the one peak
+    image[:, :200] = 0.05  # all pixels of the plateau search for the same peak
     image[399, 399] = 1
     assert np.argwhere(h_maxima(image, CELL_H)).tolist() == [[399, 399]]
 
@@ -104,7 +104,7 @@ def test_large_plateaus_take_no_time():
 
 @st.composite
 def windows(draw, shape, least=1):
-    """A window, as slices, and which of its edges (top, left, bottom, right) are cut."""
+    """Draw a window as slices, and which of (top, left, bottom, right) are cut."""
     ends = []
     for size in shape:
         start = draw(st.one_of(st.just(0), st.integers(0, size - least)))
@@ -116,10 +116,10 @@ def windows(draw, shape, least=1):
 
 
 def joined(image, pixel, h):
-    """What is joined to a pixel over pixels less than h below it.
+    """Return the pixels connected to a pixel by pixels less than h below it.
 
-    Step by step: scipy's binary_propagation crashes where the image is smaller than the
-    disk.
+    Dilates step by step, because binary_propagation of scipy crashes if the image is
+    smaller than the disk.
     """
     found = np.zeros(image.shape, bool)
     found[pixel] = True
@@ -139,7 +139,7 @@ def at_cut_edge(shape, cut):
 
 @settings(max_examples=150, deadline=None)
 @given(maps(), st.data(), st.sampled_from([CELL_H, NUCLEUS_H, 0.3]))
-def test_maxima_of_a_window_not_in_doubt_are_those_of_the_whole(image, data, h):
+def test_certain_maxima_of_a_window_equal_those_of_the_image(image, data, h):
     window, cut = data.draw(windows(image.shape))
     found, doubtful = h_maxima(image[window], h, cut)
     whole = h_maxima(image, h)[window]
@@ -150,7 +150,7 @@ def test_maxima_of_a_window_not_in_doubt_are_those_of_the_whole(image, data, h):
 
 @few
 @given(maps(), st.data(), st.sampled_from([CELL_H, NUCLEUS_H]))
-def test_maxima_are_in_doubt_where_what_is_joined_to_them_comes_near_a_cut(image, data, h):
+def test_maxima_are_doubtful_if_connected_pixels_reach_a_cut_edge(image, data, h):
     cut = data.draw(st.tuples(*[st.booleans()] * 4))
     found, doubtful = h_maxima(image, h, cut)
     if np.ptp(image) >= np.float32(h):
@@ -161,7 +161,7 @@ def test_maxima_are_in_doubt_where_what_is_joined_to_them_comes_near_a_cut(image
         assert doubtful[tuple(pixel)] == expected
 
 
-def test_uncut_window_has_no_doubt_and_no_other_maxima():
+def test_window_without_cut_edges_has_no_doubtful_maxima():
     inner, _ = discs((20, 20), (20, 34))
     found, doubtful = h_maxima(inner, CELL_H, (False,) * 4)
     assert np.array_equal(found, h_maxima(inner, CELL_H))
@@ -173,17 +173,17 @@ def test_uncut_window_has_no_doubt_and_no_other_maxima():
 
 @pytest.mark.parametrize("turns", range(4))
 @pytest.mark.parametrize(("row", "doubted"), [(2, False), (1, True)])
-def test_doubt_begins_where_the_footprint_leaves_the_window(row, doubted, turns):
+def test_maximum_is_doubtful_if_the_footprint_crosses_a_cut_edge(row, doubted, turns):
     image = np.zeros((20, 19), np.float32)
     image[row:8, 9], image[8, 9] = 0.95, 1
     image = np.rot90(image, turns)
-    cut = np.arange(4) == turns  # the top turns to the left first
+    cut = np.arange(4) == turns  # the first rotation moves the top to the left
     found, doubtful = h_maxima(image, CELL_H, tuple(cut))
     assert np.array_equal(doubtful, found & doubted)
     assert not h_maxima(image, CELL_H, tuple(~cut))[1].any()
 
 
-def test_window_of_too_small_a_range_has_its_highest_pixels_in_doubt():
+def test_highest_pixels_are_doubtful_if_h_exceeds_the_range_of_a_cut_window():
     image = np.zeros((9, 30), np.float32)
     image[4, 4], image[4, 8], image[:, 20:] = 0.05, 0.04, -1
     assert np.argwhere(h_maxima(image, CELL_H)).tolist() == [[4, 4]]
@@ -192,7 +192,7 @@ def test_window_of_too_small_a_range_has_its_highest_pixels_in_doubt():
     assert np.argwhere(found).tolist() == np.argwhere(doubtful).tolist() == [[4, 4]]
 
 
-def test_cut_names_four_edges():
+def test_cut_with_two_elements_raises():
     with pytest.raises(InputError, match="top, left, bottom, right"):
         h_maxima(np.zeros((4, 5), np.float32), CELL_H, (True, False))
 
@@ -217,7 +217,7 @@ def floods(draw, *, distinct=False):
 @modern_watershed
 @few
 @given(floods())
-def test_flood_with_ties_by_heap_is_scikit_image(case):
+def test_flood_with_heap_ties_equals_scikit_image(case):
     image, markers, mask = case
     expected = watershed(image, markers.astype(np.int64), mask=mask)
     assert np.array_equal(flood(image, markers, mask, ties="heap"), expected)
@@ -225,13 +225,13 @@ def test_flood_with_ties_by_heap_is_scikit_image(case):
 
 @few
 @given(floods(distinct=True))
-def test_ties_matter_only_between_marker_pixels_of_equal_value(case):
+def test_ties_have_no_effect_on_distinct_marker_values(case):
     assert np.array_equal(flood(*case), flood(*case, ties="heap"))
 
 
 @few
 @given(floods(), st.sampled_from(["raster", "heap"]))
-def test_flood_reaches_what_touches_a_marker_and_nothing_else(case, ties):
+def test_flood_labels_exactly_the_components_with_a_marker(case, ties):
     image, markers, mask = case
     labels = flood(image, markers, mask, ties=ties)
     parts, n = ndimage.label(mask)
@@ -245,7 +245,7 @@ def test_flood_reaches_what_touches_a_marker_and_nothing_else(case, ties):
 
 @few
 @given(floods(), st.integers(0, 2**32 - 1))
-def test_raster_ties_depend_on_nothing_outside_a_part_of_the_mask(case, seed):
+def test_raster_ties_depend_on_one_component_of_the_mask_only(case, seed):
     image, markers, mask = case
     parts, n = ndimage.label(mask)
     part = parts == 1 + seed % max(n, 1)
@@ -256,17 +256,17 @@ def test_raster_ties_depend_on_nothing_outside_a_part_of_the_mask(case, seed):
     assert np.array_equal(np.where(part, labels, 0), expected)
 
 
-def test_minus_zero_floods_as_zero():
+def test_negative_zero_floods_like_zero():
     image = np.array([[0.0, 0.0, -0.0, -0.0, 0.0]], np.float32)
     markers = np.array([[3, 0, 0, 0, 5]], np.uint32)
     labels = flood(image, markers, np.ones(image.shape, bool))
     assert labels.tolist() == [[3, 3, 3, 5, 5]]
 
 
-def test_flood_makes_room_for_a_wide_front():
+def test_flood_queue_grows_for_a_wide_front():
     random = np.random.default_rng(0)
     image = random.random((150, 150), np.float32)
-    image[::2] += 5  # most pixels wait, far more than there is room for at first
+    image[::2] += 5  # more waiting pixels than the initial queue holds
     markers = np.zeros(image.shape, np.uint32)
     markers[0, 0], markers[-1, -1] = 2**32 - 1, 4
     mask = np.ones(image.shape, bool)
@@ -283,6 +283,7 @@ label_images = arrays(np.uint32, st.tuples(st.integers(1, 14), st.integers(1, 14
 
 
 def holes_by_the_book(labels, max_hole):
+    """Fill holes like deepcell, with regionprops of scikit-image."""
     filled = labels.copy()
     for region in regionprops(labels.astype(int)):
         if region.euler_number < 1:
@@ -296,14 +297,14 @@ def holes_by_the_book(labels, max_hole):
 
 @settings(max_examples=200, deadline=None)
 @given(label_images, st.integers(0, 20))
-def test_holes_are_filled_as_by_the_book(labels, max_hole):
+def test_filled_holes_equal_deepcell_algorithm(labels, max_hole):
     expected = holes_by_the_book(labels, max_hole)
     assert np.array_equal(fill_holes(labels, max_hole), expected)
 
 
 @few
 @given(label_images)
-def test_euler_numbers_are_those_of_scikit_image(labels):
+def test_euler_numbers_equal_scikit_image(labels):
     found = euler_numbers(labels, 3)
     for number in np.unique(labels[labels > 0]):
         assert found[number] == euler_number(labels == number, connectivity=2)
@@ -325,7 +326,7 @@ def test_hole_of_fewer_than_15_pixels_is_filled(pixels, is_filled):
     assert np.count_nonzero(fill_holes(labels, 15)) == 49 - pixels * (not is_filled)
 
 
-def test_object_in_a_hole_is_overwritten():
+def test_object_inside_a_small_hole_is_overwritten():
     labels = draw("""
         11111
         1.2.1
@@ -337,7 +338,7 @@ def test_object_in_a_hole_is_overwritten():
     assert np.array_equal(fill_holes(labels, 9), labels)
 
 
-def test_notches_of_an_object_with_a_hole_are_filled_but_not_of_one_without():
+def test_notches_are_filled_only_in_objects_with_a_hole():
     labels = draw("""
         ..111.
         111.1.
@@ -357,12 +358,12 @@ def test_notches_of_an_object_with_a_hole_are_filled_but_not_of_one_without():
     assert np.array_equal(fill_holes(labels, 3), expected)
 
 
-def test_fill_holes_wants_numbers():
+def test_fill_holes_raises_for_labels_above_the_pixel_count():
     with pytest.raises(InputError, match="4000000000"):
         fill_holes(np.full((3, 3), 4_000_000_000, np.uint32), 15)
 
 
-def test_object_of_14_pixels_goes_and_of_15_stays():
+def test_object_of_14_pixels_is_removed_and_of_15_is_kept():
     labels = np.zeros((6, 12), np.uint32)
     labels[0:2, 0:7] = 9
     labels[3:6, 2:7] = 4
@@ -371,7 +372,7 @@ def test_object_of_14_pixels_goes_and_of_15_stays():
     assert np.array_equal(numbered, np.where(labels == 4, 1, np.where(labels == 6, 2, 0)))
 
 
-# --- all of it
+# --- deep watershed
 
 
 def test_touching_discs_are_two_objects():
@@ -385,7 +386,7 @@ def test_touching_discs_are_two_objects():
     assert np.count_nonzero(labels) > 350
 
 
-def test_objects_are_above_the_threshold_not_at_it():
+def test_pixels_at_the_interior_threshold_are_background():
     inner, _ = discs((20, 30))
     interior = np.zeros_like(inner)
     interior[15:26, 25:36], interior[15:26, 30] = 0.25, 0.5
@@ -415,17 +416,18 @@ def test_constant_maps_give_no_object(value):
         (np.zeros((4, 5), np.float32), np.full((4, 5), np.inf, np.float32), "finite"),
     ],
 )
-def test_bad_maps_are_refused(maxima, interior, message):
+def test_invalid_maps_raise(maxima, interior, message):
     with pytest.raises(InputError, match=message):
         deep_watershed(maxima, interior, h=CELL_H)
 
 
-def test_h_must_be_above_zero():
+def test_h_of_zero_raises():
     with pytest.raises(InputError, match="h is 0"):
         deep_watershed(*discs((9, 9)), h=0)
 
 
 def by_the_book(maxima, interior, h):
+    """Run the deep watershed of deepcell with functions of scikit-image."""
     markers = label(skimage_h_maxima(maxima, h, footprint=disk(2)))
     smooth = ndimage.gaussian_filter(interior, 2)
     labels = watershed(-1 * smooth, markers, mask=smooth > 0.2)
@@ -438,7 +440,7 @@ def by_the_book(maxima, interior, h):
 @modern_watershed
 @few
 @given(maps(70), maps(70), st.sampled_from([CELL_H, NUCLEUS_H]))
-def test_labels_are_those_of_scikit_image(maxima, interior, h):
+def test_labels_equal_scikit_image_pipeline(maxima, interior, h):
     y, x = np.minimum(maxima.shape, interior.shape)
     maxima, interior = maxima[:y, :x], interior[:y, :x]
     expected = by_the_book(maxima, interior, h)
@@ -446,7 +448,7 @@ def test_labels_are_those_of_scikit_image(maxima, interior, h):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_objects_do_not_depend_on_what_lies_far_away(seed):
+def test_objects_do_not_depend_on_distant_pixels(seed):
     random = np.random.default_rng(seed)
     smooth = ndimage.gaussian_filter(random.normal(size=(330, 350)), 4)
     inner = np.maximum(smooth / smooth.std(), 0).astype(np.float32)
@@ -463,7 +465,7 @@ MARGIN = 64
 
 
 def bumps(shape, *bumps, floor):
-    """Maps with bumps (y, x, height) of sigma 6 on a floor, interior near their middles."""
+    """Return maps of Gaussian bumps (y, x, height), sigma 6 px, and interior discs."""
     yy, xx = np.mgrid[: shape[0], : shape[1]]
     inner, interior = np.full(shape, floor), np.zeros(shape)
     for y, x, height in bumps:
@@ -474,7 +476,7 @@ def bumps(shape, *bumps, floor):
 
 
 @pytest.mark.parametrize(("floor", "differs"), [(0.0, False), (0.006, True)])
-def test_weak_peak_on_a_floor_is_in_doubt_at_any_distance_from_the_cut(floor, differs):
+def test_weak_peak_on_a_plateau_is_doubtful_far_from_the_cut_edge(floor, differs):
     maps = bumps((200, 500), (100, 100, 0.08), (100, 450, 1.0), floor=floor)
     maps[0][10:30, 10:30] = 0
     whole = deep_watershed(*maps, h=CELL_H)[:, :300]
@@ -487,24 +489,24 @@ def test_weak_peak_on_a_floor_is_in_doubt_at_any_distance_from_the_cut(floor, di
     assert not doubtful[:, 130:].any()
 
 
-def test_neighbour_of_an_object_in_doubt_is_in_doubt_where_they_touch():
+def test_neighbour_of_doubtful_object_is_doubtful_at_their_contact():
     weak, strong = (30, 230), (30, 246)
     inner, interior = bumps((60, 300), (30, 20, 1.0), (*weak, 0.08), floor=0.006)
-    inner[:, 237:] = 0  # parts the two
+    inner[:, 237:] = 0  # separates the two bumps
     side, disc = bumps((60, 300), (*strong, 1.0), floor=0)
     inner[:, 240:], interior = side[:, 240:], np.maximum(interior, disc)
     whole = deep_watershed(inner, interior, h=CELL_H)[:, 150:]
     cut = (False, True, False, False)
     part, doubtful = deep_watershed(inner[:, 150:], interior[:, 150:], h=CELL_H, cut=cut)
     first, second = part == part[30, 80], part == part[30, 96]
-    assert np.all(whole[first] == whole[second][0])  # the strong one takes the weak one's
+    assert np.all(whole[first] == whole[second][0])  # the strong one occupies both
     assert not np.array_equal(first, second)
     assert doubtful[first].all()
     assert doubtful[second].any()
     assert not doubtful[30, 96]
 
 
-def test_peak_in_doubt_outside_the_mask_does_not_count():
+def test_doubtful_peak_outside_the_mask_is_ignored():
     inner, interior = bumps((60, 60), (30, 30, 0.08), floor=0.006)
     inner[0] = 0
     cut = (False, True, True, False)
@@ -515,7 +517,7 @@ def test_peak_in_doubt_outside_the_mask_does_not_count():
 
 
 def depth(shape, cut):
-    """Distance (px) of each pixel to the nearest cut edge; 1 at the edge."""
+    """Return the distance (px) of each pixel to the nearest cut edge; 1 at the edge."""
     yy, xx = np.mgrid[: shape[0], : shape[1]]
     away = np.stack([yy + 1, xx + 1, shape[0] - yy, shape[1] - xx])
     return np.where(np.array(cut)[:, None, None], away, shape[0] + shape[1]).min(axis=0)
@@ -523,7 +525,7 @@ def depth(shape, cut):
 
 @settings(max_examples=40, deadline=None)
 @given(st.data(), st.integers(0, 2**32 - 1))
-def test_objects_of_a_window_without_deep_doubt_are_those_of_the_whole(data, seed):
+def test_certain_objects_of_a_window_equal_those_of_the_image(data, seed):
     random = np.random.default_rng(seed)
     shape = (280, 300)
     count = data.draw(st.sampled_from([4, 12, 30]))
@@ -549,7 +551,7 @@ def test_objects_of_a_window_without_deep_doubt_are_those_of_the_whole(data, see
 
 @pytest.mark.parametrize("ties", ["raster", "heap"])
 @pytest.mark.parametrize(("compartment", "h"), [(0, CELL_H), (1, NUCLEUS_H)])
-def test_labels_are_those_of_deepcell(compartment, h, ties):
+def test_labels_equal_deepcell(compartment, h, ties):
     golden = np.load(GOLDEN)
     maxima, interior = golden["maps"][2 * compartment : 2 * compartment + 2]
     labels = deep_watershed(maxima, interior, h=h, ties=ties)
@@ -559,7 +561,7 @@ def test_labels_are_those_of_deepcell(compartment, h, ties):
 def oracle(name):
     path = SHARED / "oracles" / "mesmer" / name
     if not path.exists():
-        pytest.skip(f"no {name} among the shared oracles")
+        pytest.skip(f"reference file {name} not found")
     return np.load(path)
 
 
@@ -567,14 +569,14 @@ def oracle(name):
 @pytest.mark.parametrize(
     ("names", "channel", "h"), [(("wc0", "wc1"), 0, CELL_H), (("n0", "n1"), 1, NUCLEUS_H)]
 )
-def test_labels_of_the_toy_network_are_deepcells(names, channel, h, ties):
+def test_labels_of_the_toy_network_equal_deepcell(names, channel, h, ties):
     outputs, expected = oracle("toy_outputs.npz"), oracle("toy_contract.npz")
     maxima, interior = (outputs[name][0, ..., 0] for name in names)
     labels = deep_watershed(maxima, interior, h=h, ties=ties)
     assert np.array_equal(labels, expected["both"][0, ..., channel])
 
 
-def test_holes_of_the_oracle_are_filled_as_deepcell_does():
+def test_filled_holes_equal_deepcell_reference():
     reference = oracle("holes_ref.npz")
     filled = fill_holes(reference["lab"].astype(np.uint32), 15)
     assert np.array_equal(filled, reference["out"])

@@ -7,7 +7,7 @@ from codexseg.core.algorithms.object_filters import remove_faint_objects
 from tests.drawing import draw
 
 
-def test_an_object_stays_where_its_highest_value_reaches_the_level():
+def test_object_is_kept_if_its_maximum_reaches_the_level():
     labels = draw("""
         11.22
         11.22
@@ -33,7 +33,7 @@ def test_an_object_stays_where_its_highest_value_reaches_the_level():
     assert not remove_faint_objects(labels, maxima, 0.95).any()
 
 
-def test_on_average_an_object_with_a_bright_middle_alone_goes():
+def test_object_with_bright_centre_only_is_removed_on_average():
     labels = draw("""
         111.222
     """)
@@ -50,7 +50,7 @@ def test_on_average_an_object_with_a_bright_middle_alone_goes():
     st.floats(0.01, 1),
     st.booleans(),
 )
-def test_it_is_what_one_would_write_with_a_loop(labels, values, least, on_average):
+def test_filtered_labels_equal_loop_over_objects(labels, values, least, on_average):
     expected, number = np.zeros_like(labels), 0
     for label in np.unique(labels[labels > 0]):
         inside = values[labels == label]

@@ -20,7 +20,7 @@ shapes = st.tuples(sides, sides)
     ("side", "count", "before"),
     [(1, 1, 127), (255, 1, 0), (256, 1, 0), (257, 2, 96), (448, 2, 0), (449, 3, 96)],
 )
-def test_tiles_along_an_axis(side, count, before):
+def test_tile_count_and_padding_of_an_axis(side, count, before):
     grid = TileGrid((side, 600))
     assert grid.counts[0] == count
     assert grid.padding[0] == before
@@ -33,7 +33,7 @@ def all_blocks(grid):
 
 @settings(max_examples=25, deadline=None)
 @given(shapes)
-def test_every_pixel_has_weight_one(shape):
+def test_tile_weights_add_up_to_one_at_every_pixel(shape):
     shape = (min(shape[0], 1800), min(shape[1], 1800))
     grid = TileGrid(shape)
     total = np.zeros(shape)
@@ -42,12 +42,12 @@ def test_every_pixel_has_weight_one(shape):
         for tile in block.tiles:
             block.add(sums, tile, np.ones((1, TILE_PX, TILE_PX), np.float32))
         total[block.window.slices] += block.crop(sums)[0]
-    assert np.abs(total - 1).max() < 3e-4  # deepcell divides the window by its maximum
+    assert np.abs(total - 1).max() < 3e-4  # the spline is divided by its maximum
 
 
 @settings(max_examples=100, deadline=None)
 @given(shapes, st.data())
-def test_blocks_of_a_window_are_those_that_share_a_pixel(shape, data):
+def test_blocks_of_window_are_those_that_intersect_it(shape, data):
     grid = TileGrid(shape)
     y0 = data.draw(st.integers(0, shape[0] - 1))
     x0 = data.draw(st.integers(0, shape[1] - 1))
@@ -60,7 +60,7 @@ def test_blocks_of_a_window_are_those_that_share_a_pixel(shape, data):
 
 @settings(max_examples=20, deadline=None)
 @given(st.tuples(st.integers(1, 700), st.integers(1, 700)), st.integers(0, 9))
-def test_tiles_are_cut_from_the_padded_image(shape, seed):
+def test_block_tiles_equal_tiles_of_padded_image(shape, seed):
     image = np.random.default_rng(seed).random((2, *shape), np.float32)
     grid = TileGrid(shape)
     padded = image
@@ -80,14 +80,14 @@ def test_tiles_are_cut_from_the_padded_image(shape, seed):
             assert np.array_equal(own[:, *block.place((i, j))], expected)
 
 
-def test_a_slide_of_one_tile_height_is_pasted():
+def test_image_of_one_tile_height_is_pasted_without_blending():
     grid = TileGrid((256, 640))
     assert not grid.is_blended
     assert np.array_equal(grid.weights(1, 0)[-OVERLAP_PX:], np.zeros(OVERLAP_PX))
     assert grid.weights(1, grid.counts[1] - 1).min() == 1
 
 
-def test_blocks_hold_so_many_tiles():
+def test_blocks_partition_the_tiles():
     grid = TileGrid((STRIDE_PX * 20, STRIDE_PX * 9))
     blocks = all_blocks(grid)
     assert max(len(block.tiles) for block in blocks) == BLOCK_TILES**2
@@ -98,7 +98,7 @@ def test_blocks_hold_so_many_tiles():
 
 @settings(max_examples=25, deadline=None)
 @given(st.tuples(st.integers(1, 3500), st.integers(1, 3500)))
-def test_edges_are_where_blocks_overlap(shape):
+def test_edges_cover_exactly_the_overlap_with_other_blocks(shape):
     grid = TileGrid(shape)
     blocks = all_blocks(grid)
     for block in blocks:

@@ -24,7 +24,7 @@ NOTHING = -np.inf
 
 
 def surface(picture):
-    """Heights from text, one digit per pixel, '.' is background."""
+    """Return heights from text with one digit per pixel and '.' for background."""
     return np.where([[p == "." for p in row] for row in picture.split()], NOTHING,
                     draw(picture)).astype(np.float32)  # fmt: skip
 
@@ -44,13 +44,13 @@ def nuclei_of(image, marker=None, **options):
     return segment_nuclei(image, marker, scales, 0.8, WatershedOptions(**options))
 
 
-def test_pixels_climb_to_their_peaks():
+def test_pixels_are_assigned_to_the_peak_of_steepest_ascent():
     basins, peaks = climb(surface("123.321 234.432 123.322"))
     assert basins.tolist() == draw("111.222 111.222 111.222").tolist()
     assert peaks[1:].tolist() == [[1, 2], [1, 4]]
 
 
-def test_plateau_has_one_peak_its_last_pixel():
+def test_peak_of_a_plateau_is_its_last_pixel():
     basins, peaks = climb(surface("5555 5555 5555"))
     assert (basins == 1).all()
     assert peaks[1:].tolist() == [[2, 3]]
@@ -61,7 +61,7 @@ surfaces = arrays(np.float32, (9, 11), elements=st.sampled_from([NOTHING, 1, 1, 
 
 @settings(max_examples=60, deadline=None)
 @given(surfaces)
-def test_basins_cover_the_foreground_and_each_holds_its_peak(heights):
+def test_basins_cover_foreground_and_contain_their_peaks(heights):
     basins, peaks = climb(heights)
     assert np.array_equal(basins > 0, np.isfinite(heights))
     assert np.array_equal(basins[tuple(peaks[1:].T)], np.arange(1, len(peaks)))
@@ -70,7 +70,7 @@ def test_basins_cover_the_foreground_and_each_holds_its_peak(heights):
         assert ndimage.label(basins == label, np.ones((3, 3)))[1] == 1
 
 
-def test_basin_ends_where_it_is_low_or_far():
+def test_trim_removes_low_and_distant_pixels():
     heights = surface("1248642222")
     basins, peaks = climb(heights)
     basins[:] = 1
@@ -85,24 +85,24 @@ def joined(picture, level, distance):
     return len(np.unique(objects[objects > 0]))
 
 
-def test_basins_join_over_a_shallow_saddle_between_near_peaks():
+def test_basins_merge_across_shallow_saddle_if_peaks_are_close():
     assert joined("39893", 0.8, 4.0) == 1
     assert joined("39593", 0.8, 4.0) == 2
     assert joined("39889888893", 0.8, 4.0) == 2
     assert joined("39889888893", 0.8, 9.0) == 1
 
 
-def test_joining_is_of_pairs_and_chains_add_up():
+def test_chain_of_linked_basins_is_one_object():
     assert joined("9898989", 0.8, 2.0) == 1
 
 
-def test_flat_top_of_any_shape_is_one_object():
+def test_plateau_of_irregular_shape_is_one_object():
     assert joined("9.9.9 99999 9.9.9 99999", 1.0, 9.0) == 1
 
 
 @settings(max_examples=60, deadline=None)
 @given(arrays(np.uint32, (8, 9), elements=st.integers(0, 3)), st.integers(1, 5))
-def test_parts_are_the_connected_ones_that_are_large_enough(objects, least):
+def test_connected_parts_of_minimum_size_equal_scipy_labels(objects, least):
     parts = connected(objects.copy(), least)
     expected = np.zeros(objects.shape, bool)
     count = 0
@@ -119,7 +119,7 @@ def test_parts_are_the_connected_ones_that_are_large_enough(objects, least):
     assert (np.diff(first) > 0).all()
 
 
-def test_hole_in_one_label_is_filled_and_no_other_gap_is():
+def test_only_gaps_enclosed_by_one_label_are_filled():
     labels = draw("""
         1111.111222
         1.11.1.1.22
@@ -143,7 +143,7 @@ def test_hole_in_one_label_is_filled_and_no_other_gap_is():
     arrays(np.uint32, (12, 13), elements=st.sampled_from([0, 0, 0, 0, 0, 1, 2])),
     st.floats(0, 6),
 )
-def test_growth_takes_the_nearest_label_within_the_radius(labels, radius):
+def test_grown_pixels_have_the_nearest_label_within_radius(labels, radius):
     grown = grow_labels(labels, radius)
     near = [
         ndimage.distance_transform_edt(labels != i) if (labels == i).any() else
@@ -154,12 +154,12 @@ def test_growth_takes_the_nearest_label_within_the_radius(labels, radius):
     assert (near[1] <= near[0])[grown == 2].all()
 
 
-def test_ties_of_growth_go_left_then_up():
+def test_equidistant_pixels_take_the_left_then_the_upper_label():
     assert grow_labels(draw("1...2"), 2).tolist() == draw("11122").tolist()
     assert grow_labels(draw("1 . 2"), 1).tolist() == draw("1 1 2").tolist()
 
 
-def test_smoothing_is_a_gaussian_and_the_same_bits_in_any_window():
+def test_gaussian_matches_scipy_and_is_bit_identical_in_windows():
     image = np.random.default_rng(0).random((70, 83)).astype(np.float32)
     whole = gaussian(image, 2.3)
     expected = ndimage.gaussian_filter(image, 2.3, radius=7, mode="nearest")
@@ -173,19 +173,19 @@ def test_touching_nuclei_are_split():
     assert nuclei_of(blobs([(20, 20), (20, 28)])).max() == 2
 
 
-def test_single_nucleus_stays_whole_and_has_its_size():
+def test_single_nucleus_is_one_object_of_expected_area():
     nuclei = nuclei_of(blobs([(20, 30)]))
     assert nuclei.max() == 1
     assert np.pi * 3**2 < (nuclei > 0).sum() < np.pi * 5.5**2
 
 
-def test_diameter_decides_what_is_one_nucleus():
+def test_larger_diameter_merges_adjacent_nuclei():
     image = blobs([(20, 26), (20, 34)], radius=5.0)
     assert nuclei_of(image, nucleus_diameter_um=4.0).max() == 2
     assert nuclei_of(image, nucleus_diameter_um=12.0).max() == 1
 
 
-def test_membrane_divides_what_nuclei_alone_do_not():
+def test_membrane_signal_splits_undivided_nuclear_signal():
     image = np.full((40, 60), 100, np.uint16)
     image[15:25, 22:38] = 1100
     membrane = np.full((40, 60), 100, np.uint16)
@@ -196,8 +196,8 @@ def test_membrane_divides_what_nuclei_alone_do_not():
     assert nuclei_of(image, membrane, membrane_weight=0.0, **large).max() == 1
 
 
-def test_wide_plateau_does_not_hang_on_a_far_peak():
+def test_centre_of_wide_plateau_belongs_to_no_nucleus():
     image = np.full((120, 120), 100, np.uint16)
     image[20:100, 20:100] = 65535
     nuclei = nuclei_of(image)
-    assert not nuclei[45:75, 45:75].any()  # nothing there stands out of its surround
+    assert not nuclei[45:75, 45:75].any()  # no contrast with the surround

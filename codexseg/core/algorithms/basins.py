@@ -1,4 +1,4 @@
-"""Basins of a surface: steepest ascent, trimming, merging in pairs, numbering.
+"""Basins of a surface: steepest ascent, trimming, pairwise merging and numbering.
 
 The results do not depend on label numbers, scan order or the origin of the array.
 """
@@ -13,27 +13,28 @@ from scipy.sparse.csgraph import connected_components
 from codexseg.arrays import Float32, Int64, Labels
 from codexseg.core.kernel import kernel
 
-STAY = 4  # the middle of a 3 x 3 neighbourhood in raster order
+STAY = 4  # raster index of the centre of a 3 x 3 neighbourhood
 
 
 @kernel
 def climb(surface: Float32) -> tuple[Labels, Int64]:
-    """Give each pixel to the peak that steepest ascent leads to.
+    """Assign each pixel to the peak that its steepest ascent reaches.
 
-    Pixels are ordered by value, then by raster position, so plateaus have one way up
-    and the outcome does not depend on the scan.
+    Steepest ascent is the toboggan algorithm of Mortensen and Barrett (1999). Pixels are
+    ordered by value, then by raster position. This total order gives each pixel of a
+    plateau a unique ascent, so the result does not depend on the scan order.
 
     Parameters
     ----------
     surface : (y, x) float32
-        -inf: background.
+        Heights; -inf in the background.
 
     Returns
     -------
     basins : (y, x) uint32
-        0 background, else 1..n.
+        1..n; 0 in the background.
     peaks : (n + 1, 2) int64
-        Row and column of each basin's peak; row 0 is unused.
+        Row and column (px) of the peak of each basin; row 0 is unused.
     """
     height, width = surface.shape
     basins, way, count = _ways_up(surface)
@@ -42,14 +43,14 @@ def climb(surface: Float32) -> tuple[Labels, Int64]:
         for x in range(width):
             if surface[y, x] == -np.inf:
                 continue
-            yy, xx = y, x
+            yy, xx = y, x  # ascend to the first pixel with a basin
             while basins[yy, xx] == 0:
                 k = way[yy, xx]
                 yy, xx = yy + k // 3 - 1, xx + k % 3 - 1
             basin = basins[yy, xx]
             if way[yy, xx] == STAY:
                 peaks[basin, 0], peaks[basin, 1] = yy, xx
-            yy, xx = y, x
+            yy, xx = y, x  # label the path, so that each pixel is visited once
             while basins[yy, xx] == 0:
                 basins[yy, xx] = basin
                 k = way[yy, xx]
@@ -59,7 +60,10 @@ def climb(surface: Float32) -> tuple[Labels, Int64]:
 
 @kernel
 def _ways_up(surface: Float32) -> tuple[Labels, NDArray[np.uint8], int]:
-    """Where in its 3 x 3 neighbourhood (0..8, raster order) each pixel goes; peaks."""
+    """Return numbered peaks, the ascent direction of each pixel and the peak count.
+
+    A direction is a raster index (0..8) into the 3 x 3 neighbourhood of the pixel.
+    """
     height, width = surface.shape
     basins = np.zeros((height, width), np.uint32)
     way = np.full((height, width), STAY, np.uint8)
@@ -69,7 +73,7 @@ def _ways_up(surface: Float32) -> tuple[Labels, NDArray[np.uint8], int]:
             highest = surface[y, x]
             if highest == -np.inf:
                 continue
-            for k in range(9):  # in raster order, so of equals the last one wins
+            for k in range(9):  # of equal values, the last in raster order wins
                 yy, xx = y + k // 3 - 1, x + k % 3 - 1
                 if yy < 0 or xx < 0 or yy >= height or xx >= width:
                     continue
@@ -86,10 +90,23 @@ def _ways_up(surface: Float32) -> tuple[Labels, NDArray[np.uint8], int]:
 def trim(
     basins: Labels, surface: Float32, peaks: Int64, level: float, reach: float
 ) -> None:
-    """Remove pixels that are low or far (px) from the peak of their basin, in place.
+    """Remove pixels that are low or far from the peak of their basin, in place.
 
-    The reach bounds basins on plateaus and ramps: without it a pixel's fate could hang
-    on a peak at any distance.
+    A pixel is removed if its height is less than `level` times the height of the peak, or
+    if the peak is more than `reach` px away. The reach bounds basins on plateaus and
+    ramps. Without it, a pixel could depend on a peak at any distance.
+
+    Parameters
+    ----------
+    basins : (y, x) uint32
+        Basins of `climb`, modified in place.
+    surface : (y, x) float32
+    peaks : (n + 1, 2) int64
+        Row and column (px) of each peak.
+    level : float
+        Share of the peak height.
+    reach : float
+        Maximum distance to the peak, px.
     """
     height, width = basins.shape
     for y in range(height):
@@ -105,16 +122,29 @@ def trim(
 def merge(
     basins: Labels, surface: Float32, peaks: Int64, level: float, distance: float
 ) -> Labels:
-    """Join basins that a saddle hardly divides.
+    """Merge adjacent basins without a deep saddle between them.
 
-    Two basins that touch (8 neighbours) are related where the saddle, the highest pass
-    between them, is at least `level` of the lower peak, and the peaks are at most
-    `distance` px apart. Objects are the connected components of that relation: it holds
-    or not for a pair, whatever happens to other pairs.
+    The saddle of two basins is the highest pass along their contact (8 neighbours). Two
+    basins are linked if saddle >= level * lower peak and their peaks are at most
+    `distance` px apart. Objects are the connected components of these links. Each pair
+    is tested on its own, so the result does not depend on the order of merging.
+
+    Parameters
+    ----------
+    basins : (y, x) uint32
+        Basins of `climb`, trimmed or not.
+    surface : (y, x) float32
+    peaks : (n + 1, 2) int64
+        Row and column (px) of each peak.
+    level : float
+        Minimum saddle height as a share of the lower peak.
+    distance : float
+        Maximum distance of the peaks, px.
 
     Returns
     -------
     objects : (y, x) uint32
+        The lowest basin number of each object; 0 in the background.
     """
     pairs, passes = _passes(basins, surface)
     order = np.argsort(pairs, kind="stable")
@@ -132,11 +162,15 @@ def merge(
 
 @kernel
 def _passes(basins: Labels, surface: Float32) -> tuple[Int64, Float32]:
-    """Pairs of basins (one int64, the smaller above) and the pass at each contact."""
+    """Return the basin pair and the pass height of each contact of two pixels.
+
+    A pair is one int64 with the smaller basin number in the upper half. The pass of two
+    pixels p and q is min(f(p), f(q)). Every contact occurs once.
+    """
     height, width = basins.shape
     count = 0
     pairs, passes = np.empty(0, np.int64), np.empty(0, np.float32)
-    for filling in (False, True):
+    for filling in (False, True):  # count the contacts, then store them
         if filling:
             pairs, passes = np.empty(count, np.int64), np.empty(count, np.float32)
             count = 0
@@ -145,7 +179,7 @@ def _passes(basins: Labels, surface: Float32) -> tuple[Int64, Float32]:
                 a = np.int64(basins[y, x])
                 if a == 0:
                     continue
-                for k in range(4):  # right; below left, below, below right
+                for k in range(4):  # right, lower left, below, lower right
                     yy, xx = (y, x + 1) if k == 0 else (y + 1, x + k - 2)
                     if yy >= height or xx < 0 or xx >= width:
                         continue
@@ -161,6 +195,7 @@ def _passes(basins: Labels, surface: Float32) -> tuple[Int64, Float32]:
 
 @kernel
 def _root(parents: Labels, i: Any) -> Any:
+    """Return the root of `i` in a union-find forest and halve the path to it."""
     while parents[i] != i:
         parents[i] = parents[parents[i]]
         i = parents[i]
@@ -168,7 +203,7 @@ def _root(parents: Labels, i: Any) -> Any:
 
 
 def _components(count: int, a: Int64, b: Int64) -> Labels:
-    """Map each of `count` nodes to the lowest node that edges (a, b) connect it to."""
+    """Map each of `count` nodes to the lowest node of its component under edges (a, b)."""
     graph = csr_array((np.ones(a.size, np.int8), (a, b)), (count, count))
     component = connected_components(graph, directed=False)[1]
     lowest = np.unique(component, return_index=True)[1]
@@ -177,7 +212,10 @@ def _components(count: int, a: Int64, b: Int64) -> Labels:
 
 @kernel
 def connected(objects: Labels, min_pixels: int) -> Labels:
-    """Drop small connected parts (4 neighbours) of objects and number the others.
+    """Split objects into connected parts (4 neighbours) and remove small parts.
+
+    Two-pass labelling: a raster scan assigns provisional numbers and joins them in a
+    union-find forest, then a second scan replaces each number by its root.
 
     Parameters
     ----------
@@ -188,7 +226,7 @@ def connected(objects: Labels, min_pixels: int) -> Labels:
     Returns
     -------
     parts : (y, x) uint32
-        1..n by first pixel in raster order.
+        1..n in the raster order of the first pixels; 0 in the background.
     """
     height, width = objects.shape
     parts = np.zeros((height, width), np.uint32)
@@ -217,13 +255,14 @@ def connected(objects: Labels, min_pixels: int) -> Labels:
 
 @kernel
 def _drop_small(parts: Labels, parents: Labels, min_pixels: int) -> Labels:
+    """Remove parts of fewer than `min_pixels` pixels and number the rest, in place."""
     height, width = parts.shape
     area = np.zeros(parents.size, np.int64)
     for y in range(height):
         for x in range(width):
             area[_root(parents, parts[y, x])] += 1
     number, count = np.zeros(parents.size, np.uint32), 0
-    for i in range(1, parents.size):  # a root is the part's first number
+    for i in range(1, parents.size):  # the root is the lowest number of a part
         if parents[i] == i and area[i] >= min_pixels:
             count += 1
             number[i] = count
@@ -234,9 +273,21 @@ def _drop_small(parts: Labels, parents: Labels, min_pixels: int) -> Labels:
 
 
 def fill_enclosed_gaps(labels: Labels, max_pixels: int) -> Labels:
-    """Fill background of fewer than `max_pixels` that one label alone encloses, in place.
+    """Fill background gaps that a single label encloses, in place.
 
-    Background at the border of the array is no hole.
+    Gaps are connected (4 neighbours). Gaps at the border of the array are not filled.
+
+    Parameters
+    ----------
+    labels : (y, x) uint32
+        Modified in place.
+    max_pixels : int
+        Gaps of this many pixels or more are kept.
+
+    Returns
+    -------
+    labels : (y, x) uint32
+        The input array.
     """
     gaps = connected((labels == 0).astype(np.uint32), 1)
     _fill(labels, gaps, int(gaps.max(initial=0)), max_pixels)
@@ -245,9 +296,10 @@ def fill_enclosed_gaps(labels: Labels, max_pixels: int) -> Labels:
 
 @kernel
 def _fill(labels: Labels, gaps: Labels, count: int, max_pixels: int) -> None:
+    """Fill gaps smaller than `max_pixels` with the label around them, in place."""
     height, width = labels.shape
     area = np.zeros(count + 1, np.int64)
-    around = np.zeros(count + 1, np.int64)  # the one label around a gap, -1: no such
+    around = np.zeros(count + 1, np.int64)  # label around a gap; -1: several, or border
     for y in range(height):
         for x in range(width):
             gap = gaps[y, x]

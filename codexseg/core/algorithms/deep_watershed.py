@@ -1,7 +1,8 @@
-"""From a network's maps to objects: markers, flood, small objects, small holes, numbers.
+"""Deep watershed: markers, flood, removal of small objects, hole filling and numbering.
 
-What ``deepcell_toolbox.deep_watershed`` 0.12.1 does with Mesmer's settings (Greenwald et
-al. 2022), with the same labels; exactly equal values need ``ties="heap"`` for that.
+Reimplementation of ``deepcell_toolbox.deep_watershed`` 0.12.1 with the settings of Mesmer
+(Greenwald et al. 2022). The labels are identical. For maps with exactly equal marker
+values, this requires ``ties="heap"``.
 """
 
 from typing import overload
@@ -18,7 +19,7 @@ from codexseg.core.labels.operations import object_table, relabel
 from codexseg.errors import InputError
 
 _SMALL_TABLE = 1 << 16
-_MINE, _LARGE = 1, 2  # gap that is being measured; gap that is too large to fill
+_MINE, _LARGE = 1, 2  # gap being measured; gap too large to fill
 
 
 @overload
@@ -59,54 +60,55 @@ def deep_watershed(
     ties: Ties = "raster",
     cut: Cut | None = None,
 ) -> Labels | tuple[Labels, Mask]:
-    """Find the objects of one compartment in a network's two maps of it.
+    """Segment one compartment from the two maps that a network predicts for it.
 
     Parameters
     ----------
     maxima : (y, x) float32
-        Map that peaks at the middle of an object (Mesmer's inner distance).
+        Map with a peak at the centre of each object (inner distance of Mesmer).
     interior : (y, x) float32
-        Probability to be inside an object.
+        Probability that a pixel is inside an object.
     h : float
-        Least height of a peak that starts an object, in the units of `maxima`; Mesmer's
-        is 0.075 for whole cells and 0.1 for nuclei.
+        Minimum height of a peak that starts an object, in the units of `maxima`. Mesmer
+        uses 0.075 for whole cells and 0.1 for nuclei.
     interior_threshold : float
-        Objects consist of pixels whose smoothed `interior` is above.
+        Objects consist of pixels with a smoothed `interior` above this value.
     smoothing_px : float
-        Sigma of the Gaussian that smooths `interior`.
+        Standard deviation of the Gaussian filter for `interior`, px.
     min_area : int
-        Objects of fewer pixels are dropped.
+        Minimum area of an object, px. Smaller objects are removed.
     max_hole : int
         Holes of fewer pixels are filled, see `fill_holes`.
     ties : "raster" or "heap"
-        Which of marker pixels of exactly equal value is flooded first, see `flood`:
-        "raster" does not depend on what lies far away, "heap" is deepcell's order.
+        Flooding order of marker pixels of exactly equal value, see `flood`. With "raster",
+        labels do not depend on distant pixels. "heap" is the order of deepcell.
     cut : (top, left, bottom, right) bool, optional
-        The edges at which the maps were cut out of larger ones.
+        The edges at which the maps were cut out of larger maps.
 
     Returns
     -------
     labels : (y, x) uint32
-        1..n, in the raster order of the markers' first pixels.
+        1..n, in the raster order of the first pixels of the markers.
     doubtful : (y, x) bool
-        Only with `cut`: the boxes, 1 px wider on all sides, of the objects whose peak may
-        not be one in the larger maps, whatever their distance to a cut edge; also of those
-        then dropped as small. Without such an object its neighbours share its pixels, so
-        objects outside have the same rivals in both. Peaks outside the mask do not count.
+        Only with `cut`. Bounding boxes, enlarged by 1 px on all sides, of objects with a
+        doubtful peak: the peak may be absent from the larger maps. Such an object can be
+        at any distance from a cut edge, and small objects that are removed count as well.
+        In the larger maps, the neighbours may occupy its pixels. Objects outside the
+        boxes compete with the same neighbours in both. Peaks outside the mask are ignored.
 
     Raises
     ------
     InputError
-        If the maps differ in shape, are no 2-D float32 arrays, hold NaN or infinity, `h` is
-        not above 0, or `cut` does not name four edges.
+        If the maps differ in shape, are not 2-D float32 arrays or contain NaN or infinity,
+        if `h` is not above 0, or if `cut` does not have four elements.
 
     Notes
     -----
-    `doubtful` is about peaks alone. Near a cut edge objects are cut off, and the smoothed
-    interior and the flood may be others, without a doubt: keep a margin.
+    `doubtful` covers peaks only. Objects near a cut edge are truncated, and the smoothed
+    interior and the flood may differ there. Discard a margin at each cut edge.
 
-    Peak memory besides the two maps: about 23 bytes per pixel with the result; deepcell's
-    is about 90.
+    Peak memory besides the two maps is about 23 bytes per pixel including the result,
+    compared with about 90 for deepcell.
     """
     _check(maxima, interior)
     if not maxima.size:
@@ -115,17 +117,17 @@ def deep_watershed(
     markers, doubted = _markers(maxima, h, cut)
     smooth = ndimage.gaussian_filter(interior, smoothing_px)
     mask = smooth > np.float32(interior_threshold)
-    np.negative(smooth, out=smooth)  # the innermost is flooded first
+    np.negative(smooth, out=smooth)  # flood from the highest interior value
     labels = flood(smooth, markers, mask, ties=ties)
     del smooth, markers, mask
     doubtful = _surroundings(labels, doubted)
     labels = fill_holes(remove_small_objects(labels, min_area), max_hole)
-    labels = remove_small_objects(labels, 1)  # numbers again: holes can swallow objects
+    labels = remove_small_objects(labels, 1)  # renumber: filled holes can remove objects
     return labels if cut is None else (labels, doubtful)
 
 
 def _markers(maxima: Float32, h: float, cut: Cut | None) -> tuple[Labels, Int64]:
-    """Give numbers to the peaks (8 neighbours); name those in doubt."""
+    """Label the h-maxima (8 neighbours); return the labels and the doubtful ones."""
     markers = np.empty(maxima.shape, np.uint32)
     peaks, doubtful = h_maxima(maxima, h, cut or UNCUT)
     ndimage.label(peaks, np.ones((3, 3), bool), output=markers)
@@ -133,47 +135,48 @@ def _markers(maxima: Float32, h: float, cut: Cut | None) -> tuple[Labels, Int64]
 
 
 def _surroundings(labels: Labels, chosen: Int64) -> Mask:
-    """Mark the bounding boxes, 1 px wider on all sides, of the chosen labels."""
+    """Return a mask of the chosen labels' bounding boxes, enlarged by 1 px each side."""
     marked = np.zeros(labels.shape, np.bool_)
     if chosen.size:
         highest = max(int(chosen[-1]), int(labels.max()))
         for y0, x0, y1, x1 in _boxes(labels, chosen, highest):
-            if y0 < y1:  # else the label does not occur
+            if y0 < y1:  # false for labels without pixels
                 marked[max(y0 - 1, 0) : y1 + 1, max(x0 - 1, 0) : x1 + 1] = True
     return marked
 
 
 def _check(maxima: Float32, interior: Float32) -> None:
+    """Raise InputError unless the maps match and `interior` is 2-D, float32 and finite."""
     if maxima.shape != interior.shape:
         raise InputError(
-            f"maxima and interior must cover the same pixels, got shapes {maxima.shape} "
-            f"and {interior.shape}."
+            f"maxima and interior have shapes {maxima.shape} and {interior.shape}. "
+            f"Pass two maps of the same shape."
         )
     if interior.ndim != 2 or interior.dtype != np.float32:
         raise InputError(
             f"interior has shape {interior.shape} and dtype {interior.dtype}, expected "
-            f"(y, x) float32: pass one map, as float32."
+            f"(y, x) float32. Pass a single map as float32."
         )
     if interior.size and not np.isfinite([interior.min(), interior.max()]).all():
         raise InputError(
-            "interior holds NaN or infinity, expected finite values: the network or its "
-            "input is broken."
+            "interior contains NaN or infinity, expected finite values. Check the network "
+            "and its input."
         )
 
 
 def remove_small_objects(labels: Labels, min_area: int) -> Labels:
-    """Drop objects of fewer than `min_area` pixels and number the others.
+    """Remove objects of fewer than `min_area` pixels and renumber the rest.
 
     Parameters
     ----------
     labels : (y, x) uint32
     min_area : int
-        An object of exactly so many pixels stays.
+        Minimum area of an object, px. Objects of exactly this area are kept.
 
     Returns
     -------
     numbered : (y, x) uint32
-        1..n, in the order of the old labels.
+        1..n, in the order of the input labels.
     """
     table = object_table(labels)
     kept = table.label[table.area >= min_area]
@@ -181,41 +184,41 @@ def remove_small_objects(labels: Labels, min_area: int) -> Labels:
 
 
 def fill_holes(labels: Labels, max_hole: int) -> Labels:
-    """Fill the small holes of objects, as deepcell does.
+    """Fill small holes of objects with the algorithm of deepcell.
 
-    Objects are taken in the order of their labels. One whose Euler number is below 1 has
-    every gap filled that has fewer than `max_hole` pixels. A gap is a connected part
-    (4 neighbours) of what is not the object within the object's bounding box: background
-    and other objects alike, and also notches that the box cuts off.
+    Objects are processed in label order. In an object with an Euler number below 1, every
+    gap of fewer than `max_hole` pixels is filled. A gap is a connected component
+    (4 neighbours) of the complement of the object in its bounding box. Gaps therefore
+    include other objects, and notches that the bounding box closes.
 
     Parameters
     ----------
     labels : (y, x) uint32
-        Labels about 1..n, as `remove_small_objects` gives them: memory goes by the
-        highest.
+        Labels close to 1..n, such as the output of `remove_small_objects`. Memory is
+        proportional to the highest label.
     max_hole : int
-        A gap of exactly so many pixels stays.
+        Gaps of this many pixels or more are kept.
 
     Returns
     -------
     filled : (y, x) uint32
-        With the same labels; objects in a hole can be lost. May be `labels` itself.
+        The same labels. Objects inside a filled hole are removed. May be the input array.
 
     Raises
     ------
     InputError
-        If a label is above the number of pixels (and 65536).
+        If a label exceeds both the number of pixels and 65536.
 
     Notes
     -----
-    Euler numbers of all objects come from one pass over the 2 x 2 quads (Gray 1971),
-    objects being 8-connected. Only objects that have a hole are looked at again.
+    The Euler numbers of all objects are counted in one pass over 2 x 2 quads (Gray 1971)
+    with 8-connectivity. Only objects with a hole are processed further.
     """
     highest = int(labels.max(initial=0))
     if highest > max(labels.size, _SMALL_TABLE):
         raise InputError(
-            f"the highest label is {highest} in an image of {labels.size} pixels, expected "
-            f"labels 1..n: number them with remove_small_objects first."
+            f"Highest label is {highest} in an image of {labels.size} pixels, expected "
+            f"labels 1..n. Renumber the labels with remove_small_objects."
         )
     candidates = np.flatnonzero(euler_numbers(labels, highest) < 1)
     if not candidates.size or max_hole < 2:
@@ -228,7 +231,9 @@ def fill_holes(labels: Labels, max_hole: int) -> Labels:
 
 @kernel
 def euler_numbers(labels: Labels, highest: int) -> Int64:
-    """Count the parts less the holes of every object.
+    """Return the Euler number (components minus holes) of every object.
+
+    Quads are counted after Gray (1971): with 8-connectivity, 4 E = Q1 - Q3 - 2 QD.
 
     Parameters
     ----------
@@ -239,7 +244,7 @@ def euler_numbers(labels: Labels, highest: int) -> Int64:
     Returns
     -------
     numbers : (highest + 1,) int64
-        Of 8-connected objects; 1 for the background and labels that do not occur.
+        Indexed by label; 1 for the background and for labels without pixels.
     """
     height, width = labels.shape
     fourfold = np.zeros(highest + 1, np.int64)
@@ -266,7 +271,11 @@ def euler_numbers(labels: Labels, highest: int) -> Int64:
 def _count_quad(
     a: np.uint32, b: np.uint32, c: np.uint32, d: np.uint32, fourfold: Int64
 ) -> None:
-    """Add a quad (a b over c d) to 4 x Euler number = Q1 - Q3 - 2 QD of its labels."""
+    """Add a quad, rows (a, b) and (c, d), to Q1 - Q3 - 2 QD of each of its labels.
+
+    Q1 and Q3 are quads with one and three pixels of a label, QD those with two diagonal
+    pixels (Gray 1971).
+    """
     quad = (a, b, c, d)
     for k in range(4):
         label = quad[k]
@@ -288,7 +297,7 @@ def _count_quad(
 
 @kernel
 def _boxes(labels: Labels, candidates: Int64, highest: int) -> Int64:
-    """Bounding boxes (y0, x0, y1, x1; half-open) of the candidates."""
+    """Return the bounding boxes (y0, x0, y1, x1; half-open) of the candidates."""
     height, width = labels.shape
     rows = np.full(highest + 1, -1, np.int64)
     boxes = np.empty((candidates.size, 4), np.int64)
@@ -308,7 +317,7 @@ def _boxes(labels: Labels, candidates: Int64, highest: int) -> Int64:
 
 @kernel
 def _fill_all(labels: Labels, candidates: Int64, boxes: Int64, max_hole: int) -> None:
-    """Fill the candidates' gaps, in place and in order."""
+    """Fill the small gaps of each candidate in turn, in place."""
     for i in range(candidates.size):
         y0, x0, y1, x1 = boxes[i]
         box = labels[y0:y1, x0:x1]
@@ -323,10 +332,10 @@ def _fill_all(labels: Labels, candidates: Int64, boxes: Int64, max_hole: int) ->
 def _fill_gap(
     box: Labels, state: NDArray[np.uint8], label: int, y: int, x: int, max_hole: int
 ) -> None:
-    """Fill the gap that (y, x) is in if it is small.
+    """Fill the gap at (y, x) if it has fewer than `max_hole` pixels, in place.
 
-    Measuring stops where the gap has `max_hole` pixels or meets one known to be large, so
-    no gap costs more than its pixels.
+    Flood fill with 4 neighbours. It stops at `max_hole` pixels or at a pixel of a gap
+    already found too large, so the cost of a gap is linear in its pixels.
     """
     stack = np.empty(max_hole, np.int64)
     stack[0] = (y << 32) | x

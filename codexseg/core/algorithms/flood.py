@@ -1,11 +1,14 @@
-"""Watershed from markers: a flood in the order of value, then of arrival.
+"""Marker-based watershed by flooding in the order of value, then of arrival.
 
-Soille and Ansoult (1990), as scikit-image implements it without watershed line: the lowest
-pixel reached is visited next and gives its label to those of its four neighbours that have
-none. A pixel below the level of the flood counts as of that level.
+Algorithm of Soille and Ansoult (1990), as in scikit-image without watershed lines. The
+flood repeatedly visits the lowest pixel in the queue and passes its label to its
+unlabelled neighbours (4 neighbours). Let L(p) be the level at which pixel p is flooded.
+A pixel q that is labelled from p has
 
-The queue is a row of buckets by value, each a list of the pixels that wait in it. Only the
-bucket that is being emptied is ordered, by a heap that stays in the cache.
+    L(q) = max(f(q), L(p)).
+
+The queue is an array of buckets by value. Each bucket is a linked list of waiting pixels.
+Only the current bucket is sorted, with a binary heap that is small enough for the cache.
 """
 
 from typing import Any, Literal
@@ -21,15 +24,15 @@ Bits = NDArray[np.int32]
 Heads = NDArray[np.uint32]
 Ties = Literal["raster", "heap"]
 
-# A pixel's cell, in one row with a border of one pixel: its level less OPEN, below 0, while
-# it waits for a label; then the label; 0 outside the mask.
+# Cells are a flat array with a border of one pixel. The cell of an unlabelled pixel is its
+# level minus _OPEN, which is negative; of a labelled pixel, its label; 0 outside the mask.
 _OPEN = 1 << 33
-_NONE = 0xFFFFFFFF  # end of a list
+_NONE = 0xFFFFFFFF  # end of a linked list
 _LAST_NODE = 1 << 31
-_FIRST_AGE = 1 << 31  # within a bucket: below, what waited in it; from here, newcomers
+_FIRST_AGE = 1 << 31  # lower ages: pixels that waited in the bucket before it opened
 _LAST_AGE = (1 << 32) - 4
 _PIXELS_PER_BUCKET_BITS = 2
-_BUCKET, _SIZE, _AGE, _FREE, _USED = range(5)  # what the flood remembers
+_BUCKET, _SIZE, _AGE, _FREE, _USED = range(5)  # indices into the state of the flood
 
 
 def flood(
@@ -37,49 +40,51 @@ def flood(
 ) -> Labels:
     """Flood `image` from `markers` within `mask`.
 
-    Equal to ``skimage.segmentation.watershed(image, markers, mask=mask)`` of 0.25.2 and
-    0.26 (others can differ), but for the order of marker pixels of exactly equal value,
-    which `ties` decides. Saturated maps have such pixels.
+    With ``ties="heap"``, equal to
+    ``skimage.segmentation.watershed(image, markers, mask=mask)`` of scikit-image 0.25.2
+    and 0.26; other versions can differ. `ties` only affects marker pixels of exactly equal
+    value, which occur in saturated maps.
 
     Parameters
     ----------
     image : (y, x) float32
-        Finite within the mask; the lowest is flooded first.
+        Finite within the mask. The lowest values are flooded first.
     markers : (y, x) uint32
-        Labels to start from, 0 elsewhere. What lies outside the mask is ignored.
+        Start labels; 0 elsewhere. Markers outside the mask are ignored.
     mask : (y, x) bool
-        Where to flood.
+        Pixels to flood.
     ties : "raster" or "heap"
         "raster": marker pixels of equal value are visited in raster order, so the labels
-        of a connected part of the mask do not depend on anything outside it. "heap": in
-        the order of scikit-image, where all of them have the same age and the layout of
-        its binary heap, and so every other pixel, decides; slower.
+        of a connected component of the mask depend on that component only. "heap": they
+        are visited in the order of scikit-image, which gives all markers the same age. The
+        order then depends on the layout of the binary heap, and so on all other pixels.
+        This is slower.
 
     Returns
     -------
     labels : (y, x) uint32
-        0 outside the mask, and in its parts (4 neighbours) that hold no marker.
+        0 outside the mask and in its connected components (4 neighbours) without a marker.
 
     Raises
     ------
     InputError
-        If the arrays differ in shape, `image` is no 2-D float32 array, or there are more
-        than 2**31 waiting pixels, or those of nearly one value ("heap": 2**32 pixels).
+        If the arrays differ in shape, if `image` is not a 2-D float32 array, or if more
+        than 2**31 pixels wait at a time or share nearly one value (2**32 with "heap").
 
     Notes
     -----
-    Memory: 8 to 10 bytes per pixel besides the result, and 32 per pixel that waits at a
-    time, in practice one in twelve.
+    Memory is 8 to 10 bytes per pixel besides the result, and 32 bytes per waiting pixel.
+    In practice, about one pixel in twelve waits at a time.
     """
     if image.ndim != 2 or image.dtype != np.float32:
         raise InputError(
             f"image has shape {image.shape} and dtype {image.dtype}, expected (y, x) "
-            f"float32: pass one map, as float32."
+            f"float32. Pass a single map as float32."
         )
     if not image.shape == markers.shape == mask.shape:
         raise InputError(
-            f"image, markers and mask must cover the same pixels, got shapes "
-            f"{image.shape}, {markers.shape} and {mask.shape}."
+            f"image, markers and mask have shapes {image.shape}, {markers.shape} and "
+            f"{mask.shape}. Pass three arrays of the same shape."
         )
     bits = np.ascontiguousarray(image).view(np.int32)
     markers = np.ascontiguousarray(markers, dtype=np.uint32)
@@ -89,11 +94,12 @@ def flood(
     if marked:
         run = _run_buckets if ties == "raster" else _run_heap
         run(bits, cells.reshape(-1), low, high, marked)
-    np.maximum(cells, 0, out=cells)  # what no marker reached
+    np.maximum(cells, 0, out=cells)  # pixels that no marker reaches
     return cells[1:-1, 1:-1].astype(np.uint32)
 
 
 def _run_buckets(bits: Bits, cells: Int64, low: int, high: int, marked: int) -> None:
+    """Flood with one bucket per range of levels; ties are in raster order."""
     bucket_bits = max(bits.size.bit_length() - _PIXELS_PER_BUCKET_BITS, 1)
     shift = max((high - low).bit_length() - bucket_bits, 0)
     first = np.full(((high - low) >> shift) + 1, _NONE, np.uint32)
@@ -104,9 +110,9 @@ def _run_buckets(bits: Bits, cells: Int64, low: int, high: int, marked: int) -> 
 
 
 def _run_heap(bits: Bits, cells: Int64, low: int, high: int, marked: int) -> None:
-    """Flood with one bucket: every marker, then every pixel, goes through one heap.
+    """Flood with a single bucket: all markers and pixels go through one heap.
 
-    scikit-image's heap sifts as `_push` and `_pop` do, so ties fall as they do there.
+    `_push` and `_pop` sift like the heap of scikit-image, so ties have the same order.
     """
     heap = np.empty((marked + bits.size // 16 + 8, 2), np.int64)
     size = _push_markers(bits, cells, heap)
@@ -125,15 +131,15 @@ def _run(
     heap: Int64,
     state: Int64,
 ) -> None:
-    """Flood the cells; the kernel returns whenever it needs more room.
+    """Flood the cells and double the queue each time the kernel runs out of space.
 
-    It does not make room itself: arrays that can change cost it a third of its speed.
+    The arrays grow outside the kernel: reassigning them inside slows it by a third.
     """
     while not _flood(span, cells, low, shift, first, nodes, heap, state):
         if state[_AGE] >= _LAST_AGE or len(nodes) >= _LAST_NODE:
             raise InputError(
-                f"too many pixels of {cells.size} wait at a time, or share one value: "
-                f"flood smaller windows."
+                f"Too many of {cells.size} pixels are in the queue or share one value. "
+                f"Flood smaller windows."
             )
         nodes = np.concatenate((nodes, np.empty_like(nodes)))
         heap = np.concatenate((heap, np.empty_like(heap)))
@@ -141,7 +147,7 @@ def _run(
 
 @kernel
 def _level(bits: np.int32) -> int:
-    """Turn the bits of a float32 into an integer of the same order; -0.0 is 0.0."""
+    """Map the bits of a float32 to an integer with the same order; -0.0 equals 0.0."""
     level: int = np.int64(bits)  # type: ignore[assignment]
     return level if level >= 0 else -(level & 0x7FFFFFFF)
 
@@ -168,9 +174,10 @@ def _lay_cells(
 def _wait_markers(
     bits: Bits, cells: Int64, low: int, shift: int, first: Heads, nodes: Int64
 ) -> int:
-    """Put marker pixels with a neighbour to label into the buckets, in raster order.
+    """Queue the marker pixels with an unlabelled neighbour, in raster order.
 
-    A node is the place of a pixel; and its level, with the next node in the lower half.
+    Returns the number of nodes. A node has two elements: the cell index of a pixel, and
+    its level in the upper half with the index of the next node in the lower half.
     """
     height, width = bits.shape
     span, used = width + 2, 0
@@ -194,7 +201,7 @@ def _wait_markers(
 
 @kernel
 def _push_markers(bits: Bits, cells: Int64, heap: Int64) -> int:
-    """Put all marker pixels into the heap, in raster order and of one age."""
+    """Push all marker pixels on the heap in raster order, all of age 0; return its size."""
     height, width = bits.shape
     size = 0
     for y in range(height):
@@ -216,7 +223,10 @@ def _flood(
     heap: Int64,
     state: Int64,
 ) -> bool:
-    """Visit the pixels bucket by bucket, from `state`; False where room ends."""
+    """Flood bucket by bucket from `state` (Soille and Ansoult 1990).
+
+    Returns False, with `state` updated, if `nodes`, `heap` or the ages are exhausted.
+    """
     size, age, free, used = state[_SIZE], state[_AGE], state[_FREE], state[_USED]
     for bucket in range(state[_BUCKET], first.size):
         if first[bucket] != _NONE:
@@ -234,7 +244,7 @@ def _flood(
                 level = cells[place + step]
                 if level >= 0:
                     continue
-                level = max(level + _OPEN, flooded)
+                level = max(level + _OPEN, flooded)  # L(q) = max(f(q), L(p))
                 cells[place + step] = label
                 to = (level - low) >> shift
                 if to == bucket:
@@ -254,12 +264,12 @@ def _flood(
 
 @kernel
 def _open(head: np.uint32, nodes: Int64, free: Any, heap: Int64) -> tuple[int, Any]:
-    """Move a list of nodes into the empty heap; of equal values the first that came leads.
+    """Move a list of nodes to the empty heap; equal values keep their order of arrival.
 
-    Returns the size of the heap and the list of nodes to use again.
+    Returns the size of the heap and the head of the list of free nodes.
     """
     size, age, node = 0, np.int64(_FIRST_AGE), np.int64(head)
-    while node != _NONE:  # from the last that came to the first
+    while node != _NONE:  # from the last arrival to the first
         age -= 1
         level_after = nodes[node, 1]
         size = _push(heap, size, ((level_after >> 32) << 32) | age, nodes[node, 0])
@@ -270,7 +280,7 @@ def _open(head: np.uint32, nodes: Int64, free: Any, heap: Int64) -> tuple[int, A
 
 @kernel
 def _push(heap: Int64, size: int, key: int, place: int) -> int:
-    """Add to a binary heap of (key, place); return its new size."""
+    """Insert an item into a binary min-heap of (key, place); return the new size."""
     i = size
     while i:
         parent = (i - 1) >> 1
@@ -284,7 +294,7 @@ def _push(heap: Int64, size: int, key: int, place: int) -> int:
 
 @kernel
 def _pop(heap: Int64, size: int) -> int:
-    """Remove the least from a binary heap; return its new size."""
+    """Remove the minimum of a binary min-heap; return the new size."""
     size -= 1
     key, place = heap[size, 0], heap[size, 1]
     i = 0

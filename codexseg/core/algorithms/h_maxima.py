@@ -5,14 +5,21 @@ reconstruction by dilation of f - h under f. By Vincent (1993),
 
     R(p) = max over paths q ~> p of min(f(q) - h, min of f over the path).
 
-Therefore p is not an h-maximum if and only if a path of pixels r with f(p) - f(r) < h
-leads from p to a pixel q with f(p) - (f(q) - h) < h. A search from p outward finds such a
-path, usually at a neighbour of p, and no image is reconstructed.
+Therefore p is not an h-maximum if and only if a path of pixels r with
 
-In a window of a larger image, such a path also exists in the image, so a pixel rejected
-in the window is rejected in the image. A maximum of the window may be rejected by pixels
-beyond a cut edge, unless the search, which then visited all pixels connected to p, stayed
-away from every cut edge.
+    f(p) - f(r) < h                                                              (1)
+
+leads from p to a pixel q with
+
+    f(p) - (f(q) - h) < h.                                                       (2)
+
+A search from p outward finds such a path, usually at a neighbour of p, so no image is
+reconstructed.
+
+A path in a window of a larger image also exists in the larger image. A pixel rejected in
+the window is therefore rejected in the image. An h-maximum of the window may be rejected
+by pixels beyond a cut edge. It is certain if its search, which visits all pixels connected
+to p, stays away from every cut edge.
 """
 
 from typing import overload
@@ -25,19 +32,19 @@ from codexseg.core.kernel import kernel
 from codexseg.errors import InputError
 
 State = NDArray[np.uint8]
-Cut = tuple[bool, bool, bool, bool]  # is the image cut at the top, left, bottom, right?
+Cut = tuple[bool, bool, bool, bool]  # whether the top, left, bottom, right is cut
 Box = tuple[int, int, int, int]
 
 UNCUT = (False, False, False, False)
 
-# Lowering takes this part of a value beyond h, as scikit-image does, so that rounding
-# never leaves a lowered pixel less than h below itself.
+# Lowering subtracts h and this share of the value, as in scikit-image. Without it, rounding
+# could leave a lowered pixel less than h below its original value.
 _SLACK = np.float32(2) * np.finfo(np.float32).resolution
 
-# State of a pixel; SEEN and DOUBT, which goes with MAXIMUM, are flags.
+# State of a pixel. _SEEN and _DOUBT are flags; _DOUBT occurs only with _MAXIMUM.
 _LOWER, _MAXIMUM, _OPEN, _SEEN, _DOUBT = 0, 1, 2, 4, 8
 
-# A disk of radius 2 without its centre, the nearest first.
+# Offsets of a disk of radius 2 without its centre, nearest first.
 _REACH = 2
 _DY = np.array([-1, 0, 0, 1, -1, -1, 1, 1, -2, 0, 0, 2])
 _DX = np.array([0, -1, 1, 0, -1, 1, -1, 1, 0, -2, 2, 0])
@@ -48,48 +55,50 @@ def h_maxima(image: Float32, h: float, cut: None = None) -> Mask: ...
 @overload
 def h_maxima(image: Float32, h: float, cut: Cut) -> tuple[Mask, Mask]: ...
 def h_maxima(image: Float32, h: float, cut: Cut | None = None) -> Mask | tuple[Mask, Mask]:
-    """Mark the maxima of height `h` or more.
+    """Return a mask of the h-maxima of an image.
 
-    Equal to ``skimage.morphology.h_maxima(image, h, footprint=disk(2))`` with its float32
-    arithmetic (0.25.2 and 0.26).
+    Equal to ``skimage.morphology.h_maxima(image, h, footprint=disk(2))`` of scikit-image
+    0.25.2 and 0.26, including its float32 rounding.
 
     Parameters
     ----------
     image : (y, x) float32
         Finite values.
     h : float
-        Least height, above 0, in the units of `image`.
+        Minimum height, above 0, in the units of `image`.
     cut : (top, left, bottom, right) bool, optional
-        The edges at which `image` was cut out of a larger one.
+        The edges at which `image` was cut out of a larger image.
 
     Returns
     -------
     maxima : (y, x) bool
-        All false where `h` exceeds the range of `image`, unless an edge is cut: then the
-        range is not known, and the highest pixels are maxima, in doubt.
+        False everywhere if `h` exceeds the range of `image` and no edge is cut. With a cut
+        edge, the range of the larger image is unknown, and the highest pixels are doubtful
+        maxima.
     doubtful : (y, x) bool
-        Only with `cut`: the maxima that need not be maxima of the larger image. All
-        other pixels, maxima or not, are in it what they are here.
+        Only with `cut`. Maxima that may not be maxima of the larger image. For all other
+        pixels, `maxima` equals the mask of the larger image.
 
     Raises
     ------
     InputError
-        If `image` is no 2-D float32 array, holds NaN or infinity, `h` is not above 0, or
-        `cut` does not name four edges.
+        If `image` is not a 2-D float32 array or contains NaN or infinity, if `h` is not
+        above 0, or if `cut` does not have four elements.
 
     Notes
     -----
-    Time is close to linear in the pixels: a search stops at a pixel known to be no
-    maximum and settles what it has seen. Memory: 1 byte per pixel, and 8 per pixel of the
-    largest search, in practice a cell or the gap between two.
+    Time is close to linear in the number of pixels, because a search stops at a pixel
+    known to be rejected and settles the pixels it has visited. Memory is 1 byte per pixel,
+    and 8 bytes per pixel of the largest search, in practice one cell or the gap between
+    two cells.
     """
     if image.ndim != 2 or image.dtype != np.float32:
         raise InputError(
             f"image has shape {image.shape} and dtype {image.dtype}, expected (y, x) "
-            f"float32: pass one map, as float32."
+            f"float32. Pass a single map as float32."
         )
     if not h > 0:
-        raise InputError(f"h is {h}, expected a height above 0.")
+        raise InputError(f"h is {h}, expected a value above 0.")
     if cut is not None and len(cut) != 4:
         raise InputError(f"cut is {cut}, expected (top, left, bottom, right).")
     if not image.size:
@@ -98,13 +107,13 @@ def h_maxima(image: Float32, h: float, cut: Cut | None = None) -> Mask | tuple[M
     low, high = image.min(), image.max()
     if not np.isfinite(low) or not np.isfinite(high):
         raise InputError(
-            f"image ranges from {low} to {high}, expected finite values: replace NaN and "
-            f"infinity first."
+            f"image ranges from {low} to {high}, expected finite values. Replace NaN and "
+            f"infinity."
         )
     height = np.float32(h)
     if height > high - low:
         maxima = np.zeros(image.shape, np.bool_)
-        if any(cut or UNCUT):  # all pixels are joined: only the highest are not outdone
+        if any(cut or UNCUT):  # all satisfy (1), so q in (2) is the highest pixel
             np.greater_equal(image - np.float32(_lowered(high, height)), height, out=maxima)
         return maxima if cut is None else (maxima, maxima.copy())
     image = np.ascontiguousarray(image)
@@ -112,30 +121,31 @@ def h_maxima(image: Float32, h: float, cut: Cut | None = None) -> Mask | tuple[M
     _sift(image, height, state)
     _search(image, height, state, _complete(image.shape, cut))
     if cut is None:
-        return state.view(np.bool_)  # only LOWER, 0, and MAXIMUM, 1, are left
+        return state.view(np.bool_)  # all pixels are _LOWER, 0, or _MAXIMUM, 1
     doubtful = state >= _DOUBT
     state &= _MAXIMUM
     return state.view(np.bool_), doubtful
 
 
 def _complete(shape: tuple[int, ...], cut: Cut | None) -> Box:
-    """Where (y0, x0, y1, x1; half-open) no neighbour of a pixel can have been cut off."""
+    """Return the box (y0, x0, y1, x1; half-open) of pixels with a complete footprint."""
     top, left, bottom, right = (_REACH if edge else 0 for edge in cut or UNCUT)
     return top, left, shape[0] - bottom, shape[1] - right
 
 
 @kernel
 def _lowered(value: np.float32, h: np.float32) -> np.float32:
-    """Lower a value by h and the slack; the order of rounding is scikit-image's."""
+    """Return f - h minus the slack, rounded in the same order as in scikit-image."""
     return np.float32(np.float32(value - h) - np.float32(_SLACK * abs(value)))
 
 
 @kernel
 def _sift(image: Float32, h: np.float32, state: State) -> None:
-    """Settle the pixels that have a higher one among their four nearest or are their own.
+    """Reject pixels by inequality (2) with q among their four neighbours or themselves.
 
-    Free of branches, so that it compiles to vector code. Beyond the border stands the
-    pixel itself, which needs the test as well: rounding can leave it too low.
+    The inner loop has no branches and compiles to vector code. At the border, the pixel
+    replaces the missing neighbour. The pixel itself needs the test because rounding can
+    make it satisfy (2).
     """
     height, width = image.shape
     for y in range(height):
@@ -158,7 +168,7 @@ def _sift(image: Float32, h: np.float32, state: State) -> None:
 
 @kernel
 def _search(image: Float32, h: np.float32, state: State, complete: Box) -> None:
-    """Settle the pixels left open, each by a search that settles others on its way."""
+    """Settle the open pixels in raster order; each search also settles other pixels."""
     height, width = image.shape
     queue = np.empty(1 << 12, np.int64)
     for y in range(height):
@@ -177,13 +187,18 @@ def _settle(
     x: int,
     queue: Int64,
 ) -> Int64:
-    """Search, breadth first, for a pixel that outdoes (y, x); return the queue, grown.
+    """Settle p = (y, x) by a breadth-first search for a pixel q that satisfies (2).
 
-    All that is seen is joined to (y, x) over pixels less than h below it. So a pixel
-    found to outdo it outdoes the seen ones that are no higher; a pixel as high or higher
-    that is known to be outdone leads to what outdoes this one too; and where nothing is
-    found, the seen ones of equal value are maxima with it, in doubt where one of the seen
-    may have neighbours behind a cut.
+    All visited pixels are connected to p by pixels that satisfy (1). This settles p and
+    some visited pixels at once:
+
+    - If q is found, it also rejects the visited pixels that are not higher than p.
+    - A rejected pixel that is at least as high as p is connected to a pixel that rejects
+      p as well.
+    - If the search ends without q, the visited pixels of the value f(p) are h-maxima with
+      p. They are doubtful if a visited pixel may have neighbours beyond a cut edge.
+
+    Returns the queue, which may have grown.
     """
     height, width = image.shape
     peak, outdone = image[y, x], False
@@ -200,10 +215,10 @@ def _settle(
             if yy < 0 or xx < 0 or yy >= height or xx >= width:
                 continue
             value, known = image[yy, xx], state[yy, xx]
-            if known & _SEEN or np.float32(peak - value) >= h:
+            if known & _SEEN or np.float32(peak - value) >= h:  # r violates (1)
                 continue
             if (known == _LOWER and value >= peak) or (
-                np.float32(peak - _lowered(value, h)) < h
+                np.float32(peak - _lowered(value, h)) < h  # q satisfies (2)
             ):
                 outdone = True
                 break
@@ -225,7 +240,7 @@ def _settle(
 
 @kernel
 def _leaves(pixels: Int64, box: Box) -> bool:
-    """Tell whether one of the pixels lies outside the box."""
+    """Return whether any of the pixels is outside the box."""
     y0, x0, y1, x1 = box
     for i in range(pixels.size):
         y, x = pixels[i] >> 32, pixels[i] & 0xFFFFFFFF

@@ -1,13 +1,14 @@
-"""A watershed of nuclei in which every decision is local, so that patches do not show.
+"""Watershed segmentation of nuclei with local decisions only.
 
-A pixel's fate depends on pixels near it and on constants of the whole slide only: never
-on label numbers, on where the window starts or on the order of a scan. Filters have
-finite support and one fixed order of operations per pixel; basins are found by steepest
-ascent under a total order (Mortensen and Barrett 1999, toboggan), not by flooding from a
-queue; over-segmentation is repaired by rules about pairs of whole basins.
+The label of a pixel depends on nearby pixels and on constants of the whole slide. It does
+not depend on label numbers, on the origin of the window or on the scan order, so the patch
+grid does not affect the result. Filters have finite support and a fixed order of
+operations per pixel. Basins follow steepest ascent under a total order (toboggan,
+Mortensen and Barrett 1999) instead of flooding from a queue. Over-segmentation is reduced
+by merging pairs of whole basins.
 
-The defaults are what a search found, rounded, on 7 crops of the left half of a lung
-cancer slide (labels of InstanSeg), one crop of cultured cells and synthetic tissue.
+The default values are the rounded optimum of a search on 7 crops of the left half of a
+lung cancer slide (labels of InstanSeg), one crop of cultured cells and synthetic tissue.
 """
 
 from dataclasses import dataclass
@@ -27,42 +28,43 @@ from codexseg.core.algorithms.basins import (
 )
 from codexseg.core.kernel import kernel
 
-# Lengths as shares of a nucleus's diameter. A blob of diameter d answers most strongly
-# to a Laplacian of sigma d / 2.8; the pair of Gaussians below brackets that from the fine
-# side, as touching nuclei overlap within one diameter.
+# Lengths as shares of the nucleus diameter d. A Laplacian responds most strongly to a blob
+# of diameter d at sigma = d / (2 sqrt(2)) = d / 2.8. The two Gaussians below bracket this
+# value towards finer scales, as touching nuclei overlap within one diameter.
 SMOOTHING = 0.14
 SURROUND = 0.46
 MERGE_DISTANCE = 0.75
 REACH = 1.0
 TRUNCATE = 3.0
-# What hardly changes the result within a factor of 2 is no option. Smoothed noise of
-# standard deviation 1 is 0.2 on average; 0.4 (at 0.25 um/px) to 1.1 (at 1) at its highest.
+# Constants that hardly affect the result within a factor of 2 are not options. Noise of
+# standard deviation 1 has, after smoothing, a mean of 0.2 and a maximum of 0.4 (at
+# 0.25 um/px) to 1.1 (at 1 um/px).
 NOISE_FACTOR = 1.0
-MIN_CONTRAST = 0.01  # least contrast with the surround, in square roots of the span
-EDGE_LEVEL = 0.1  # where a nucleus ends, as a share of its peak contrast
-MERGE_LEVEL = 0.85  # a saddle above this share of the lower of two peaks divides nothing
+MIN_CONTRAST = 0.01  # minimum contrast with the surround, in square roots of the span
+EDGE_LEVEL = 0.1  # contrast at the edge of a nucleus, as a share of its peak contrast
+MERGE_LEVEL = 0.85  # basins merge from this saddle height, as a share of the lower peak
 
 
 @dataclass(frozen=True)
 class WatershedOptions:
-    """What the classical segmentation may be told.
+    """Options of the watershed segmentation.
 
     Attributes
     ----------
     nucleus_diameter_um : float
-        Diameter of a typical nucleus, um. All filter widths derive from it: larger
-        values split less.
+        Diameter of a typical nucleus, um. All filter widths are proportional to it, so
+        larger values split less.
     expansion_um : float
-        How far a cell reaches beyond its nucleus, um.
+        Maximum distance from the nucleus to the boundary of its cell, um.
     min_nucleus_area_um2 : float
-        Smaller nuclei are dropped, um2.
+        Minimum area of a nucleus, um2. Smaller nuclei are removed.
     min_signal : float
-        Smoothed nuclear signal that a nucleus must exceed, as a share of the span from
-        the slide's background to its P99.9, or one standard deviation of the noise
-        where that is more.
+        Minimum smoothed signal in a nucleus, as a share of the span from the background
+        of the slide to its P99.9. At least one standard deviation of the noise is
+        required.
     membrane_weight : float
-        How strongly a bright whole-cell marker counts as a border between nuclei;
-        0 ignores it.
+        Weight of the whole-cell marker, which separates nuclei where it is bright. 0
+        ignores the marker.
     """
 
     nucleus_diameter_um: float = 8.0
@@ -74,14 +76,14 @@ class WatershedOptions:
 
 @dataclass(frozen=True)
 class ChannelLevels:
-    """Grey levels that scale a channel.
+    """Grey levels used to scale a channel.
 
     Attributes
     ----------
     background, noise : float
-        Level and spread of pixels without signal.
+        Level and standard deviation of pixels without signal.
     top : float
-        P99.9, or the maximum where that is background still.
+        P99.9, or the maximum if P99.9 does not exceed the background.
     """
 
     background: float
@@ -95,9 +97,10 @@ class ChannelLevels:
 
 
 def context_um(options: WatershedOptions) -> float:
-    """Return how far a cut edge can change what single pixels are told, um.
+    """Return the distance over which a cut edge can affect the label of a pixel, um.
 
-    The widest filter, the farthest peak that a pixel may belong to, and the growth.
+    Sum of the radius of the widest filter, the maximum distance of a pixel to its peak, and
+    the expansion of cells.
     """
     d = options.nucleus_diameter_um
     return (TRUNCATE * SURROUND + REACH) * d + options.expansion_um
@@ -110,28 +113,35 @@ def segment_nuclei(
     mpp: float,
     options: WatershedOptions,
 ) -> Labels:
-    """Find nuclei.
+    """Segment nuclei.
 
-    The square root of the signal (it evens out shot noise, and bright and dim nuclei) is
-    compared with its surround by a difference of Gaussians; where this contrast is
-    positive enough, pixels climb to its peaks; peaks that are close and without a valley
-    between them are one nucleus. A whole-cell marker lowers the contrast where it is
-    bright, as membranes lie between nuclei.
+    The steps are:
+
+    1. Take the square root of the signal, which equalizes shot noise and the brightness of
+       nuclei.
+    2. Compute the contrast with the surround as a difference of Gaussians. A bright
+       whole-cell marker lowers the contrast, as it marks membranes between nuclei.
+    3. Assign pixels of sufficient contrast to peaks by steepest ascent (Mortensen and
+       Barrett 1999).
+    4. Merge close peaks without a valley between them.
 
     Parameters
     ----------
     nucleus : (y, x) uint8, uint16 or float32
-    wholecell : (y, x) of the same kind, or None
+        Nuclear channel.
+    wholecell : (y, x) uint8, uint16 or float32, optional
+        Whole-cell channel.
     levels : (ChannelLevels, ChannelLevels or None)
-        Of the two channels, over the whole slide or the patch.
+        Levels of the two channels, over the whole slide or over the patch.
     mpp : float
-        um per pixel.
+        Pixel size, um.
     options : WatershedOptions
 
     Returns
     -------
     nuclei : (y, x) uint32
-        Numbered 1..n by first pixel in raster order; each is connected (4 neighbours).
+        1..n in the raster order of the first pixels. Each nucleus is connected
+        (4 neighbours).
     """
     if levels[0].span <= 0:
         return np.zeros(nucleus.shape, np.uint32)
@@ -151,14 +161,18 @@ def _contrast(
     pixels: float,
     options: WatershedOptions,
 ) -> Float32:
-    """Contrast of nuclei with their surround; -inf where there is no nucleus."""
+    """Return the contrast of nuclei with their surround; -inf in the background.
+
+    With the weighted signal u = sqrt(nucleus) - w sqrt(whole cell) and Gaussians G of
+    widths s1 < s2, the contrast is G(s1) * u - G(s2) * u.
+    """
     scale, marker_scale = levels
     root = square_root(nucleus, scale)
     smooth = gaussian(root, SMOOTHING * pixels)
     signal = max(options.min_signal, NOISE_FACTOR * scale.noise / scale.span)
     dim = smooth <= np.float32(np.sqrt(signal))
     if wholecell is not None and marker_scale is not None and marker_scale.span > 0:
-        # both filters are linear: one pass over the weighted difference does for two
+        # the filters are linear, so the weighted difference is filtered only once
         marker = square_root(wholecell, marker_scale)
         marker *= np.float32(options.membrane_weight)
         root -= marker
@@ -169,7 +183,7 @@ def _contrast(
 
 
 def square_root(channel: NDArray[Any], levels: ChannelLevels) -> Float32:
-    """Return the square root of a channel scaled to 0 at background and 1 at top."""
+    """Return the square root of a channel, scaled to 0 at background and 1 at top."""
     out = channel.astype(np.float32)
     out -= np.float32(levels.background)
     out *= np.float32(1 / levels.span)
@@ -178,10 +192,20 @@ def square_root(channel: NDArray[Any], levels: ChannelLevels) -> Float32:
 
 
 def gaussian(image: Float32, sigma: float) -> Float32:
-    """Smooth by a Gaussian that ends after 3 sigma, edges repeated.
+    """Smooth an image with a Gaussian truncated at 3 sigma; edge pixels are repeated.
 
-    Each pixel is the same sum in the same order wherever the array starts, so windows
-    agree to the last bit away from their edges.
+    Each output pixel is the same sum in the same order for any origin of the array. Windows
+    of an image therefore agree to the last bit, except within 3 sigma of their edges.
+
+    Parameters
+    ----------
+    image : (y, x) float32
+    sigma : float
+        Standard deviation, px.
+
+    Returns
+    -------
+    smoothed : (y, x) float32
     """
     radius = max(1, ceil(TRUNCATE * sigma))
     offsets = np.arange(radius + 1)
@@ -193,6 +217,7 @@ def gaussian(image: Float32, sigma: float) -> Float32:
 
 @kernel
 def _convolve(image: Float32, taps: Float64) -> Float32:
+    """Convolve rows and columns with a symmetric filter; `taps` starts at its centre."""
     height, width = image.shape
     radius = taps.size - 1
     out = np.empty((height, width), np.float32)

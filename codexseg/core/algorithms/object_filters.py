@@ -11,35 +11,34 @@ from codexseg.errors import InputError
 def remove_faint_objects(
     labels: Labels, values: Float32, least: float, *, on_average: bool = False
 ) -> Labels:
-    """Drop objects in which a map stays below a level, and number the others.
+    """Remove objects with a low maximum or mean of a map and renumber the rest.
 
-    A network is less sure of what only resembles an object: of its middle, or of most of
-    its pixels.
+    False objects have lower network outputs, at their centre or in most of their pixels.
 
     Parameters
     ----------
     labels : (y, x) uint32
     values : (y, x) float32
-        Map that is high in objects: Mesmer's inner distance, or its interior.
+        Map with high values in objects, such as the inner distance or interior of Mesmer.
     least : float
-        An object that reaches exactly this level stays; all do at 0.
+        Minimum value of an object, inclusive. 0 keeps all objects.
     on_average : bool
-        Of an object the mean is compared, not the highest value.
+        Compare the mean of each object instead of its maximum.
 
     Returns
     -------
     numbered : (y, x) uint32
-        1..n, in the order of the old labels; with `least` 0 `labels` itself.
+        1..n, in the order of the input labels. The input array itself if `least` is 0.
 
     Raises
     ------
     InputError
-        If labels and values differ in shape.
+        If `labels` and `values` differ in shape.
     """
     if labels.shape != values.shape:
         raise InputError(
-            f"labels and values must cover the same pixels, got shapes {labels.shape} and "
-            f"{values.shape}."
+            f"labels and values have shapes {labels.shape} and {values.shape}. Pass two "
+            f"arrays of the same shape."
         )
     if least <= 0:
         return labels
@@ -51,7 +50,7 @@ def remove_faint_objects(
 
 @kernel
 def _peaks(labels: Labels, values: Float32, highest: int) -> Float32:
-    """Highest value in every object; -1 for the background and labels of none."""
+    """Return the maximum of each object, indexed by label; -1 for labels without pixels."""
     peaks = np.full(highest + 1, -1, np.float32)
     height, width = labels.shape
     for y in range(height):
@@ -64,9 +63,9 @@ def _peaks(labels: Labels, values: Float32, highest: int) -> Float32:
 
 @kernel
 def _means(labels: Labels, values: Float32, highest: int) -> Float32:
-    """Mean value of every object; -1 for the background and labels of none.
+    """Return the mean of each object, indexed by label; -1 for labels without pixels.
 
-    Pixels are added row by row, so that an object's mean does not depend on the window.
+    Pixels are summed in raster order, so the mean does not depend on the window.
     """
     sums = np.zeros(highest + 1, np.float64)
     counts = np.zeros(highest + 1, np.int64)

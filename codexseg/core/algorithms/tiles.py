@@ -1,10 +1,10 @@
-"""Tiles for a network of fixed input size: where they lie, and how their outputs blend.
+"""Tile grid and blending weights for networks with a fixed input size.
 
-The grid and the squared-spline window are those of deepcell_toolbox's `tile_image` and
-`untile_image`, so maps that are put together here are those of `Mesmer.predict`. Sums
-are kept per block of tiles: blocks can be predicted apart, in any order, and add up. Where
-blocks overlap the sums stay in double precision until they are complete: a network that
-saturates gives plateaus, and a last bit decides there who floods first.
+The grid and the squared-spline window are those of `tile_image` and `untile_image` in
+deepcell_toolbox, so blended maps equal those of `Mesmer.predict`. Weighted outputs are
+summed per block of tiles. Blocks can be predicted separately in any order, and their sums
+are added. Sums in the overlap of blocks keep double precision until they are complete:
+saturated network outputs form plateaus, where the last bit decides the flooding order.
 """
 
 from collections.abc import Iterator
@@ -21,28 +21,34 @@ TILE_PX = 256
 STRIDE_PX = 192
 OVERLAP_PX = TILE_PX - STRIDE_PX
 BLOCK_TILES = 6
-"""Tiles along a side of a block."""
+"""Number of tiles along each side of a block."""
 
 
 @dataclass(frozen=True)
 class TileGrid:
-    """The tiles of an image of `shape` (y, x) px.
+    """Grid of overlapping tiles over an image.
 
-    An axis of at least 256 px is padded with zeros on both sides until strides of 192 px
-    fill it; a shorter one is padded to 256 px by reflection.
+    Tiles of 256 px are placed at a stride of 192 px. An axis of at least 256 px is padded
+    with zeros on both sides to 256 + 192 k px, with integer k. A shorter axis is padded to
+    256 px by reflection.
+
+    Attributes
+    ----------
+    shape : (int, int)
+        Height and width of the image, px.
     """
 
     shape: tuple[int, int]
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Rows and columns of tiles."""
+        """Number of rows and columns of tiles."""
         rows, columns = (max(1, ceil((n - TILE_PX) / STRIDE_PX + 1)) for n in self.shape)
         return rows, columns
 
     @property
     def padding(self) -> tuple[int, int]:
-        """Pixels that were put before the first row and the first column."""
+        """Padding before the first row and the first column, px."""
         y, x = (
             (_padded(count) - n) // 2 if n < TILE_PX else ceil((_padded(count) - n) / 2)
             for n, count in zip(self.shape, self.counts, strict=True)
@@ -51,20 +57,20 @@ class TileGrid:
 
     @property
     def is_blended(self) -> bool:
-        """Whether tiles blend where they overlap.
+        """Whether overlapping tiles are blended.
 
-        An image that is one tile high or wide is pasted together: deepcell does so.
+        As in deepcell, an image that is one tile high or wide is pasted instead.
         """
         return min(self.counts) > 1
 
     @property
     def block_counts(self) -> tuple[int, int]:
-        """Rows and columns of blocks."""
+        """Number of rows and columns of blocks."""
         rows, columns = (ceil(count / BLOCK_TILES) for count in self.counts)
         return rows, columns
 
     def block(self, number: int) -> "TileBlock":
-        """Return a block; blocks are numbered row by row."""
+        """Return a block by its number in raster order, from 0."""
         row, column = divmod(number, self.block_counts[1])
         first = row * BLOCK_TILES, column * BLOCK_TILES
         last = tuple(
@@ -74,7 +80,7 @@ class TileGrid:
         return TileBlock(self, number, (first[0], last[0]), (first[1], last[1]))
 
     def blocks(self, window: Window) -> Iterator["TileBlock"]:
-        """Yield the blocks whose tiles share a pixel with a window of the image."""
+        """Yield the blocks with tiles that intersect a window of the image."""
         ranges = []
         for start, stop, pad, count in zip(
             (window.y0, window.x0),
@@ -91,19 +97,28 @@ class TileGrid:
                 yield self.block(row * self.block_counts[1] + column)
 
     def weights(self, axis: int, tile: int) -> Float64:
-        """Return the weight (256,) of each pixel of a tile along an axis."""
+        """Return the blending weights (256,) float64 of a tile along an axis."""
         is_last = tile == self.counts[axis] - 1
         if not self.is_blended:
             weights = np.ones(TILE_PX)
             if not is_last:
-                weights[-OVERLAP_PX:] = 0  # the next tile is pasted over it
+                weights[-OVERLAP_PX:] = 0  # the next tile overwrites the overlap
             return weights
         return _spline_weights(rises=tile > 0, falls=not is_last)
 
 
 @dataclass(frozen=True)
 class TileBlock:
-    """The tiles of some rows and columns of a grid, half-open."""
+    """Rectangle of tiles in a grid.
+
+    Attributes
+    ----------
+    grid : TileGrid
+    number : int
+        Number of the block in raster order, from 0.
+    rows, columns : (int, int)
+        Half-open ranges of the tile rows and columns.
+    """
 
     grid: TileGrid
     number: int
@@ -112,19 +127,19 @@ class TileBlock:
 
     @property
     def corner(self) -> tuple[int, int]:
-        """First row and column of the first tile; negative in the padding."""
+        """Row and column (px) of the first tile in the image; negative in the padding."""
         y, x = self.grid.padding
         return self.rows[0] * STRIDE_PX - y, self.columns[0] * STRIDE_PX - x
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Height and width of what the tiles cover, padding included."""
+        """Height and width of the tiled area including padding, px."""
         rows, columns = self.rows[1] - self.rows[0], self.columns[1] - self.columns[0]
         return _padded(rows), _padded(columns)
 
     @property
     def window(self) -> Window:
-        """What the tiles cover of the image."""
+        """Window of the image that the tiles cover."""
         (y, x), (height, width) = self.corner, self.shape
         return Window(
             max(0, y),
@@ -135,7 +150,7 @@ class TileBlock:
 
     @property
     def edges(self) -> tuple[Window, ...]:
-        """Where tiles of other blocks overlap: windows of the image."""
+        """Windows of the image that overlap with tiles of other blocks."""
         window, found = self.window, []
         for axis, (first, last) in enumerate((self.rows, self.columns)):
             start = self.corner[axis]
@@ -153,16 +168,16 @@ class TileBlock:
 
     @property
     def tiles(self) -> list[tuple[int, int]]:
-        """(row, column) of the tiles, row by row."""
+        """Rows and columns of the tiles in raster order."""
         return [(i, j) for i in range(*self.rows) for j in range(*self.columns)]
 
     def place(self, tile: tuple[int, int]) -> tuple[slice, slice]:
-        """Index of a tile in an array of the block."""
+        """Return the slices of a tile in an array of the block."""
         y, x = (tile[0] - self.rows[0]) * STRIDE_PX, (tile[1] - self.columns[0]) * STRIDE_PX
         return slice(y, y + TILE_PX), slice(x, x + TILE_PX)
 
     def tile_window(self, tile: tuple[int, int]) -> Window:
-        """Return what a tile covers of the image."""
+        """Return the window of the image that a tile covers."""
         (y, x), (rows, columns) = self.corner, self.place(tile)
         height, width = self.grid.shape
         return Window(
@@ -173,13 +188,13 @@ class TileBlock:
         )
 
     def pad(self, pixels: Float32) -> Float32:
-        """Pad the pixels (c, y, x) of `window` to those of the block's tiles."""
+        """Pad the pixels (c, y, x) of `window` to the tiled area (c, *shape)."""
         padded = pixels
         for axis, (start, size) in enumerate(
             zip(self.corner, self.grid.shape, strict=True)
         ):
             side = self.shape[axis]
-            if size < TILE_PX:  # one tile holds the whole axis
+            if size < TILE_PX:  # a single tile covers the axis
                 padded = padded.take(reflected(start, start + side, size), axis=axis + 1)
             else:
                 before = max(0, -start)
@@ -189,12 +204,21 @@ class TileBlock:
         return padded
 
     def cut_edges(self, summed: Float64) -> Float64:
-        """Return the pixels of `edges` of a map (y, x) of `window`, one after the other."""
+        """Return the pixels of a map (y, x) of `window` at `edges`, concatenated (n,)."""
         parts = [summed[edge.within(self.window)].ravel() for edge in self.edges]
         return np.concatenate(parts) if parts else np.zeros(0)
 
     def lay_edges(self, summed: Float64, part: Window, cut: Float64) -> None:
-        """Lay what :meth:`cut_edges` cut over a part (y, x) of the map."""
+        """Write the result of :meth:`cut_edges` into a part of the map, in place.
+
+        Parameters
+        ----------
+        summed : (y, x) float64
+            Map of `part`, modified in place.
+        part : Window
+        cut : (n,) float64
+            Pixels at `edges`.
+        """
         start = 0
         for edge in self.edges:
             shared, stop = edge.intersection(part), start + edge.area
@@ -204,27 +228,38 @@ class TileBlock:
             start = stop
 
     def crop(self, maps: Float64) -> Float64:
-        """Cut maps (c, y, x) of the block's tiles down to those of `window`."""
+        """Return a view of maps (c, *shape), cropped to `window`."""
         (y, x), window = self.corner, self.window
         return maps[:, window.y0 - y : window.y1 - y, window.x0 - x : window.x1 - x]
 
     def add(self, total: Float64, tile: tuple[int, int], output: Float32) -> None:
-        """Add the output (c, 256, 256) of a tile to the sums (c, y, x), weighted."""
+        """Add the weighted output of a tile to the sums of the block, in place.
+
+        Parameters
+        ----------
+        total : (c, *shape) float64
+            Sums, modified in place.
+        tile : (int, int)
+            Row and column of the tile in the grid.
+        output : (c, 256, 256) float32
+        """
         rows = self.grid.weights(0, tile[0])[:, None]
         columns = self.grid.weights(1, tile[1])[None, :]
         total[:, *self.place(tile)] += output * (rows * columns)
 
 
 def _padded(tiles: int) -> int:
+    """Return the length of an axis of `tiles` tiles, px."""
     return TILE_PX + STRIDE_PX * (tiles - 1)
 
 
 def _spline_weights(*, rises: bool, falls: bool) -> Float64:
-    """Squared spline over the overlap at each end, 1 between.
+    """Return weights (256,): a squared spline over the overlap at the chosen ends, else 1.
 
-    Neighbours add up to 1 but for 0.02 %: deepcell divides by the largest value.
+    As in deepcell, the spline is divided by its maximum. The weights of neighbouring tiles
+    therefore add up to 1 within 0.02 %.
     """
-    # A triangle from 0 to 1, and two parabolas in place of its halves.
+    # With t = ramp: rise = 2 t^2 for t < 1/2, else 1 - 2 (1 - t)^2.
     ramp = (2 * np.arange(1, OVERLAP_PX + 1) - 1) / (2 * OVERLAP_PX)
     rise = np.where(ramp < 0.5, (2 * ramp) ** 2 / 2, 1 - (2 * (ramp - 1)) ** 2 / 2)
     rise /= rise.max()
