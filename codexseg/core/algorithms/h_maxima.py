@@ -11,9 +11,10 @@ Therefore p is not an h-maximum if and only if a path of pixels r with
 
 leads from p to a pixel q with
 
-    f(p) - (f(q) - h) < h.                                                       (2)
+    f(p) - L(q) < h,                                                             (2)
 
-A search from p outward finds such a path, usually at a neighbour of p, so no image is
+where L(q) is f(q) - h, lowered further by 2e-6 |f(q)| against rounding (see `_SLACK`). A
+search from p outward finds such a path, usually at a neighbour of p, so no image is
 reconstructed.
 
 A path in a window of a larger image also exists in the larger image. A pixel rejected in
