@@ -36,7 +36,7 @@ from codexseg.stages.segment.arrays import (
     scaled_backend,
     slide_of_patches,
 )
-from codexseg.stages.segment.image import ImageSegmenter
+from codexseg.stages.segment.in_memory import ImageSegmenter
 from codexseg.stages.segment.stage import choose_compartment
 from codexseg.workflow.measurements import measured_channels
 

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from codexseg.arrays import Columns
+from codexseg.backends.base import COMPARTMENT_NAMES
 
-COMPARTMENTS = ("cell", "nucleus")
+COMPARTMENTS = COMPARTMENT_NAMES
 MEASURED_COMPARTMENTS = ("cell", "nucleus", "cytoplasm")
 
 

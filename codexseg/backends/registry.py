@@ -58,7 +58,7 @@ class BackendSpec:
 
 
 class BackendWarning(NamedTuple):
-    """A setting that is allowed and probably a mistake.
+    """A setting that is allowed and probably a mistake; a run records it as a `RunWarning`.
 
     Attributes
     ----------
@@ -146,7 +146,8 @@ BACKENDS = (
         "https://github.com/stardist/stardist-models",
     ),
 )
-"""Built-in backends."""
+"""Built-in backends. A new one is a class as `backends.base.Backend` describes, and a spec
+here; another package registers its own through the entry points `codexseg.backends`."""
 
 
 def spec_of(name: str) -> BackendSpec:

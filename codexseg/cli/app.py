@@ -2,6 +2,8 @@
 
 Exit codes: 0 success; 1 an error at run time, with a report of lost and finished work;
 2 wrong input, with one message and its remedy; 130 and 143 stopped by Ctrl-C or SIGTERM.
+
+A new command is a module of this folder with a Typer app, and a line below.
 """
 
 import logging
@@ -30,9 +32,16 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (run_app, predict_app, info_app, samples_app, train_app, evaluate_app):
+for commands in (
+    run_app,
+    predict_app,
+    info_app,
+    samples_app,
+    train_app,
+    evaluate_app,
+    compare_app,
+):
     app.add_typer(commands)
-app.add_typer(compare_app)
 app.add_typer(config_app, name="config")
 app.add_typer(models_app, name="models")
 

@@ -240,31 +240,11 @@ class ExportConfig(Section):
     """Files written beside cells.parquet."""
 
     formats: Formats = Field(
-        default=EXPORT_FORMATS, description="list of csv, h5ad, ome_tiff, pickle"
+        default=EXPORT_FORMATS, description=f"list of {', '.join(EXPORT_FORMATS)}"
     )
     ome_zarr_version: ZarrVersion = Field(
         default="0.4", description="NGFF version of segmentation.ome.zarr"
     )
-
-    @property
-    def csv(self) -> bool:
-        """Whether cells.csv is written."""
-        return "csv" in self.formats
-
-    @property
-    def h5ad(self) -> bool:
-        """Whether cells.h5ad is written."""
-        return "h5ad" in self.formats
-
-    @property
-    def ome_tiff(self) -> bool:
-        """Whether the label images are written as OME-TIFF."""
-        return "ome_tiff" in self.formats
-
-    @property
-    def pickle(self) -> bool:
-        """Whether both pickles of the patches are written."""
-        return "pickle" in self.formats
 
 
 class ReportConfig(Section):

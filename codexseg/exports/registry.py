@@ -19,4 +19,5 @@ EXPORTERS: tuple[Exporter, ...] = (  # the slowest first
     CellsParquet(),
     UnmatchedParquet(),
 )
-"""All exporters. A new format is a module of its own and a line here."""
+"""All exporters. A new format is a module with an `Exporter`, a line here, and its word in
+`config.fields.ExportFormat`."""

@@ -1,1 +1,1 @@
-"""The workflow: what a stage is, its key, and the channels that are segmented."""
+"""The workflow: what a stage is, its key, its workers and its timings."""

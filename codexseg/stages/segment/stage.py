@@ -1,8 +1,9 @@
 """Segment: from pixels to the labels of each valid patch, batch by batch from disk.
 
-A batch contains as many patches of one shape as fit the memory budget. Their pixels go to
-a memory-mapped file that the backend reads; the labels of each patch go to its own chunks
-of ``patches.zarr``. Each patch then verifies its halo: no object that touches its core may
+A batch contains as many patches of one shape as fit the memory budget. Their pixels, read
+by ``SlideStatistics.read_pixels`` in ``artifacts/slide_statistics.py``, go to a
+memory-mapped file that the backend reads; the labels of each patch go to its own chunks of
+``patches.zarr``. Each patch then verifies its halo: no object that touches its core may
 come near a cut edge, or the window is extended.
 """
 
