@@ -9,7 +9,13 @@ import codexseg.codex_image
 from codexseg.codex_image import CodexImage
 from codexseg.core.grid import Window
 from codexseg.errors import InputError
-from tests.images import pixels, write_ome_tiff, write_ome_zarr, write_qptiff, write_tiff
+from tests.helpers.images import (
+    pixels,
+    write_ome_tiff,
+    write_ome_zarr,
+    write_qptiff,
+    write_tiff,
+)
 
 NAMES = ["DAPI", "CD3", "PanCK"]
 

@@ -10,7 +10,7 @@ from codexseg.config.schema import SegmentationConfig
 from codexseg.core.grid import Window
 from tests.benchmarks.pipeline import identical
 from tests.helpers.deepcell_env import deepcell_python
-from tests.mesmer import SAVED_MODEL, TOY, blobs, same_objects
+from tests.helpers.mesmer import SAVED_MODEL, TOY, blobs, same_objects
 
 FG_PX = 4
 """Maximum number of differing foreground pixels; networks differ in the last bits."""

@@ -14,9 +14,9 @@ from codexseg.backends.slide_pass import InMemory
 from codexseg.codex_patches import CodexPatches
 from codexseg.core.grid import Window
 from codexseg.pipeline import Pipeline
+from tests.helpers.images import write_ome_tiff
+from tests.helpers.mesmer import TOY, blobs, panoptic, same_objects
 from tests.helpers.runs import LABELS, ROOT, codexseg, execute, labels, outputs
-from tests.images import write_ome_tiff
-from tests.mesmer import TOY, blobs, panoptic, same_objects
 
 SHAPE = (540, 620)
 

@@ -13,9 +13,9 @@ from codexseg.config.fields import image_stem
 from codexseg.errors import ConfigError, InputError, RunStateError
 from codexseg.predict import ImageOptions, prepare
 from codexseg.run.directory import Run
+from tests.helpers.images import write_ome_tiff
+from tests.helpers.mesmer import TOY, blobs
 from tests.helpers.runs import codexseg
-from tests.images import write_ome_tiff
-from tests.mesmer import TOY, blobs
 
 NAMES = ("DAPI", "CD44", "PanCK")
 DAPI = ImageOptions(nucleus="DAPI")

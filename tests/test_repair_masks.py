@@ -16,7 +16,7 @@ from codexseg.core.labels.matching import pair_table
 from codexseg.core.labels.operations import object_table, relabel
 from codexseg.errors import InputError
 from codexseg.repair_masks import repair_masks, repair_masks_batch
-from tests.drawing import draw
+from tests.helpers.drawing import draw
 
 HERE = Path(__file__).parent
 MASKS = (

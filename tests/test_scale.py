@@ -24,10 +24,10 @@ from codexseg.run.directory import Run
 from codexseg.segment import segment
 from codexseg.stages.segment import diameter as scaling
 from codexseg.workflow.cache_keys import section_in_key
+from tests.helpers.images import write_ome_tiff
+from tests.helpers.mesmer import TOY, blobs
 from tests.helpers.runs import codexseg, execute, labels, outputs
 from tests.helpers.tissue import LOCAL, Local, tissue
-from tests.images import write_ome_tiff
-from tests.mesmer import TOY, blobs
 
 OLD = Path(__file__).parent / "data" / "runs" / "0.1.0.zip"
 WATERSHED = "backend: watershed"

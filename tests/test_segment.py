@@ -11,7 +11,7 @@ from codexseg.config.schema import Config, SegmentationConfig
 from codexseg.core.grid import Window
 from codexseg.errors import CodexsegError, ConfigError, InputError
 from codexseg.segment import as_config, get_boundary, segment, separate_masks
-from tests.drawing import draw
+from tests.helpers.drawing import draw
 from tests.helpers.tissue import Local, segment_locally, tissue, write_config, write_slide
 
 LOCAL = {"backend": "tests.helpers.tissue:Local"}

@@ -18,7 +18,7 @@ from codexseg.backends.panoptic.parameters import (
 from codexseg.config.schema import SegmentationConfig
 from codexseg.core.grid import Window
 from codexseg.errors import InputError
-from tests.mesmer import TOY, golden
+from tests.helpers.mesmer import TOY, golden
 
 
 def varint(value):

@@ -13,7 +13,14 @@ from codexseg.backends.networks.signature import (
     read_signature,
 )
 from codexseg.errors import InputError
-from tests.networks import HEADS, INPUT, TOY_ONNX, TOY_SAVED_MODEL, field, onnx_bytes
+from tests.helpers.networks import (
+    HEADS,
+    INPUT,
+    TOY_ONNX,
+    TOY_SAVED_MODEL,
+    field,
+    onnx_bytes,
+)
 
 SEMANTIC = tuple(f"semantic_{n}" for n in range(4))
 SAVED_MODEL_PB = (TOY_SAVED_MODEL / "saved_model.pb").read_bytes()

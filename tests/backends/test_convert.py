@@ -12,14 +12,14 @@ from codexseg.backends.networks.convert import compared_tiles, convert_saved_mod
 from codexseg.backends.networks.signature import graph_digest, read_signature
 from codexseg.backends.networks.weights import KNOWN, Weights, models_dir, resolve_weights
 from codexseg.errors import BackendUnavailable, InputError
+from tests.helpers.networks import TOY_ONNX, TOY_SAVED_MODEL, pack
 from tests.helpers.runs import ROOT
-from tests.networks import TOY_ONNX, TOY_SAVED_MODEL, pack
 
 # A Python without packages that follows the orders in $FAKE
 FAKE = f"""#!{sys.executable}
 import json, os, shutil, sys
 import numpy as np
-from tests.networks import TOY_ONNX, onnx_bytes
+from tests.helpers.networks import TOY_ONNX, onnx_bytes
 orders = json.loads(os.environ["FAKE"])
 assert "DEEPCELL_ACCESS_TOKEN" not in os.environ or "find_spec" in sys.argv[2]
 if "find_spec" in sys.argv[2]:

@@ -27,7 +27,7 @@ from codexseg.core.intensity.background import channel_statistics
 from codexseg.errors import BackendUnavailable
 from codexseg.samples.tissue import Tissue
 from tests.backends.test_unet import BOTH, write_unet
-from tests.networks import TOY_ONNX, TOY_SAVED_MODEL
+from tests.helpers.networks import TOY_ONNX, TOY_SAVED_MODEL
 
 SHAPE = (190, 210)
 MPP = 0.5

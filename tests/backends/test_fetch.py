@@ -13,7 +13,7 @@ from codexseg.backends.networks import download as fetch
 from codexseg.backends.networks.download import fetch_mesmer
 from codexseg.backends.networks.weights import KNOWN, resolve_weights
 from codexseg.errors import BackendUnavailable, CodexsegError, InputError
-from tests.networks import TOY_SAVED_MODEL, pack
+from tests.helpers.networks import TOY_SAVED_MODEL, pack
 
 SECRET = "s3cr3t-t0ken"
 SIGNED = "X-Amz-Signature=s1gned"

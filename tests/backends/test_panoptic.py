@@ -17,7 +17,7 @@ from codexseg.config.schema import SegmentationConfig
 from codexseg.core.algorithms.deep_watershed import deep_watershed
 from codexseg.core.grid import Window
 from codexseg.errors import BackendUnavailable, ConfigError
-from tests.mesmer import TOY, blobs, golden, panoptic, same_objects
+from tests.helpers.mesmer import TOY, blobs, golden, panoptic, same_objects
 
 
 def predict(image, mpp=0.5, **options):

@@ -6,11 +6,16 @@ from scipy import ndimage as ndi
 
 from codexseg.backends.base import SlideContext, WholeSlideBackend
 from codexseg.backends.slide_pass import BlockResult, InMemory
-from codexseg.backends.tiled.backend import SignalLevels, Tiled, scaling_ends, stretch
+from codexseg.backends.tiled.backend import (
+    SignalLevels,
+    Tiled,
+    scaling_ends,
+    stretch_percentiles,
+)
 from codexseg.backends.tiled.merge import merge_tiles
 from codexseg.config.schema import SegmentationConfig
 from codexseg.core.grid import PatchGrid, Window
-from tests.drawing import draw
+from tests.helpers.drawing import draw
 
 
 class Blobs(Tiled):
@@ -210,7 +215,7 @@ def test_channel_without_contrast_is_none():
 
 
 def test_percentiles_become_0_and_1_without_clipping():
-    unit = stretch(np.array([[0, 100, 300, 500]], np.uint16), 100.0, 300.0)
+    unit = stretch_percentiles(np.array([[0, 100, 300, 500]], np.uint16), 100.0, 300.0)
     assert unit.dtype == np.float32
     assert unit.tolist() == [[-0.5, 0.0, 1.0, 2.0]]
 

@@ -34,10 +34,10 @@ from codexseg.core.algorithms.deep_watershed import deep_watershed
 from codexseg.core.grid import Window
 from codexseg.core.intensity.background import channel_statistics
 from codexseg.errors import ConfigError, InputError
+from tests.helpers.mesmer import TOY, same_objects
+from tests.helpers.networks import field, value_info
 from tests.helpers.runs import LABELS, codexseg, execute, labels
 from tests.helpers.tissue import tissue, write_config, write_slide
-from tests.mesmer import TOY, same_objects
-from tests.networks import _value, field
 
 
 def tensor(name, array):
@@ -72,8 +72,8 @@ def write_unet(path, spec, metadata=None, light=0.5):
     ]
     graph = b"".join(field(1, one) for one in nodes) + field(2, b"unet")
     graph += b"".join(field(5, one) for one in tensors)
-    graph += field(11, _value("x", ("n", "h", "w", n_in), 1))
-    graph += field(12, _value("y", ("n", "h", "w", n_out), 1))
+    graph += field(11, value_info("x", ("n", "h", "w", n_in), 1))
+    graph += field(12, value_info("y", ("n", "h", "w", n_out), 1))
     text = spec.to_json() if metadata is None else metadata
     entry = field(1, UNET.encode()) + field(2, text.encode())
     path.write_bytes(

@@ -20,7 +20,7 @@ from codexseg.backends.networks.weights import (
 )
 from codexseg.backends.process_cache import file_hash
 from codexseg.errors import BackendUnavailable, ConfigError, InputError
-from tests.networks import TOY, TOY_ONNX, TOY_SAVED_MODEL, onnx_bytes, pack
+from tests.helpers.networks import TOY, TOY_ONNX, TOY_SAVED_MODEL, onnx_bytes, pack
 
 LICENCE = KNOWN["mesmer"].licence
 

@@ -7,9 +7,9 @@ import sys
 import pandas as pd
 import pytest
 
+from tests.helpers.images import write_qptiff
 from tests.helpers.runs import ROOT, codexseg
 from tests.helpers.tissue import tissue, write_config, write_slide
-from tests.images import write_qptiff
 
 
 @pytest.mark.parametrize("command", ["run", "status", "info", "sample", "demo", "config"])

@@ -8,8 +8,8 @@ import pytest
 from codexseg.backends.networks.signature import append_properties, graph_digest
 from codexseg.backends.networks.weights import resolve_weights
 from codexseg.backends.tiled.instanseg_weights import FILE_NAME
+from tests.helpers.networks import TOY, TOY_ONNX, TOY_SAVED_MODEL, onnx_bytes, pack
 from tests.helpers.runs import ROOT, codexseg
-from tests.networks import TOY, TOY_ONNX, TOY_SAVED_MODEL, onnx_bytes, pack
 
 
 @pytest.fixture

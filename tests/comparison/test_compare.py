@@ -18,11 +18,11 @@ from codexseg.io.labels.finder import find_labels
 from codexseg.io.labels.reader import open_labels
 from codexseg.io.slides.open import open_image
 from codexseg.predict import ImageOptions
-from tests.drawing import draw
+from tests.helpers.drawing import draw
+from tests.helpers.images import write_ome_tiff
+from tests.helpers.networks import TOY_ONNX
 from tests.helpers.runs import codexseg
 from tests.helpers.tissue import NAMES, Local, tissue, write_slide
-from tests.images import write_ome_tiff
-from tests.networks import TOY_ONNX
 
 LOCAL, APART = "tests.helpers.tissue:Local", "tests.stages.test_report:Apart"
 DAPI = ImageOptions(nucleus="DAPI")

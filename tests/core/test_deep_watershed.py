@@ -22,7 +22,7 @@ from codexseg.core.algorithms.deep_watershed import (
 from codexseg.core.algorithms.flood import flood
 from codexseg.core.algorithms.h_maxima import h_maxima
 from codexseg.errors import InputError
-from tests.drawing import draw
+from tests.helpers.drawing import draw
 
 GOLDEN = Path(__file__).parents[1] / "data" / "mesmer" / "golden.npz"
 SHARED = Path(os.environ.get("CODEXSEG_SHARED", Path(__file__).parents[3] / "shared"))

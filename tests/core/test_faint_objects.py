@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from codexseg.core.algorithms.object_filters import remove_faint_objects
-from tests.drawing import draw
+from tests.helpers.drawing import draw
 
 
 def test_object_is_kept_if_its_maximum_reaches_the_level():

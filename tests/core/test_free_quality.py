@@ -21,7 +21,7 @@ from codexseg.core.metrics.reference_free import (
     sizes,
     tally_pixels,
 )
-from tests.drawing import draw
+from tests.helpers.drawing import draw
 
 CELLS = draw("""
     11..22..

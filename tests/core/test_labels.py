@@ -15,7 +15,7 @@ from codexseg.core.labels.operations import (
     renumber,
 )
 from codexseg.errors import InputError
-from tests.drawing import draw
+from tests.helpers.drawing import draw
 
 few = st.sampled_from([0, 1, 2, 7, 65_536, 2**31, 2**32 - 1])
 label_images = arrays(np.uint32, array_shapes(min_dims=2, max_dims=2), elements=few)

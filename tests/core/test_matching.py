@@ -18,7 +18,7 @@ from codexseg.core.labels.matching import (
 )
 from codexseg.core.labels.operations import object_table
 from codexseg.errors import InputError
-from tests.drawing import draw
+from tests.helpers.drawing import draw
 
 
 def blocks(n, size):

@@ -26,7 +26,7 @@ from codexseg.core.metrics.objects import (
 )
 from codexseg.core.metrics.pixels import auroc, count_pixels, probability_levels
 from codexseg.errors import InputError
-from tests.drawing import draw
+from tests.helpers.drawing import draw
 
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0)
 FIELDS = ("tp", "fp", "fn", "n_true", "n_pred", *QUOTIENTS)

@@ -17,7 +17,7 @@ from codexseg.core.drawing.overlay import (
 )
 from codexseg.core.grid import PatchGrid, Window
 from codexseg.core.labels.operations import inner_boundary
-from tests.drawing import draw
+from tests.helpers.drawing import draw
 
 RED = (255, 0, 0)
 

@@ -16,7 +16,7 @@ from codexseg.core.labels.stitching import (
     resolve_conflicts,
     select_discards,
 )
-from tests.drawing import draw
+from tests.helpers.drawing import draw
 
 WHOLE = Window(0, 0, 4, 8)
 GRID = PatchGrid((4, 8), (4, 4), (4, 4))

@@ -18,7 +18,7 @@ from codexseg.core.algorithms.nuclei_watershed import (
     segment_nuclei,
 )
 from codexseg.core.labels.expand import grow_labels
-from tests.drawing import draw
+from tests.helpers.drawing import draw
 
 NOTHING = -np.inf
 

@@ -14,9 +14,9 @@ from codexseg.evaluation.evaluate import evaluate, evaluate_files
 from codexseg.io.labels.finder import find_labels
 from codexseg.io.labels.reader import open_labels
 from codexseg.io.labels.store import LabelStore
-from tests.drawing import draw
+from tests.helpers.drawing import draw
+from tests.helpers.images import write_ome_tiff, write_ome_zarr
 from tests.helpers.runs import ROOT, codexseg
-from tests.images import write_ome_tiff, write_ome_zarr
 
 TRUTH = draw("""
     1111..22..

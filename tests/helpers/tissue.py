@@ -15,7 +15,7 @@ from codexseg.arrays import Labels, Pixels
 from codexseg.backends.base import SlideContext
 from codexseg.core.grid import Window
 from codexseg.core.labels.operations import relabel
-from tests.images import write_ome_tiff
+from tests.helpers.images import write_ome_tiff
 
 OFFSET = 200
 THRESHOLD = 1000

@@ -10,7 +10,7 @@ from PIL import Image
 from codexseg.core.grid import Window
 from codexseg.errors import InputError
 from codexseg.io.slides.open import open_image
-from tests.images import pixels, write_ome_tiff
+from tests.helpers.images import pixels, write_ome_tiff
 
 HEIGHT, WIDTH = 40, 50
 COLOURS = ("red", "green", "blue")

@@ -11,7 +11,7 @@ from codexseg.core.grid import Window
 from codexseg.errors import InputError
 from codexseg.io.slides.open import open_image
 from codexseg.io.slides.window import SlideWindow, crop_slide
-from tests.images import pixels, write_ome_tiff, write_ome_zarr, write_qptiff
+from tests.helpers.images import pixels, write_ome_tiff, write_ome_zarr, write_qptiff
 
 NAMES = ("DAPI", "CD3", "PanCK")
 HEIGHT, WIDTH = 150, 171

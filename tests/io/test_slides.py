@@ -20,7 +20,13 @@ from codexseg.errors import InputError
 from codexseg.io.slides import tiff
 from codexseg.io.slides.base import SlideImage, resolve_mpp
 from codexseg.io.slides.open import open_image
-from tests.images import pixels, write_ome_tiff, write_ome_zarr, write_qptiff, write_tiff
+from tests.helpers.images import (
+    pixels,
+    write_ome_tiff,
+    write_ome_zarr,
+    write_qptiff,
+    write_tiff,
+)
 
 NAMES = ("DAPI", "CD3", "PanCK")
 HEIGHT, WIDTH = 150, 170

@@ -21,9 +21,9 @@ from codexseg.report import figures, quality
 from codexseg.report import page as report_page
 from codexseg.stages.segment import stage as segment
 from codexseg.workflow.timings import stage_times
+from tests.helpers.images import write_ome_tiff
 from tests.helpers.runs import execute, labels
 from tests.helpers.tissue import NAMES, Local, segment_locally, tissue, write_slide
-from tests.images import write_ome_tiff
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 

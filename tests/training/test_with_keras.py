@@ -390,7 +390,7 @@ def test_initial_weights_of_another_network_are_refused(tmp_path):
         read_skips,
     )
     from codexseg.training.networks.test_time import TEST_TIME
-    from tests.mesmer import TOY
+    from tests.helpers.mesmer import TOY
 
     def tiles(number):
         del number

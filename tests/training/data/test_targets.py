@@ -10,7 +10,7 @@ from codexseg.training.data.targets import (
     inner_distance,
     pixel_classes,
 )
-from tests.drawing import draw
+from tests.helpers.drawing import draw
 
 
 def test_inner_distance_is_1_at_the_centroid_and_falls_with_relative_distance():

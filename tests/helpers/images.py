@@ -130,8 +130,7 @@ def write_ome_zarr(
     chunk: int = 64,
 ) -> Path:
     """Write an OME-Zarr image: NGFF 0.4 in zarr 2, 0.5 in zarr 3."""
-    zarr_format = 3 if version == "0.5" else 2
-    root = zarr.open_group(path, mode="w", zarr_format=zarr_format)
+    root = zarr.open_group(path, mode="w", zarr_format=3 if version == "0.5" else 2)
     datasets = []
     for level in range(levels + 1):
         step = 2**level

@@ -2,6 +2,7 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from codexseg.backends.base import SlideContext
 from codexseg.backends.panoptic.backend import Panoptic
 from codexseg.config.schema import SegmentationConfig
 
-DATA = Path(__file__).parent / "data" / "mesmer"
+DATA = Path(__file__).parents[1] / "data" / "mesmer"
 TOY = DATA / "toy.onnx"
 SAVED_MODEL = DATA / "toy_MultiplexSegmentation"
 
@@ -22,9 +23,9 @@ def golden() -> dict[str, NDArray[np.generic]]:
         return {name: file[name] for name in file.files}
 
 
-def panoptic(shape: tuple[int, int], mpp: float = 0.5, **settings: object) -> Panoptic:
+def panoptic(shape: tuple[int, int], mpp: float = 0.5, **settings: Any) -> Panoptic:
     """Return the backend with the toy network for a slide of `shape`."""
-    keys = {"backend": "panoptic", "model_path": TOY} | settings
+    keys: dict[str, Any] = {"backend": "panoptic", "model_path": TOY} | settings
     return Panoptic(SegmentationConfig(**keys), SlideContext(shape, mpp))
 
 
