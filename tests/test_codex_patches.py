@@ -148,6 +148,7 @@ def test_only_valid_patches_are_segmented(flagged):
     assert rows == list(flagged.valid_patches.patch_ids)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
@@ -183,6 +184,7 @@ def test_invalid_configuration_keeps_the_manifest(flagged):
     assert (flagged.path / "manifest.json").read_bytes() == manifest
 
 
+@pytest.mark.slow
 def test_failed_patch_is_reported_and_segmented_again(tmp_path, monkeypatch, caplog):
     monkeypatch.chdir(tmp_path)
     write_slide(tmp_path, tissue((220, 380), 40))

@@ -35,6 +35,7 @@ def test_every_example_is_tested():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
 
+@pytest.mark.slow
 def test_quickstart_prints_cells_and_markers(quickstart):
     folder, printed = quickstart
     assert f"cells in {folder / 'run'}" in printed
@@ -42,6 +43,7 @@ def test_quickstart_prints_cells_and_markers(quickstart):
     assert "CD3_cell_mean" in printed
 
 
+@pytest.mark.slow
 def test_read_results_prints_the_same_area_from_each_file(quickstart):
     printed = run_example("read_results", quickstart[0] / "run").splitlines()
     area = printed[0].split()[2]
@@ -51,12 +53,14 @@ def test_read_results_prints_the_same_area_from_each_file(quickstart):
     assert f"pickle: {area} px" in printed
 
 
+@pytest.mark.slow
 def test_own_backend_gives_the_same_pixels_with_any_grid(tmp_path):
     printed = run_example("own_backend", tmp_path)
     assert printed.endswith("the same pixels: True\n")
     assert "cores of 200 px: 0 cells" not in printed
 
 
+@pytest.mark.slow
 def test_arrays_prints_cells_with_nuclei(tmp_path):
     printed = run_example("arrays", tmp_path)
     assert "(6, 512, 512) uint16, 0.5 um/px" in printed
@@ -64,6 +68,7 @@ def test_arrays_prints_cells_with_nuclei(tmp_path):
     assert "cells with a nucleus of their own" in printed
 
 
+@pytest.mark.slow
 def test_spec_workflow_matches_four_patches(tmp_path):
     printed = run_example("spec_workflow", tmp_path)
     assert printed.count("matched: ") == 4

@@ -39,6 +39,7 @@ def both(worker, images, mpp, compartment="both"):
     return theirs.predict(images, windows), ours.predict(images, windows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "mpp", "dtype"),
     [
@@ -64,6 +65,7 @@ def test_labels_equal_deepcell(worker, shape, mpp, dtype):
                 assert twins >= len(np.unique(one)) - 1 - FG_OBJECTS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compartment", ["whole-cell", "nuclear"])
 def test_labels_of_one_compartment_equal_deepcell(worker, compartment):
     images = blobs((350, 330))[None]
@@ -73,6 +75,7 @@ def test_labels_of_one_compartment_equal_deepcell(worker, compartment):
     assert theirs.any()
 
 
+@pytest.mark.slow
 def test_labels_of_empty_channels_equal_deepcell(worker):
     images = np.zeros((2, 2, 300, 300), np.uint16)
     images[1, 0] = blobs((300, 300))[0]

@@ -49,6 +49,7 @@ def untiled(request, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "grid",
     [
@@ -66,6 +67,7 @@ def test_labels_do_not_depend_on_patch_grid(untiled, grid, tmp_path):
         np.testing.assert_array_equal(ours, expected, err_msg=name)
 
 
+@pytest.mark.slow
 def test_slide_labels_equal_those_of_one_image(untiled):
     mpp = Pipeline.from_run(untiled / "run").slide().mpp
     image = tifffile.imread(untiled / "slide.ome.tif")
@@ -77,6 +79,7 @@ def test_slide_labels_equal_those_of_one_image(untiled):
         assert same_objects(labels(untiled / "run", name), expected)
 
 
+@pytest.mark.slow
 def test_two_workers_write_identical_files(tmp_path):
     slide(tmp_path)
     config = write_config(tmp_path)
@@ -109,6 +112,7 @@ def deadly(n, config, out):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.15, 0.3, 0.45])
 def test_resume_after_sigkill_gives_identical_files(finished, share, tmp_path):
     config, n_files, run = finished
@@ -147,6 +151,7 @@ def visits(monkeypatch):
     return seen, stop
 
 
+@pytest.mark.slow
 def test_resumed_pass_skips_finished_blocks(visits, tmp_path):
     seen, stop = visits
     stop[0] = 4
@@ -162,6 +167,7 @@ def test_resumed_pass_skips_finished_blocks(visits, tmp_path):
     assert [name for name, _ in seen].count("network") == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["row", "array", "conclusion"])
 def test_damaged_pass_files_are_computed_again(visits, damage, tmp_path):
     _, stop = visits
@@ -187,6 +193,7 @@ def test_damaged_pass_files_are_computed_again(visits, damage, tmp_path):
         np.testing.assert_array_equal(ours, expected)
 
 
+@pytest.mark.slow
 def test_finished_run_is_readable_without_its_weights(tmp_path, caplog):
     slide(tmp_path)
     network = tmp_path / "net.onnx"
@@ -222,6 +229,7 @@ def test_device_and_memory_keys_keep_stages_up_to_date(finished):
     assert {s.state for s in Pipeline.from_yaml(other, run).status()} == {"done"}
 
 
+@pytest.mark.slow
 def test_patch_normalization_of_one_patch_equals_slide_normalization(tmp_path):
     slide(tmp_path)
     config = write_config(
@@ -241,6 +249,7 @@ def test_empty_slide_gives_no_cells(tmp_path):
     assert result.cells == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -271,6 +280,7 @@ def test_missing_gpu_exits_with_2(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["gone", "cut"])
 def test_damaged_labels_of_a_patch_are_computed_again(damage, tmp_path):
     slide(tmp_path)

@@ -203,6 +203,7 @@ def test_manifest_and_statistics_describe_the_run(run, cells):
     assert statistics.loc["DAPI", "std"] == pytest.approx(image[0].std(), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("keys", "has_nuclei", "has_cytoplasm"),
     [

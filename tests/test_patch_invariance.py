@@ -38,6 +38,7 @@ def untiled(request, tmp_path_factory):
     return folder, request.param
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_patch_grid_does_not_change_the_result(untiled, grid, tmp_path):
     folder, backend = untiled
@@ -59,6 +60,7 @@ def test_untiled_original_labels_equal_backend_output(tmp_path):
         assert len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
 
 
+@pytest.mark.slow
 def test_two_workers_write_the_same_bytes_as_one(tmp_path):
     from tests.helpers.runs import outputs
 
@@ -71,6 +73,7 @@ def test_two_workers_write_the_same_bytes_as_one(tmp_path):
     assert [name for name in one if one[name] != two[name]] == []
 
 
+@pytest.mark.slow
 def test_cells_are_numbered_in_reading_order(tmp_path):
     write_slide(tmp_path)
     execute(write_config(tmp_path), tmp_path / "run")
@@ -92,6 +95,7 @@ def test_object_larger_than_any_halo_is_not_cut(tmp_path):
     assert (labels(tmp_path / "run", "nucleus_original") > 0).sum() == 3600
 
 
+@pytest.mark.slow
 def test_inconsistent_backend_assigns_each_pixel_once(tmp_path):
     write_slide(tmp_path)
     run = tmp_path / "run"
@@ -107,6 +111,7 @@ def test_inconsistent_backend_assigns_each_pixel_once(tmp_path):
     assert abs(result.cells - whole.cells) <= 0.1 * whole.cells
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [64, 100])
 def test_object_extending_beyond_informative_patches_is_not_cut(tmp_path, side):
     """Objects may be dimmer than the signal that makes a patch informative."""
@@ -131,6 +136,7 @@ def test_object_extending_beyond_informative_patches_is_not_cut(tmp_path, side):
     assert labels(tmp_path / "whole").max() >= 1
 
 
+@pytest.mark.slow
 def test_conflicting_object_larger_than_halo_is_taken_from_one_patch(tmp_path):
     image = np.full((2, 300, 900), 100, np.uint16)
     image[0, 140:150, 300:660] = 5000
@@ -144,6 +150,7 @@ def test_conflicting_object_larger_than_halo_is_taken_from_one_patch(tmp_path):
     assert found.max() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_conflicting_objects_are_numbered_in_reading_order(tmp_path, seed):
     write_slide(tmp_path, tissue(seed=seed))

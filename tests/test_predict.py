@@ -43,6 +43,7 @@ def test_image_stem_has_no_format_suffix(tmp_path, name, expected):
     assert image_stem(tmp_path / name) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", [[], ["--backend", "panoptic", "--model", TOY]])
 def test_predict_writes_labels_and_a_table(image, backend, tmp_path):
     out = tmp_path / "out"
@@ -64,6 +65,7 @@ def test_predict_writes_labels_and_a_table(image, backend, tmp_path):
     assert np.array_equal(np.unique(nuclei), np.unique(cells))
 
 
+@pytest.mark.slow
 def test_mpp_option_overrides_pixel_size_of_the_image(image, tmp_path):
     def median_area(*words):
         done = codexseg(
@@ -78,6 +80,7 @@ def test_mpp_option_overrides_pixel_size_of_the_image(image, tmp_path):
     assert median_area("--mpp", "0.25") == pytest.approx(0.0625)
 
 
+@pytest.mark.slow
 def test_overwrite_replaces_outputs_with_equal_files(image, tmp_path):
     options = ImageOptions(nucleus="DAPI", wholecell=("CD44",))
     first = prepare(image, tmp_path / "out", options)
@@ -88,6 +91,7 @@ def test_overwrite_replaces_outputs_with_equal_files(image, tmp_path):
     assert second.cells.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -147,6 +151,7 @@ def test_weights_for_a_backend_without_weights_are_an_error(image, backend, tmp_
         prepare(image, tmp_path, options)
 
 
+@pytest.mark.slow
 def test_run_directory_beside_the_image_is_kept(image, tmp_path):
     config = tmp_path / "a.yaml"
     config.write_text("data: {file_name: a.ome.tif}\nreport: {overlays: 0}\n")
@@ -158,6 +163,7 @@ def test_run_directory_beside_the_image_is_kept(image, tmp_path):
     assert (tmp_path / "a_cells.tif").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [[], ["manifest.json"], ["run"]])
 def test_scratch_folder_not_made_by_predict_is_kept(image, content, tmp_path):
     out = tmp_path / "out"
@@ -198,6 +204,7 @@ def test_interrupted_prediction_resumes_in_its_scratch_folder(image, tmp_path, m
     assert not prediction.scratch.exists()
 
 
+@pytest.mark.slow
 def test_second_process_exits_and_keeps_files_of_the_first(image, tmp_path, monkeypatch):
     prediction = prepare(image, tmp_path / "out", DAPI)
     stopped(prediction, monkeypatch)
@@ -210,6 +217,7 @@ def test_second_process_exits_and_keeps_files_of_the_first(image, tmp_path, monk
     prediction.execute()
 
 
+@pytest.mark.slow
 def test_two_concurrent_predictions_give_one_result(image, tmp_path):
     out = tmp_path / "out"
     words = ["predict", image, "--nucleus", "DAPI", "--out", out]
@@ -243,6 +251,7 @@ def test_help_contains_defaults_and_resuming():
         assert words in text
 
 
+@pytest.mark.slow
 def test_existing_files_are_kept_without_overwrite(image, tmp_path):
     """Another image may be called a_cells.tif."""
     out = tmp_path / "out"
@@ -276,6 +285,7 @@ def test_nan_pixels_leave_no_files(tmp_path):
     assert not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mpp", ["1e-9", "50", "1e9"])
 def test_pixel_size_out_of_range_is_an_error(image, mpp, tmp_path):
     words = ["--nucleus", "DAPI", "--mpp", mpp, "--out", tmp_path / "out"]

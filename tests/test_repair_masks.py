@@ -399,6 +399,7 @@ def test_settings_are_checked_for_empty_batch():
         repair_masks_batch([], min_overlap=-1)
 
 
+@pytest.mark.slow
 def test_input_is_not_modified():
     cells, nuclei = draw("1111. 1111. 1111."), draw("..... .22.. .22..")
     before = cells.copy(), nuclei.copy()

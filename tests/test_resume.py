@@ -61,6 +61,7 @@ def deadly(n, config, out):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fraction", [0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.97])
 def test_resume_after_sigkill_gives_identical_bytes(finished, tmp_path, fraction):
     config, n_files, expected = finished
@@ -74,6 +75,7 @@ def test_resume_after_sigkill_gives_identical_bytes(finished, tmp_path, fraction
     assert [name for name in found if found[name] != expected[name]] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["segment", "stitch"])
 def test_resume_within_a_stage_skips_finished_work(finished, tmp_path, stage):
     config, n_files, expected = finished
@@ -100,6 +102,7 @@ def test_second_execution_does_nothing(config, tmp_path):
     assert changed == {"manifest.json", "run.log", "config.yaml"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "first", "why"),
     [
@@ -135,6 +138,7 @@ def test_only_stages_that_read_a_changed_key_are_repeated(
         assert (out / "stages" / "segment.json").stat().st_mtime_ns == segmented
 
 
+@pytest.mark.slow
 def test_restored_config_gives_its_original_bytes(finished, tmp_path):
     earlier, _, expected = finished
     shutil.copy(earlier.parent / "slide.ome.tif", tmp_path)
@@ -149,6 +153,7 @@ def test_restored_config_gives_its_original_bytes(finished, tmp_path):
     assert [name for name in names if found.get(name) != expected[name]] == []
 
 
+@pytest.mark.slow
 def test_from_until_and_force_select_stages(config, tmp_path):
     out = tmp_path / "run"
     execute(config, out, until="flag")
@@ -174,6 +179,7 @@ def test_from_until_and_force_select_stages(config, tmp_path):
     assert again == {"repair"}
 
 
+@pytest.mark.slow
 def test_backend_error_on_one_patch_is_reported_as_failed_patch(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_slide(tmp_path)
@@ -210,6 +216,7 @@ def test_backend_error_on_one_patch_is_reported_as_failed_patch(tmp_path, monkey
     }
 
 
+@pytest.mark.slow
 def test_backend_that_violates_its_contract_is_an_error(tmp_path):
     write_slide(tmp_path)
     result = execute(write_config(tmp_path, "Wrong"), tmp_path / "run")
@@ -219,6 +226,7 @@ def test_backend_that_violates_its_contract_is_an_error(tmp_path):
     assert "expected labels of shape" in note
 
 
+@pytest.mark.slow
 def test_full_disk_stops_the_run_and_keeps_finished_work(config, tmp_path):
     """A limit on file sizes makes writes fail like a full disk."""
     run = f"{sys.executable} -m codexseg run {config} --out {tmp_path}/run"
@@ -239,6 +247,7 @@ def test_full_disk_stops_the_run_and_keeps_finished_work(config, tmp_path):
     assert again.returncode == 0, again.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "workers"), [("exit", 1), ("exit", 2), ("kill", 2)])
 def test_patch_that_kills_its_worker_is_reported_and_others_finish(
     tmp_path, monkeypatch, how, workers
@@ -261,6 +270,7 @@ def test_patch_that_kills_its_worker_is_reported_and_others_finish(
     assert again.returncode == 0, again.stderr
 
 
+@pytest.mark.slow
 def test_second_run_in_a_locked_directory_is_refused(tmp_path):
     write_slide(tmp_path)
     config = write_config(tmp_path, "Slow")
@@ -274,6 +284,7 @@ def test_second_run_in_a_locked_directory_is_refused(tmp_path):
         assert first.wait(timeout=120) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_time_limit_stops_run_with_message_and_without_orphans(tmp_path, workers):
     write_slide(tmp_path)
@@ -308,6 +319,7 @@ def wait_for(path):
     pytest.fail(f"{path} did not come")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "stage"),
     [
@@ -343,6 +355,7 @@ def test_lost_or_damaged_files_are_detected_and_rewritten(
     assert outputs(out) == expected
 
 
+@pytest.mark.slow
 def test_truncated_line_of_timings_is_ignored(config, tmp_path):
     out = tmp_path / "run"
     execute(config, out, until="segment")
@@ -353,6 +366,7 @@ def test_truncated_line_of_timings_is_ignored(config, tmp_path):
     execute(config, out, force="report")
 
 
+@pytest.mark.slow
 def test_tables_of_outdated_labels_are_removed(config, tmp_path):
     out = tmp_path / "run"
     execute(config, out)
@@ -362,6 +376,7 @@ def test_tables_of_outdated_labels_are_removed(config, tmp_path):
     assert not (out / "matched_seg_res_batch.pickle").exists()
 
 
+@pytest.mark.slow
 def test_backend_module_beside_the_configuration_is_imported(tmp_path):
     write_slide(tmp_path)
     shutil.copy(ROOT / "examples" / "own_backend.py", tmp_path / "own_backend_here.py")
@@ -372,6 +387,7 @@ def test_backend_module_beside_the_configuration_is_imported(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_labels_lost_during_stitch_are_rewritten(finished, tmp_path):
     config, _, expected = finished
     out = tmp_path / "run"
@@ -393,6 +409,7 @@ def test_failed_patch_is_reported_once_segment_is_done(tmp_path, monkeypatch):
     assert set(metadata["status"]) == {"failed", "done", "skipped"}
 
 
+@pytest.mark.slow
 def test_result_omits_stale_stages(config, tmp_path):
     out = tmp_path / "run"
     assert execute(config, out).cells > 0
@@ -405,6 +422,7 @@ def test_result_omits_stale_stages(config, tmp_path):
         execute(config, out, force="stitch", until="segment")
 
 
+@pytest.mark.slow
 def test_foreign_files_in_a_run_directory_are_kept(config, tmp_path):
     out = tmp_path / "run"
     execute(config, out, until="flag")
@@ -417,6 +435,7 @@ def test_foreign_files_in_a_run_directory_are_kept(config, tmp_path):
     assert [p.name for p in (out / "exports").glob(".*")] == []
 
 
+@pytest.mark.slow
 def test_saved_copy_of_the_configuration_can_be_run(config, tmp_path):
     config.write_text(
         config.read_text().replace("slide.ome.tif", str(tmp_path / "slide.ome.tif"))
@@ -427,6 +446,7 @@ def test_saved_copy_of_the_configuration_can_be_run(config, tmp_path):
     assert (out / "config.yaml").read_bytes() == config.read_bytes()
 
 
+@pytest.mark.slow
 def test_status_with_custom_backend_needs_no_slide(tmp_path):
     write_slide(tmp_path)
     shutil.copy(ROOT / "examples" / "own_backend.py", tmp_path / "own_backend_there.py")

@@ -46,6 +46,7 @@ def forget_files(run):
         shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", [PICKLED, TILES])
 @pytest.mark.parametrize("damage", ["lost", "cut", "emptied"])
 def test_lost_or_truncated_export_piece_is_rewritten(stopped, pattern, damage):
@@ -61,6 +62,7 @@ def test_lost_or_truncated_export_piece_is_rewritten(stopped, pattern, damage):
     assert outputs(run) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cells.csv", "exports/cell.ome.tif"])
 @pytest.mark.parametrize("damage", ["lost", "cut"])
 def test_lost_or_truncated_export_file_is_rewritten(stopped, name, damage):
@@ -73,6 +75,7 @@ def test_lost_or_truncated_export_file_is_rewritten(stopped, name, damage):
     assert outputs(run) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", range(4))
 def test_resume_after_kill_during_cleanup(finished, tmp_path, monkeypatch, n):
     """A half-deleted folder must not refer to deleted files."""

@@ -73,6 +73,7 @@ def manifest(out):
 # --- the diameter of cells ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [0.5, 2.0])
 def test_auto_diameter_corrects_wrong_pixel_size(tmp_path, wrong):
     # Nuclei of 8 um at 0.5 um per px; the file has another pixel size.
@@ -116,6 +117,7 @@ def test_typical_diameter_gives_the_same_labels_as_none(tmp_path):
     assert np.array_equal(labels(tmp_path / "without"), labels(tmp_path / "with"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"workers": 2}, {}])
 def test_estimated_diameter_does_not_depend_on_patches_or_workers(tmp_path, options):
     image, _ = drawn(13, (400, 420))
@@ -219,6 +221,7 @@ def test_missing_pixel_size_is_assumed_with_auto_diameter_only(tmp_path, caplog)
         execute(write(tmp_path, image, None, f"{WATERSHED}, diameter: 9"), tmp_path / "o")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("diameter", ["auto", 12])
 def test_diameter_with_backend_of_unknown_cell_size_is_an_error(tmp_path, diameter):
     image, _ = drawn(14, (200, 200))
@@ -352,6 +355,7 @@ def test_options_select_channels_of_colour_picture(tmp_path, options):
     assert (channels.nuclear_channel, channels.wholecell_channel) == ("blue", ("green",))
 
 
+@pytest.mark.slow
 def test_colour_picture_gives_the_labels_of_a_slide_with_its_channels(tmp_path, picture):
     import pandas as pd
 
@@ -367,6 +371,7 @@ def test_colour_picture_gives_the_labels_of_a_slide_with_its_channels(tmp_path, 
     assert np.array_equal(cells, tifffile.imread(tmp_path / "out" / "a_cells.tif"))
 
 
+@pytest.mark.slow
 def test_picture_without_pixel_size_needs_mpp_or_diameter(tmp_path, picture):
     done = predict(tmp_path, "a.png")
     assert done.returncode == 2
@@ -379,6 +384,7 @@ def test_picture_without_pixel_size_needs_mpp_or_diameter(tmp_path, picture):
         prepare(tmp_path / "a.png", tmp_path, ImageOptions(diameter="large"))
 
 
+@pytest.mark.slow
 def test_grey_picture_needs_nucleus_option_for_watershed(tmp_path, picture):
     done = predict(tmp_path, "grey.png", "--mpp", "0.5")
     assert done.returncode == 2
@@ -480,6 +486,7 @@ def test_labels_with_slide_percentiles_do_not_depend_on_patches(tmp_path):
     assert np.array_equal(labels(tmp_path / "one"), labels(tmp_path / "two"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("keys", "normalization"),
     [

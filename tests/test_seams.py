@@ -180,6 +180,7 @@ def cores(run, image):
     return np.bincount(pairs[0])[1:], core.ravel()[first[ids > 0]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compartment", [0, 1])
 def test_every_object_equals_an_uncut_object_of_a_patch(run, compartment):
     """Its edges are those of that patch or of another object, never those of a seam.
@@ -253,6 +254,7 @@ def test_each_object_is_either_matched_or_unmatched(run):
     np.testing.assert_array_equal(whole, run.read("cell") > 0)
 
 
+@pytest.mark.slow
 def test_table_contains_cells_of_every_patch(run):
     n_cores, owner = cores(run, run.read("cell"))
     assert run.table()["patch_id"].tolist() == owner.tolist()
@@ -324,6 +326,7 @@ def test_composed_window_equals_slice_of_whole_slide(run):
         )
 
 
+@pytest.mark.slow
 def test_result_is_independent_of_patch_order_and_workers(run, tmp_path, monkeypatch):
     first = outputs(run.path)
 
@@ -366,6 +369,7 @@ def lattice():
     return blurred(image).astype(np.uint16), np.rint(centres).astype(int)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["Otsu", "NarrowOtsu"])
 @pytest.mark.parametrize("size", [(64, 64), (70, 101)])
 def test_every_tissue_cell_is_found_once_and_uncut(tmp_path, backend, size):
@@ -543,6 +547,7 @@ def test_cell_across_three_cores_loses_both_ends(tmp_path):
     assert alone.loc[3, "area_px"] == 6 * 76
 
 
+@pytest.mark.slow
 def test_run_killed_in_seam_stages_resumes_with_identical_result(tmp_path, monkeypatch):
     """Kills fall into both passes over fragments, between them, and into pairing."""
     third = (0, 2, 20, 26, 86, 98)

@@ -53,6 +53,7 @@ def same_tables(found, expected, ignore=frozenset()):
         np.testing.assert_array_equal(np.asarray(values), expected[name].to_numpy(), name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("patching", "ignore"), [({}, GRID), ({"split_mode": "full_image"}, frozenset())]
 )
@@ -80,6 +81,7 @@ def test_segment_image_equals_a_run(tmp_path, backend, extra, patching, ignore):
         same_tables(getattr(found, name), expected, ignore)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "keys", ["diameter: auto", "percentiles: [1, 99]", "compartment: nuclear"]
 )

@@ -36,6 +36,7 @@ MAX_FILE_LINES = 600
 MAX_MODULES_PER_FOLDER = 15
 
 
+@pytest.mark.slow
 @pytest.mark.lint
 @pytest.mark.parametrize(
     "command",
@@ -66,6 +67,7 @@ def prose(kind):
     return [text for module in PACKAGE for text in getattr(module, kind)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MAX_RATES)
 def test_prose_is_plain_english(kind):
     rates = source.rates(prose(kind))

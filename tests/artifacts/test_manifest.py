@@ -30,6 +30,7 @@ def content(run):
     return json.loads((run / "manifest.json").read_text())
 
 
+@pytest.mark.slow
 def test_result_has_the_same_bytes_in_another_place_with_other_resources(folder, tmp_path):
     shutil.copy(folder / "slide.ome.tif", tmp_path)
     config = tmp_path / "my.yaml"
@@ -63,6 +64,7 @@ def test_files_are_listed_with_size_and_sha256(folder):
     }
 
 
+@pytest.mark.slow
 def test_sample_is_the_stem_of_the_file_or_as_configured(folder, tmp_path):
     assert content(folder / "one")["result"]["sample"] == "slide"
     write_slide(tmp_path)

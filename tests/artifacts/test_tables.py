@@ -31,6 +31,7 @@ def dtypes(table):
     return {name: str(dtype) for name, dtype in table.dtypes.items()}
 
 
+@pytest.mark.slow
 def test_cells_parquet_has_the_declared_columns_and_dtypes(run):
     declared = cell_columns(NAMES, ("mean", "p95"), solidity=True)
     table = pd.read_parquet(run / "cells.parquet")

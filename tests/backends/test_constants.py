@@ -96,6 +96,7 @@ def test_missing_optional_parameters_have_defaults(tmp_path):
         assert params_of(resolve_weights(path)) == MESMER
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["min_peak", "min_interior", "min_mean_interior"])
 def test_objects_with_a_faint_centre_are_removed(tmp_path, name):
     image, whole = golden()["image"], Window(0, 0, *golden()["image"].shape[1:])

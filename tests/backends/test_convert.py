@@ -109,6 +109,7 @@ def test_conversion_of_a_checked_tarball_is_verified(fake, monkeypatch):
     assert (found.path, found.name, found.verified) == (made.path, "mesmer", True)
 
 
+@pytest.mark.slow
 def test_only_a_conversion_of_the_same_weights_is_replaced(fake, tmp_path):
     weights, out = resolve_weights(TOY_SAVED_MODEL), tmp_path / "my.onnx"
     for _ in range(2):

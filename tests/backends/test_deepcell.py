@@ -422,6 +422,7 @@ def assert_same_objects(ours, theirs):
         assert sum(most[n] >= 0.9 * areas[n] for n in numbers) >= len(numbers) - 1
 
 
+@pytest.mark.slow
 def test_labels_equal_deepcell(live, golden):
     assert_same_objects(predict(live, golden["image"])[0], golden["labels"])
     assert_same_objects(predict(live, golden["image_u16"])[0], golden["labels_u16"])
@@ -442,6 +443,7 @@ def test_labels_at_another_pixel_size(live, golden, monkeypatch):
     assert not nuclei.any()
 
 
+@pytest.mark.slow
 def test_labels_after_the_worker_was_killed(live, golden, caplog):
     image = golden["image"][:, :256, :256]
     expected = predict(live, image)[0]

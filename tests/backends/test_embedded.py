@@ -85,6 +85,7 @@ def test_model_path_is_refused():
         Embedded(config, SlideContext((64, 64), 0.5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mpp", [0.5, 0.377])
 def test_cells_and_nuclei_are_segmented(scene, mpp):
     image = np.stack([scene.pixels[0], scene.pixels[MEMBRANES].max(axis=0)])

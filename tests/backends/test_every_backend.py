@@ -151,6 +151,7 @@ def test_about_is_json(name, backend):
         assert len(about["weights_digest"].split(", ")[0]) == 64
 
 
+@pytest.mark.slow
 def test_labels_have_the_shape_and_dtype_of_the_contract(kind, found):
     assert found.shape == (2, *SHAPE)
     assert found.dtype == np.uint32
@@ -158,6 +159,7 @@ def test_labels_have_the_shape_and_dtype_of_the_contract(kind, found):
     assert (found == 0).any()
 
 
+@pytest.mark.slow
 def test_labels_are_reproducible_and_the_image_is_unchanged(backend, found):
     image = tissue().copy()
     image.flags.writeable = False
@@ -166,6 +168,7 @@ def test_labels_are_reproducible_and_the_image_is_unchanged(backend, found):
     assert np.array_equal(image, tissue())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_uint8_and_float32_are_accepted(make, dtype):
     image = tissue()[:, :96, :110]
@@ -175,6 +178,7 @@ def test_uint8_and_float32_are_accepted(make, dtype):
     assert labels.shape == image.shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [0, 300])
 def test_constant_image_has_no_objects(make, level):
     image = np.full((2, 80, 90), level, np.uint16)
@@ -188,6 +192,7 @@ def test_zero_patches_give_empty_labels(backend):
     assert labels.shape == (0, 2, 64, 70)
 
 
+@pytest.mark.slow
 def test_nuclei_are_segmented_without_a_wholecell_channel(kind, make):
     if not kind.any_channels:
         pytest.skip("this network needs a whole-cell channel")
@@ -209,6 +214,7 @@ def test_paired_labels_are_one_cell(backend, found):
     assert_pairs(backend, found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalization", ["slide", "patch"])
 def test_patches_of_a_batch_are_independent(make, normalization):
     image = tissue()[:, :100, :120]
@@ -255,6 +261,7 @@ def assert_same_objects(ours, theirs, all_ours, all_theirs):
     assert all(len(np.unique(side)) == pairs.shape[1] for side in pairs)
 
 
+@pytest.mark.slow
 def test_cell_count_does_not_depend_on_pixel_size(kind, make, found):
     fine = np.repeat(np.repeat(tissue(), 2, axis=1), 2, axis=2)
     backend = make(fine, MPP / 2)

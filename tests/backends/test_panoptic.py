@@ -86,6 +86,7 @@ def test_images_of_any_shape_are_accepted(shape):
         assert labels[0].max() > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mpp", [0.5, 0.3, 1.1])
 @pytest.mark.parametrize("level", [0, 700])
 def test_slide_without_contrast_has_no_cells(level, mpp):
@@ -100,6 +101,7 @@ def test_nuclei_are_segmented_without_a_membrane_channel():
     assert predict(image)[1].max() > 20
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     st.integers(0, 99),
@@ -137,6 +139,7 @@ def _outside(labels, core):
     return left
 
 
+@pytest.mark.slow
 def test_tile_without_signal_is_not_predicted():
     image = blobs((700, 900), density=1 / 800)
     image[:, :, 300:] = 300
@@ -225,6 +228,7 @@ def test_labels_do_not_depend_on_the_size_of_blocks(monkeypatch):
     assert np.array_equal(backend.segment_window(whole, view), labels)
 
 
+@pytest.mark.slow
 def test_out_of_memory_halves_the_batch_and_is_counted(monkeypatch):
     network = open_network(panoptic((9, 9))._weights)
 

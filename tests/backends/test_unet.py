@@ -183,6 +183,7 @@ def test_single_output_fills_its_compartment(tmp_path):
         unet(path, image)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(st.integers(0, 99), st.sampled_from([None, 0.4, 0.8]), st.data())
 def test_window_has_the_objects_of_the_slide(tmp_path_factory, seed, mpp, data):
@@ -234,6 +235,7 @@ GRIDS = [
 ]
 
 
+@pytest.mark.slow
 def test_run_does_not_depend_on_patches(tmp_path):
     net = write_unet(tmp_path / "dim.onnx", BOTH, light=0.2)
     write_slide(tmp_path, tissue((340, 380), 70, empty=120))
@@ -339,6 +341,7 @@ def test_invalid_metadata_are_refused(tmp_path, net):
         unet(tmp_path / "cut.onnx", image)
 
 
+@pytest.mark.slow
 def test_command_reports_a_network_of_another_kind(tmp_path, net):
     write_slide(tmp_path)
     config = write_config(tmp_path)

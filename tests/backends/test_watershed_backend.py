@@ -82,6 +82,7 @@ def assert_patches_do_not_show(image, step, **options):
     return whole
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(
     st.integers(0, 10**6),

@@ -38,6 +38,7 @@ def run(config):
     return done, config.parent / "my_codexseg"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
@@ -102,6 +103,7 @@ def test_slide_without_pixel_size_exits_with_2(config):
     refused(done, "data.image_mpp")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("value", "words"), [(np.nan, ["NaN", "CD45"]), (-3.0, ["negative", "CD45", "Clip"])]
 )
@@ -127,6 +129,7 @@ def test_panel_of_another_length_exits_with_2(config):
     refused(done, "panel.tsv", "2", "3")
 
 
+@pytest.mark.slow
 def test_run_directory_of_another_slide_exits_with_2(config):
     assert run(config)[0].returncode == 0
     write_slide(config.parent, tissue(seed=1))
@@ -134,6 +137,7 @@ def test_run_directory_of_another_slide_exits_with_2(config):
     refused(done, str(out), "another slide", "--out")
 
 
+@pytest.mark.slow
 def test_non_empty_directory_is_kept_and_exits_with_2(config, tmp_path):
     out = tmp_path / "thesis"
     out.mkdir()
@@ -143,6 +147,7 @@ def test_non_empty_directory_is_kept_and_exits_with_2(config, tmp_path):
     assert [p.name for p in out.iterdir()] == ["chapter1.txt"]
 
 
+@pytest.mark.slow
 def test_file_as_output_directory_exits_with_2(config, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("")
@@ -160,6 +165,7 @@ def test_status_without_a_run_exits_with_2(tmp_path):
     refused(codexseg("status", tmp_path), "holds no run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [0, 300])
 def test_constant_slide_gives_empty_tables_and_a_warning(config, value):
     write_slide(config.parent, np.full((3, 300, 300), value, np.uint16))
@@ -175,6 +181,7 @@ def test_constant_slide_gives_empty_tables_and_a_warning(config, value):
     assert (out / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_noise_without_tissue_has_no_informative_patch(config):
     rng = np.random.default_rng(0)
     write_slide(config.parent, rng.normal(300, 60, (3, 400, 400)).clip(0).astype(np.uint16))
@@ -183,6 +190,7 @@ def test_noise_without_tissue_has_no_informative_patch(config):
     assert "0 of" in done.stdout
 
 
+@pytest.mark.slow
 def test_constant_whole_cell_channel_gives_a_warning(config):
     image = tissue()
     image[1] = 7

@@ -12,6 +12,7 @@ from tests.helpers.runs import ROOT, codexseg
 from tests.helpers.tissue import tissue, write_config, write_slide
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["run", "status", "info", "sample", "demo", "config"])
 def test_every_command_has_help(command):
     done = codexseg(command, "--help")
@@ -33,6 +34,7 @@ sys.exit(str(heavy) if heavy else 0)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_config_init_output_with_a_slide_passes_config_check(tmp_path):
     write_slide(tmp_path)
     text = codexseg("config", "init").stdout
@@ -52,6 +54,7 @@ def test_info_shows_metadata_of_qptiff(tmp_path):
         assert text in done.stdout
 
 
+@pytest.mark.slow
 def test_synthetic_sample_runs_and_predict_keeps_its_truth(tmp_path):
     done = codexseg("sample", "synthetic", "--size", 300, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -71,6 +74,7 @@ def test_synthetic_sample_runs_and_predict_keeps_its_truth(tmp_path):
     assert "expected nsclc or synthetic" in codexseg("sample", "lung").stderr
 
 
+@pytest.mark.slow
 def test_demo_uses_synthetic_tissue_when_offline(tmp_path):
     done = codexseg(
         "demo",
@@ -86,6 +90,7 @@ def test_demo_uses_synthetic_tissue_when_offline(tmp_path):
     assert (tmp_path / "demo" / "synthetic_2048_codexseg" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_run_until_segment_then_complete_in_out_directory(tmp_path):
     write_slide(tmp_path)
     config = write_config(tmp_path)
@@ -102,6 +107,7 @@ def test_run_until_segment_then_complete_in_out_directory(tmp_path):
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_deleted_output_is_stale_and_written_again(tmp_path):
     write_slide(tmp_path)
     config, out = write_config(tmp_path), tmp_path / "my_codexseg"
@@ -113,6 +119,7 @@ def test_deleted_output_is_stale_and_written_again(tmp_path):
     assert (out / "cells.csv").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_outputs_of_disabled_formats_are_deleted(tmp_path):
     write_slide(tmp_path)
     config, out = write_config(tmp_path), tmp_path / "my_codexseg"
@@ -128,6 +135,7 @@ def test_outputs_of_disabled_formats_are_deleted(tmp_path):
     assert (out / "cells.parquet").exists()
 
 
+@pytest.mark.slow
 def test_run_stays_up_to_date_when_slide_moves(tmp_path):
     slide = write_slide(tmp_path)
     config, out = write_config(tmp_path), tmp_path / "my_codexseg"

@@ -141,6 +141,7 @@ def put_conversion(tmp_path):
     return path, digest
 
 
+@pytest.mark.slow
 def test_check_shows_source_of_digest(models, tmp_path):
     path, digest = put_conversion(tmp_path)
     of = " (of the SavedModel that it was made from)"

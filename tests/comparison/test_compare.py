@@ -295,6 +295,7 @@ def test_option_with_several_names_is_repeated(words, expected):
     assert repeat_option(words.split(), "--backends", is_value) == expected.split()
 
 
+@pytest.mark.slow
 def test_compare_command_with_an_unavailable_backend(slide, tmp_path):
     absent = "tests.comparison.test_compare:Absent"
     done = codexseg(

@@ -116,6 +116,7 @@ def by_windows(pixels, step):
 sides = st.one_of(st.integers(1, 20), st.integers(21, 330), st.just(128))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     kind=st.sampled_from(KINDS),

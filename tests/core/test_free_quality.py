@@ -126,6 +126,7 @@ def test_foreground_is_signal_in_any_channel():
     assert foreground.tolist() == [[True, False], [False, False], [False, False]]
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 2**32 - 1))
 def test_tallies_of_windows_add_up_to_the_whole(y, x, seed):

@@ -118,6 +118,7 @@ def block_mean_by_numpy(pixels, factor):
     return means
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(any_images, st.integers(1, 9))
 def test_block_means_equal_the_reference_to_the_last_digit(image, factor):

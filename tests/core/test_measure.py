@@ -172,6 +172,7 @@ def test_measure_channel_on_small_example():
     assert measured["cell_total"].dtype == np.float64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
 def test_statistics_match_numpy(dtype):
     cells, nuclei, ids = tissue()
@@ -229,6 +230,7 @@ def test_empty_windows_give_empty_columns():
         assert {len(column) for column in measured.values()} == {0}
 
 
+@pytest.mark.slow
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 30), st.integers(0, 2**32))
 @settings(max_examples=25, deadline=None)
 def test_results_independent_of_window(y0, x0, more, seed):

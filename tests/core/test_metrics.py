@@ -143,6 +143,7 @@ def test_matches_equal_exhaustive_search(truth, pred, threshold):
     assert match.n_pred == len(np.unique(pred[pred > 0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_matches_of_large_components_equal_a_dense_assignment(seed):
     from scipy.optimize import linear_sum_assignment
@@ -166,6 +167,7 @@ def test_matches_do_not_depend_on_the_batch_size(monkeypatch):
     assert np.array_equal(matched_pairs(pairs, 0.1), rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_metrics_equal_stardist(seed):
     stardist = pytest.importorskip(

@@ -257,6 +257,7 @@ def four_patches(seed):
     return candidates, masks, conflicts_of(candidates, masks)
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**31), st.floats(0.5, 1), st.randoms(use_true_random=False))
 @settings(deadline=None)
 def test_resolve_properties_for_random_conflicts(seed, min_remaining, random):

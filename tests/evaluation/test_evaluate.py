@@ -363,6 +363,7 @@ def run_evaluate(*words):
     return done
 
 
+@pytest.mark.slow
 def test_evaluate_command_writes_table_and_overlays(folders, tmp_path):
     out, overlay = tmp_path / "metrics.csv", tmp_path / "errors"
     words = ("--iou", 0.5, 0.75, "--errors", "--pixel", "--out", out, "--overlay", overlay)
@@ -387,6 +388,7 @@ def test_evaluate_command_writes_table_and_overlays(folders, tmp_path):
         assert picture.size == (10, 4)
 
 
+@pytest.mark.slow
 def test_evaluate_command_by_image(folders, tmp_path):
     out = tmp_path / "deep" / "metrics.csv"
     done = run_evaluate("--iou", 0.75, *folders, "--by-image", "--out", out)
@@ -402,6 +404,7 @@ def test_evaluate_command_by_image(folders, tmp_path):
     assert not any(name.startswith(("errors", "pixels")) for name in rows[0])
 
 
+@pytest.mark.slow
 def test_evaluate_command_with_probabilities(tmp_path):
     np.save(tmp_path / "t.npy", TRUTH)
     np.save(tmp_path / "p.npy", (TRUTH > 0) * np.float32(0.7))
@@ -416,6 +419,7 @@ def test_evaluate_command_with_probabilities(tmp_path):
     assert "Add --pixel" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -85,6 +85,7 @@ def test_second_run_is_refused_while_the_first_is_in_progress():
         assert len(list(first)) == 4
 
 
+@pytest.mark.slow
 def test_closed_iterator_drops_waiting_jobs_and_finishes_running_ones(tmp_path):
     paths = [str(tmp_path / f"slow{n}") for n in range(6)]
     with executor(2) as pool:

@@ -47,6 +47,7 @@ def run_python(words, text, folder):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["script", "module", "command", "stdin", "notebook"])
 def test_workers_do_not_import_the_main_module(how, tmp_path):
     (tmp_path / "program.py").write_text(POOL)
@@ -99,6 +100,7 @@ print(result.cells, result.failed_patches)
 """
 
 
+@pytest.mark.slow
 def test_script_without_guard_runs_the_pipeline_with_a_backend_of_its_own(tmp_path):
     folder, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
     folder.mkdir()

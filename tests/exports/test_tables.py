@@ -117,6 +117,7 @@ def test_h5ad_is_read_by_anndata(tmp_path, n):
     assert found.uns["panel"]["nuclear"] == "DAPI"
 
 
+@pytest.mark.slow
 def test_pieces_of_a_table_do_not_change_bytes(tmp_path):
     def write(folder, *sizes):
         write_parquet(

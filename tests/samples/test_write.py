@@ -132,6 +132,7 @@ def test_synthetic_files_have_equal_bytes_and_no_leftovers(tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_memory_is_independent_of_synthetic_slide_size(tmp_path, monkeypatch):
     monkeypatch.setattr(samples, "_BLOCK_PX", 512)
     write_synthetic(tmp_path, size=100)
@@ -240,6 +241,7 @@ def test_unwritable_cache_names_its_variable(tmp_path, monkeypatch):
         write_nsclc(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_downloaded_sample_has_known_hash(tmp_path, shared_image):
     if os.environ.get("CODEXSEG_OFFLINE"):
