@@ -128,7 +128,7 @@ def test_missing_image_or_pixel_size_is_an_error(tmp_path):
 def test_unknown_backend_is_an_error(image, tmp_path):
     options = ImageOptions(nucleus="DAPI", backend="nope")
     with pytest.raises(ConfigError):
-        prepare(image, tmp_path, options).pipeline.slide()
+        prepare(image, tmp_path, options).pipeline.check()
 
 
 def test_keys_in_error_messages_are_followed_by_their_options(capsys):

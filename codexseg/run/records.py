@@ -37,7 +37,7 @@ def read_json(path: Path) -> Record | None:
     """
     try:
         content: Record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise RunStateError(

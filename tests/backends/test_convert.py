@@ -200,7 +200,7 @@ def test_missing_tensorflow_is_reported_with_the_extra(monkeypatch):
         == 0
     ):
         pytest.skip("this Python has tf2onnx")
-    with pytest.raises(BackendUnavailable, match=r"install the extra 'mesmer' \(in a cl"):
+    with pytest.raises(BackendUnavailable, match=r"Install the extra 'mesmer' \(in a cl"):
         convert_saved_model(resolve_weights(TOY_SAVED_MODEL))
 
 

@@ -152,6 +152,7 @@ def test_run_stays_up_to_date_when_slide_moves(tmp_path):
     assert "stale" not in status.stdout
 
 
+@pytest.mark.slow
 def test_run_keeps_its_sample_name_when_slide_is_renamed(tmp_path):
     slide = write_slide(tmp_path)
     config, out = write_config(tmp_path), tmp_path / "my_codexseg"

@@ -29,7 +29,7 @@ DAPI = ImageOptions(nucleus="DAPI")
 CD45 = ImageOptions(nucleus="DAPI", wholecell=("CD45",))
 FILES = {
     f"{name}_{kind}"
-    for name in ("tests.tissue_Local", "tests.stages.test_report_Apart")
+    for name in ("tests.helpers.tissue_Local", "tests.stages.test_report_Apart")
     for kind in ("cells.tif", "nuclei.tif", "outlines.png")
 } | {"compare.png", "scores.csv"}
 

@@ -100,7 +100,7 @@ def test_probabilities_have_pixel_scores_only():
     ("truth", "pred", "options", "words"),
     [
         (TRUTH, PRED[1:], {}, r"\(4, 10\), but pred has \(3, 10\)"),
-        (TRUTH, -PRED.astype(int), {}, "pred holds labels from -8"),
+        (TRUTH, -PRED.astype(int), {}, "pred has labels from -8"),
         (TRUTH / 2, PRED, {}, "truth contains floats"),
         (TRUTH, PRED / 2, {}, "pred: Probabilities are 0.0 to 4.0"),
         (TRUTH, PRED, {"iou": (0.5, 50)}, "threshold is 50"),

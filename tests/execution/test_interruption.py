@@ -32,6 +32,7 @@ class ThreadProcess:
         self.sentinel = self._ended.fileno()
         self._thread = Thread(target=self._run, args=(target, *copies, threads))
         self.start, self.join = self._thread.start, self._thread.join
+        self.is_alive = self._thread.is_alive
 
     def _run(self, target, jobs, results, threads):
         target(jobs, results, threads)
