@@ -36,3 +36,11 @@ class RunStateError(CodexsegError, RuntimeError):
 
 class WorkerDied(CodexsegError, RuntimeError):
     """A worker process was killed."""
+
+
+def describe_error(error: BaseException) -> str:
+    """Return the type and the message of an exception."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - an exception of third parties whose __str__ raises
+        return type(error).__name__

@@ -9,6 +9,7 @@ import numpy as np
 
 from codexseg.arrays import Columns, Int64, Labels
 from codexseg.artifacts.columns import COMPARTMENTS, Column, conform, empty_table
+from codexseg.artifacts.objects import restored_columns, stored_columns
 from codexseg.core.grid import PatchGrid
 from codexseg.run.records import StageRecords
 
@@ -17,7 +18,6 @@ REASONS = ("", "no partner", "overlap below min_overlap", "partner has a better 
 MATCHED, ALONE, OVERLAP_TOO_SMALL, PARTNER_TAKEN = range(4)
 
 _TABLE = "cells"
-_COLUMN = "column_"
 _UNMATCHED = "unmatched_"
 
 
@@ -154,7 +154,7 @@ class CellIndex:
             if isinstance(values, np.ndarray)
         }
         table |= {_UNMATCHED + name: v for name, v in vars(self.unmatched).items()}
-        table |= {_COLUMN + name: values for name, values in self.columns.items()}
+        table |= stored_columns(self.columns)
         records.write_table(_TABLE, table)
 
     @classmethod
@@ -176,16 +176,11 @@ class CellIndex:
         for name in ("cell_area", "nucleus_area"):  # missing in version 0.1.0
             table.setdefault(name, np.zeros(n, np.int64))
         unmatched = {f.name: table[_UNMATCHED + f.name] for f in fields(Unmatched)}
-        columns = {
-            name.removeprefix(_COLUMN): values
-            for name, values in table.items()
-            if name.startswith(_COLUMN)
-        }
         own = {f.name for f in fields(cls)} - {"unmatched", "columns"}
         return cls(
             **{name: table[name] for name in own},
             unmatched=Unmatched(**unmatched),
-            columns=columns,
+            columns=restored_columns(table),
         )
 
 

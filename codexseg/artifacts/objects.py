@@ -10,7 +10,7 @@ from codexseg.core.grid import PatchGrid
 from codexseg.run.records import StageRecords
 
 _FIELDS = ("first", "area", "box", "source_patch", "source_label", "detected_first")
-_COLUMN = "column_"
+_PREFIX = "column_"
 _PATCHES = "patches_with_objects"
 
 
@@ -55,7 +55,7 @@ class SlideObjects:
     def write(self, records: StageRecords, compartment: str) -> None:
         """Write the objects of a compartment."""
         table = {name: getattr(self, name) for name in _FIELDS}
-        table |= {_COLUMN + name: values for name, values in self.columns.items()}
+        table |= stored_columns(self.columns)
         records.write_table(_table(compartment), table)
 
     @classmethod
@@ -70,12 +70,22 @@ class SlideObjects:
             "cell" or "nucleus".
         """
         table = records.read_table(_table(compartment))
-        columns = {
-            name.removeprefix(_COLUMN): table[name]
-            for name in table
-            if name.startswith(_COLUMN)
-        }
-        return cls(**{name: table[name] for name in _FIELDS}, columns=columns)
+        own = {name: table[name] for name in _FIELDS}
+        return cls(**own, columns=restored_columns(table))
+
+
+def stored_columns(columns: Columns) -> dict[str, np.ndarray]:
+    """Return per-object columns under the names that they have in a stored table."""
+    return {_PREFIX + name: values for name, values in columns.items()}
+
+
+def restored_columns(table: Columns) -> dict[str, np.ndarray]:
+    """Return the per-object columns of a stored table under their own names."""
+    return {
+        name.removeprefix(_PREFIX): table[name]
+        for name in table
+        if name.startswith(_PREFIX)
+    }
 
 
 def missing_value(dtype: str) -> float | int:

@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from codexseg.backends.base import Backend, SlideContext
-from codexseg.errors import BackendUnavailable, CodexsegError, ConfigError
+from codexseg.errors import BackendUnavailable, CodexsegError, ConfigError, describe_error
 
 if TYPE_CHECKING:
     from codexseg.config.schema import SegmentationConfig
@@ -192,7 +192,7 @@ def create(config: "SegmentationConfig", slide: SlideContext) -> Backend:
         raise
     except Exception as error:
         raise BackendUnavailable(
-            f"Backend {config.backend!r} cannot be made: {type(error).__name__}: {error}. "
+            f"Backend {config.backend!r} cannot be made: {describe_error(error)}. "
             f"Check segmentation.options, which it reads."
         ) from error
     missing = [

@@ -11,7 +11,7 @@ import typer
 from codexseg.cli.console import echo, user_errors
 from codexseg.cli.interrupts import exit_when_stopped
 from codexseg.cli.options import ConfigFile, Out, Workers
-from codexseg.errors import CodexsegError, WorkerDied
+from codexseg.errors import CodexsegError, WorkerDied, describe_error
 
 if TYPE_CHECKING:
     from codexseg.pipeline import Pipeline, Result
@@ -154,7 +154,7 @@ def echo_result(result: "Result", outputs: str = "") -> None:
 
 
 def _report_fault(pipeline: "Pipeline", error: Exception) -> None:
-    echo(f"codexseg: {type(error).__name__}: {error}", error=True)
+    echo(f"codexseg: {describe_error(error)}", error=True)
     if notes := "; ".join(getattr(error, "__notes__", [])):
         echo(f"  {notes}", error=True)
     echo(f"Kept in {pipeline.out}:", error=True)

@@ -27,7 +27,7 @@ from codexseg.comparison.window import ComparisonWindow, read_reference
 from codexseg.config.schema import Config
 from codexseg.core.grid import Window
 from codexseg.core.metrics.reference_free import FRACTIONS, OTHERS
-from codexseg.errors import BackendUnavailable, ConfigError, InputError
+from codexseg.errors import BackendUnavailable, ConfigError, InputError, describe_error
 from codexseg.evaluation.evaluate import evaluate
 from codexseg.pipeline import Pipeline
 from codexseg.predict import ImageOptions, prepare
@@ -202,7 +202,7 @@ def _segment(name: str, pipeline: Pipeline, workers: int | None) -> BackendOutco
         raise  # caused by the disk or the image, not by the backend
     except Exception as error:  # reported in both tables; the exit code is 1
         log.info("backend %s", name, exc_info=error)
-        return BackendOutcome(name, "failed", f"{type(error).__name__}: {error}")
+        return BackendOutcome(name, "failed", describe_error(error))
     plan = load_plan(pipeline.run)
     state = WorkerState(plan.inputs("repair", plan.completed_keys()))
     if result.failed_patches:

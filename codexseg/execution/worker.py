@@ -8,6 +8,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, Final
 
+from codexseg.errors import describe_error
 from codexseg.execution.process import prepare_worker
 
 READY: Final = b"ready"
@@ -76,16 +77,9 @@ def _pickle_error(error: BaseException) -> bytes:
         message = pickle.dumps((None, (error, text)), pickle.HIGHEST_PROTOCOL)
         pickle.loads(message)
     except Exception:  # noqa: BLE001 - exceptions of third parties fail in many ways
-        error = RuntimeError(_describe(error))
+        error = RuntimeError(describe_error(error))
         message = pickle.dumps((None, (error, text)), pickle.HIGHEST_PROTOCOL)
     return message
-
-
-def _describe(error: BaseException) -> str:
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001 - its own __str__ fails
-        return type(error).__name__
 
 
 def load_result(message: bytes) -> tuple[Any, BaseException | None]:

@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from tqdm import tqdm
 
 from codexseg.config.schema import Config
-from codexseg.errors import RunStateError
+from codexseg.errors import RunStateError, describe_error
 from codexseg.execution.base import DIED, Executor
 from codexseg.io.slides.record import SlideRecord
 from codexseg.run.directory import Run, digest
@@ -263,7 +263,7 @@ def _visit(
             return times + [
                 t for p in left for t in _visit(visit, inputs, [p], tolerant=True)
             ]
-        _record_failure(own, left[0], _describe(error), traceback.format_exc())
+        _record_failure(own, left[0], describe_error(error), traceback.format_exc())
         times.append((left[0], time.perf_counter() - wall, time.process_time() - cpu))
     return times
 
@@ -280,13 +280,6 @@ def _record_failure(own: StageRecords, patch: int, note: str, trace: str) -> Non
     texts = {"note": note, "traceback": trace}
     clean = {k: t.encode("utf-8", "backslashreplace").decode() for k, t in texts.items()}
     own.write(patch, {"patch": patch, "status": "failed", **clean})
-
-
-def _describe(error: BaseException) -> str:
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001 - the message of the error itself raises
-        return type(error).__name__
 
 
 def _is_disk_error(error: BaseException) -> bool:

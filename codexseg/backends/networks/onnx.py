@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codexseg.errors import BackendUnavailable, InputError
+from codexseg.errors import BackendUnavailable, InputError, describe_error
 
 log = logging.getLogger(__name__)
 
@@ -131,9 +131,7 @@ def threads() -> int | None:
 
 def raise_out_of_memory(error: Exception) -> None:
     """Raise OutOfMemory if an error of a runtime means that."""
-    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(
-        f"{type(error).__name__}: {error}"
-    ):
+    if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(describe_error(error)):
         raise OutOfMemory(first_line(error)) from error
 
 
