@@ -147,10 +147,11 @@ def codexseg_run(config: Path, out: Path, workers: int, *words: str) -> list[str
     return [sys.executable, "-m", "codexseg", "run", str(config), *options]
 
 
-def measured(command: list[str]) -> dict[str, float]:
-    """Run a command; return CPU and wall seconds and peak memory (MiB) of its tree.
+def measured(command: list[str], root: Path = ROOT) -> dict[str, float]:
+    """Run a command in a checkout; return CPU and wall seconds and peak memory (MiB).
 
-    Memory is sampled every 0.1 s. Bytecode is cached, as in an installed package.
+    The figures include child processes. Memory is sampled every 0.1 s. Bytecode is cached,
+    as in an installed package.
     """
     if sys.platform != "linux":
         raise SystemExit(
@@ -167,7 +168,7 @@ def measured(command: list[str]) -> dict[str, float]:
     before, started, peak = cpu_s(), time.perf_counter(), 0
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=env, stdout=output, stderr=subprocess.STDOUT
+            command, cwd=root, env=env, stdout=output, stderr=subprocess.STDOUT
         )
         while process.poll() is None:
             peak = max(peak, tree_bytes(process.pid))

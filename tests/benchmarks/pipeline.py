@@ -1,25 +1,30 @@
 """The whole pipeline with a cheap segmenter: the cost of the framework.
 
 python -m tests.benchmarks.pipeline --size 4096 --workers 1 [--patch 1000] [--peer sopa]
-                                    [--same-bytes]
+                                    [--same-bytes] [--against CHECKOUT --rounds 3]
 
 Prints CPU seconds and peak memory of the whole command (with imports; anonymous and shared
 memory of the process tree), its cells, the cells of the same segmentation of the untiled
 image, and how many of these the run has with exactly the same pixels.
 
 total_cpu_s is the CPU of the stages from segment to profile, serial_cpu_s the share of the
-driver (null with one worker, which is the driver). ``--same-bytes`` with several workers
-repeats the run with one: same_bytes is true if all outputs without times are identical;
-differences are listed on stderr. ``--peer sopa`` runs sopa 2.2.11 on the same slide, in a
-separate environment.
+driver (null with one worker, which is the driver), stage_cpu_s the CPU of every stage.
+``--against`` runs this and another checkout alternately; against has the figures of each
+round and side, and the ratio of the medians of total_cpu_s (other / this).
+``--same-bytes`` with several workers repeats the run with one: same_bytes is true if all
+outputs without times are identical; differences are listed on stderr. ``--peer sopa`` runs
+sopa 2.2.11 on the same slide, in a separate environment.
 """
 
 import argparse
 import hashlib
 import json
+import shutil
 import sys
 import tempfile
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -28,6 +33,7 @@ from numpy.typing import NDArray
 
 from tests.benchmarks.cheap_backend import cheap_segmenter
 from tests.benchmarks.common import (
+    ROOT,
     bench_image,
     cheap_config,
     codexseg_run,
@@ -49,6 +55,8 @@ def main() -> None:
     parser.add_argument("--patch", type=int, default=2048)
     parser.add_argument("--peer", choices=["sopa"])
     parser.add_argument("--same-bytes", action="store_true")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT")
+    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     image = bench_image(options.size)
     with tempfile.TemporaryDirectory() as folder:
@@ -57,6 +65,9 @@ def main() -> None:
         if options.same_bytes and options.workers > 1:
             measured(codexseg_run(config, Path(folder) / "one", 1))
             figures["same_bytes"] = same_bytes(Path(folder) / "run", Path(folder) / "one")
+        if options.against:
+            sides = {"this": ROOT, "other": options.against.resolve()}
+            figures["against"] = alternately(config, sides, options)
         if options.peer:
             peer = theirs(image, Path(folder))
             figures |= {f"peer_{key}": value for key, value in peer.items()}
@@ -64,12 +75,13 @@ def main() -> None:
     print(json.dumps(figures))
 
 
-def ours(image: Path, config: Path, folder: Path, workers: int) -> dict[str, float | None]:
+def ours(image: Path, config: Path, folder: Path, workers: int) -> dict[str, Any]:
     """Run codexseg twice, first to compile, and compare with the untiled image."""
     run = folder / "run"
     measured(codexseg_run(config, folder / "warm", workers))
     figures = measured(codexseg_run(config, run, workers))
-    times = [stage_times(run, workers)[stage] for stage in STAGES]
+    by_stage = stage_times(run, workers)
+    times = [by_stage[stage] for stage in STAGES]
     serial_cpu_s = sum(stage["driver_cpu_s"] for stage in times)
     labels = np.asarray(
         zarr.open_array(run / "segmentation.ome.zarr/labels/cell/0", mode="r")
@@ -79,10 +91,30 @@ def ours(image: Path, config: Path, folder: Path, workers: int) -> dict[str, flo
         **figures,
         "serial_cpu_s": round(serial_cpu_s, 2) if workers > 1 else None,
         "total_cpu_s": round(sum(stage["cpu_s"] for stage in times), 2),
+        "stage_cpu_s": {stage: used["cpu_s"] for stage, used in by_stage.items()},
         "cells": int(labels.max()),
         "cells_untiled": int(untiled.max()),
         "identical_cells": identical(labels, untiled),
     }
+
+
+def alternately(
+    config: Path, sides: dict[str, Path], options: argparse.Namespace
+) -> dict[str, Any]:
+    """Run each checkout in turn, after one run of each to compile."""
+    rounds: dict[str, list[dict[str, Any]]] = {side: [] for side in sides}
+    for number in range(options.rounds + 1):
+        for side, root in sides.items():
+            run = config.parent / f"{side}_{number}"
+            figures = measured(codexseg_run(config, run, options.workers), root)
+            times = stage_times(run, options.workers)
+            stages = {stage: times[stage]["cpu_s"] for stage in STAGES}
+            total = round(sum(stages.values()), 2)
+            rounds[side].append({**figures, "total_cpu_s": total, "stage_cpu_s": stages})
+            shutil.rmtree(run)
+    kept = {side: figures[1:] for side, figures in rounds.items()}
+    medians = {side: median(f["total_cpu_s"] for f in kept[side]) for side in sides}
+    return {**kept, "ratio": round(medians["other"] / medians["this"], 2)}
 
 
 def theirs(image: Path, folder: Path) -> dict[str, float]:
