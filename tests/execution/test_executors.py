@@ -133,8 +133,9 @@ def test_second_interruption_kills_running_jobs(tmp_path, monkeypatch):
             list(pool.run(jobs.record_and_hang, [str(path)], cancelled=interrupt))
 
     monkeypatch.setattr(_Worker, "finish", interrupt)
+    others = set(multiprocessing.active_children())  # those of the fixture
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         work()
     assert time.monotonic() - start < jobs.LONG_S / 2
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= others
