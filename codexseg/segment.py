@@ -14,7 +14,7 @@ from codexseg.backends.base import bytes_per_px, check_result
 from codexseg.config.coerce import AnyConfig, as_config
 from codexseg.config.schema import Config
 from codexseg.core.grid import Window
-from codexseg.core.labels.matching import interior
+from codexseg.core.labels.matching import interior, pair_table
 from codexseg.core.labels.operations import as_labels, label_boundaries
 from codexseg.errors import InputError
 from codexseg.exports.cell_tables import unmatched_table
@@ -25,10 +25,8 @@ from codexseg.stages.load import n_strips, summarize_slide, tally_strip
 from codexseg.stages.profile import measure_cells
 from codexseg.stages.repair import (
     choose_pairs,
-    count_overlaps,
     matched_labels,
     number_cells,
-    sum_overlaps,
 )
 from codexseg.stages.segment.arrays import (
     Patches,
@@ -261,11 +259,10 @@ def _pair_and_measure(
     objects, original, same_label = segmenter.objects()
     cells, nuclei = objects.values()
     pairable = interior(original["cell"]) if same_label is None else same_label
-    counts = count_overlaps(original["cell"], original["nucleus"], pairable)
     choice = choose_pairs(
         cells,
         nuclei,
-        sum_overlaps([counts]),
+        pair_table(original["cell"], original["nucleus"], interior=pairable),
         config.repair,
         by_label=same_label is not None,
         keep_all_cells=config.segmentation.compartment == "whole-cell",

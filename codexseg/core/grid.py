@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 
+import numpy as np
+
 from codexseg.arrays import Int64
 from codexseg.errors import InputError
 
@@ -138,3 +140,21 @@ class PatchGrid:
             min(columns - 1, (window.x1 - 1 + ex) // dx),
         )
         return [self[r * columns + c] for r in range(r0, r1 + 1) for c in range(c0, c1 + 1)]
+
+
+def pixels_in_window(pixels: Int64, window: Window, width: int) -> tuple[Int64, Int64]:
+    """Return y and x, in a window, of the pixels that it contains.
+
+    Parameters
+    ----------
+    pixels : (n,) int64
+        Pixels of a slide: y * width + x, ascending.
+    window : Window
+        Any window of the slide.
+    width : int
+        Width of the slide, px.
+    """
+    start, stop = np.searchsorted(pixels, [window.y0 * width, window.y1 * width])
+    y, x = np.divmod(pixels[start:stop], width)
+    inside = (x >= window.x0) & (x < window.x1)
+    return y[inside] - window.y0, x[inside] - window.x0

@@ -1,17 +1,19 @@
 """Repair: pair cells and nuclei, trim nuclei to their cells, and number the cells.
 
-Pairs are chosen once for the slide: each core counts the pixels that nuclei share with the
-interiors of cells, and the pairs follow from the sums. Cells are numbered 1 to n in raster
+Pairs are chosen once for the slide, from the pixels that nuclei share with the interiors of
+cells. stitch has counted them in each core; whether the pixels along its sides are interior
+depends on its neighbours and is decided here. Cells are numbered 1 to n in raster
 order of their first pixels; a nucleus has the number of its cell.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from codexseg.arrays import Columns, Int64, Labels, Mask
+from codexseg.arrays import Int64, Labels, Mask
 from codexseg.artifacts.cells import (
     ALONE,
     MATCHED,
@@ -23,21 +25,20 @@ from codexseg.artifacts.cells import (
 from codexseg.artifacts.columns import COMPARTMENTS, object_column
 from codexseg.artifacts.labels import (
     label_folders,
-    pack_mask,
     read_original,
-    unpack_mask,
-    with_border,
 )
 from codexseg.artifacts.objects import (
     SlideObjects,
     missing_value,
     read_patches_with_objects,
 )
+from codexseg.artifacts.overlaps import CoreOverlaps, side_pixels
 from codexseg.artifacts.patches import patch_rows, write_patches_metadata
 from codexseg.config.schema import RepairConfig
-from codexseg.core.grid import PatchGrid
-from codexseg.core.labels.matching import interior, match, matched_fraction, pair_table
+from codexseg.core.grid import PatchGrid, pixels_in_window
+from codexseg.core.labels.matching import PairTable, match, matched_fraction
 from codexseg.core.labels.operations import renumber
+from codexseg.core.labels.overlaps import add_overlaps
 from codexseg.errors import RunStateError
 from codexseg.io.labels.chunks import core_levels
 from codexseg.run.records import Record
@@ -47,8 +48,8 @@ from codexseg.workflow.worker import WorkerState, worker_state
 
 log = logging.getLogger(__name__)
 
-PAIRS = "pairs"
-"""Pass that counts shared pixels."""
+BOUNDARY = "boundary"
+"""Table of the pixels that only neighbouring cores show to be on the boundary of a cell."""
 
 
 def repair(context: StageContext) -> Record:
@@ -59,9 +60,8 @@ def repair(context: StageContext) -> Record:
     grid, stitched = state.grid, inputs.records("stitch")
     cells, nuclei = (SlideObjects.read(stitched, name) for name in COMPARTMENTS)
     patches = read_patches_with_objects(stitched)
-    context.map_patches(count_pairs, patches, part=PAIRS)
-    counted = inputs.part(PAIRS).own
-    overlaps = sum_overlaps([counted.read_columns(patch) for patch in patches])
+    overlaps, boundary = sum_overlaps(set(patches), partial(read_overlaps, inputs), grid)
+    inputs.own.write_table(BOUNDARY, {"pixel": boundary})
     matches = choose_pairs(
         cells,
         nuclei,
@@ -108,76 +108,68 @@ def _restore_labels(inputs: StageInputs, state: WorkerState) -> None:
 # -- pairs --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class PairOverlaps:
-    """Pixels that nuclei share with cells: one row per pair, ascending.
-
-    Attributes
-    ----------
-    cell, nucleus : (n,) int64
-        Rows of the objects.
-    shared : (n,) int64
-        Pixels.
-    """
-
-    cell: Int64
-    nucleus: Int64
-    shared: Int64
-
-
-def count_overlaps(cells: Labels, nuclei: Labels, pairable: Mask) -> dict[str, np.ndarray]:
-    """Count pixels that nuclei share with cells.
+def sum_overlaps(
+    patches: Collection[int], read: Callable[[int], CoreOverlaps], grid: PatchGrid
+) -> tuple[PairTable, Int64]:
+    """Sum the overlaps of all cores.
 
     Parameters
     ----------
-    cells, nuclei : (y, x) uint32
-        Labels 1 to n: row i has the label i + 1.
-    pairable : (y, x) bool
-        Pixels that count.
+    patches : collection of int
+        Patches with objects.
+    read : callable
+        Returns the overlaps of a patch; called once for each, in ascending order.
+    grid : PatchGrid
+        The patch grid.
+
+    Returns
+    -------
+    pairs : PairTable
+        Pixels by cell and nucleus on the slide.
+    boundary : (n,) int64
+        Pixels inside a cell in their core that touch another cell, or background, in a
+        neighbouring core: y * width + x, ascending. They do not count.
     """
-    pairs = pair_table(cells, nuclei, interior=pairable)
-    return {
-        "cell": pairs.cell.astype(np.int64) - 1,
-        "nucleus": pairs.nucleus.astype(np.int64) - 1,
-        "shared": pairs.shared,
-    }
-
-
-def count_pairs(inputs: StageInputs, patches: Sequence[int]) -> Finished:
-    """Count shared pixels in the cores of patches. Runs in a worker."""
-    state, stitched = worker_state(inputs), inputs.records("stitch")
-    occupied = set(read_patches_with_objects(stitched))
-
-    def edges(patch: int) -> Columns:
-        return stitched.read_columns(patch) if patch in occupied else {}
-
-    for number in patches:
-        core = state.grid[number].core
-        cells, nuclei = read_original(state.labels, core)
-        if inputs.paired_by_label:
-            pairable = unpack_mask(edges(number), core.shape)
-        else:
-            # Whether a pixel is interior depends on its neighbours.
-            bordered, inside = with_border(cells, number, state.grid, edges)
-            pairable = np.ascontiguousarray(interior(bordered)[inside])
-        counts = count_overlaps(cells, nuclei, pairable)
-        inputs.own.write_columns(number, {**counts, **pack_mask(pairable)})
-        yield number, {}
-
-
-def sum_overlaps(parts: Sequence[Columns]) -> PairOverlaps:
-    """Add up the counts of all cores, as :func:`count_overlaps` returns them."""
-    cell, nucleus, shared = (
-        np.concatenate([np.zeros(0, np.int64), *(part[name] for part in parts)])
-        for name in ("cell", "nucleus", "shared")
+    tables: list[PairTable] = []
+    edges: dict[int, Mapping[str, Labels]] = {}
+    found = [(np.zeros(0, np.int64), np.zeros(0, np.uint32), np.zeros(0, np.uint32))]
+    for patch in grid:
+        number, above = patch.number, patch.number - grid.counts[1]
+        if number in patches:
+            core = read(number)
+            tables.append(core.pairs)
+            edges[number] = core.edges
+        if patch.row > 0:
+            found += _boundary_between(grid, edges, (number, "top"), (above, "bottom"))
+        if patch.column > 0:
+            found += _boundary_between(grid, edges, (number, "left"), (number - 1, "right"))
+        edges.pop(above, None)  # its neighbours are done
+    boundary, cells, nuclei = (
+        np.concatenate(columns) for columns in zip(*found, strict=True)
     )
-    order = np.lexsort((nucleus, cell))
-    cell, nucleus, shared = cell[order], nucleus[order], shared[order]
-    if len(cell) == 0:
-        return PairOverlaps(cell, nucleus, shared)
-    changes = (cell[1:] != cell[:-1]) | (nucleus[1:] != nucleus[:-1])
-    starts = np.flatnonzero(np.concatenate([[True], changes]))
-    return PairOverlaps(cell[starts], nucleus[starts], np.add.reduceat(shared, starts))
+    # The corner of a core can be found on two sides.
+    boundary, once = np.unique(boundary, return_index=True)
+    excess = PairTable(cells[once], nuclei[once], np.full(len(once), -1))
+    cells, nuclei, shared = add_overlaps([*tables, excess])
+    occurs = shared > 0
+    return PairTable(cells[occurs], nuclei[occurs], shared[occurs]), boundary
+
+
+def _boundary_between(
+    grid: PatchGrid, edges: Mapping[int, Mapping[str, Labels]], *sides: tuple[int, str]
+) -> Iterator[tuple[Int64, Labels, Labels]]:
+    """Yield pixels, cells and nuclei of the boundary along two sides that touch."""
+    known = [edges.get(patch, {}).get(side) for patch, side in sides]
+    present = [edge for edge in known if edge is not None]
+    if not present:
+        return
+    background = np.zeros_like(present[0])
+    first, second = (background if edge is None else edge for edge in known)
+    differs = first[0] != second[0]
+    for (patch, side), (cells, nuclei) in zip(sides, (first, second), strict=True):
+        at = differs & (nuclei > 0)
+        pixels = side_pixels(grid[patch].core, side, grid.shape[1])
+        yield pixels[at], cells[at], nuclei[at]
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,7 +198,7 @@ class PairChoice:
 def choose_pairs(
     cells: SlideObjects,
     nuclei: SlideObjects,
-    overlaps: PairOverlaps,
+    overlaps: PairTable,
     rules: RepairConfig,
     *,
     by_label: bool,
@@ -218,8 +210,8 @@ def choose_pairs(
     ----------
     cells, nuclei : SlideObjects
         The objects of the slide.
-    overlaps : PairOverlaps
-        Shared pixels.
+    overlaps : PairTable
+        Shared pixels, in the ids of the objects: row i has the id i + 1.
     rules : RepairConfig
         The section repair of the configuration.
     by_label : bool
@@ -228,7 +220,8 @@ def choose_pairs(
         Whether cells without a nucleus are kept.
     """
     min_overlap = 0.0 if by_label else rules.min_overlap
-    cell, nucleus, shared = overlaps.cell, overlaps.nucleus, overlaps.shared
+    cell, nucleus = (ids.astype(np.int64) - 1 for ids in overlaps[:2])
+    shared = overlaps.shared
     # "sequential": cells choose in the order in which patches detected them.
     order = np.argsort(cells.detected_first, kind="stable")
     position = np.empty(len(order), np.int64)
@@ -354,16 +347,24 @@ def matched_labels(
 
 def write_matched_cores(inputs: StageInputs, patches: Sequence[int]) -> Finished:
     """Write the matched labels of cores. Runs in a worker."""
-    state, counted = worker_state(inputs), inputs.part(PAIRS).own
-    levels = core_levels(state.grid.shape, state.grid.step)
+    state, grid = worker_state(inputs), worker_state(inputs).grid
+    levels = core_levels(grid.shape, grid.step)
+    boundary = inputs.own.read_table(BOUNDARY)["pixel"]
     for number in patches:
-        core = state.grid[number].core
+        core = grid[number].core
         cells, nuclei = read_original(state.labels, core)
-        pairable = unpack_mask(counted.read_columns(number), core.shape)
+        pairable = read_overlaps(inputs, number).pairable
+        pairable[pixels_in_window(boundary, core, grid.shape[1])] = False
         images = matched_labels(cells, nuclei, pairable, state.cells)
         for name, labels in images.items():
             state.labels.write(name, core, labels, levels)
         yield number, {}
+
+
+def read_overlaps(inputs: StageInputs, patch: int) -> CoreOverlaps:
+    """Read the overlaps that stitch counted in the core of a patch."""
+    core = worker_state(inputs).grid[patch].core
+    return CoreOverlaps.read(inputs.records("stitch"), patch, core.shape)
 
 
 STAGE = Stage(

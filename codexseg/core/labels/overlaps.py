@@ -61,8 +61,8 @@ def overlaps(truth: Labels, pred: Labels) -> Overlaps:
     return _table(*tally_pairs(truth.reshape(-1), pred.reshape(-1), None))
 
 
-def add_overlaps(tables: Iterable[Overlaps]) -> Overlaps:
-    """Sum the tables of disjoint windows."""
+def add_overlaps(tables: Iterable[tuple[Labels, Labels, Int64]]) -> Overlaps:
+    """Sum tables of the columns of :class:`Overlaps`, such as those of disjoint windows."""
     columns = list(zip(*tables, strict=True))
     if not columns:
         return _table(np.zeros(0, np.uint64), np.zeros(0, np.int64))

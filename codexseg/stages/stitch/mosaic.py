@@ -14,7 +14,7 @@ import numpy as np
 from codexseg.arrays import Int64, Labels, Mask
 from codexseg.artifacts.columns import COMPARTMENTS, columns_of
 from codexseg.artifacts.patch_labels import PatchLabels
-from codexseg.core.grid import Patch, PatchGrid, Window
+from codexseg.core.grid import Patch, PatchGrid, Window, pixels_in_window
 from codexseg.core.labels.operations import relabel
 from codexseg.run.records import StageRecords
 
@@ -187,7 +187,7 @@ def _add_conflicting(labels: PatchLabels, seams: Seams, mosaic: MosaicWindow) ->
             ids = mosaic.ids[c][at]
             ids[mask & (ids == 0)] = number
             mosaic.same_label[at] |= mask
-        y, x = _pixels_inside(known.fragments, window, labels.grid.shape[1])
+        y, x = pixels_in_window(known.fragments, window, labels.grid.shape[1])
         mosaic.ids[c][y, x] = 0
 
 
@@ -210,14 +210,6 @@ def _conflicting_objects(
         if part is not None:
             mask = image[part.within(shown)] == known.source_label[row]
             yield part, mask, int(known.id[row])
-
-
-def _pixels_inside(places: Int64, window: Window, width: int) -> tuple[Int64, Int64]:
-    """Return y and x in a window of the sorted pixels that it contains."""
-    start, stop = np.searchsorted(places, [window.y0 * width, window.y1 * width])
-    y, x = np.divmod(places[start:stop], width)
-    inside = (x >= window.x0) & (x < window.x1)
-    return y[inside] - window.y0, x[inside] - window.x0
 
 
 def cores_in(grid: PatchGrid, window: Window) -> Iterator[tuple[Patch, Window]]:

@@ -2,7 +2,8 @@
 
 Every object belongs to one patch, the one whose core contains its first pixel in raster
 order. ``cell_original`` and ``nucleus_original`` contain all objects, numbered in raster
-order of their first pixels. Each core is written once, with its part of the pyramid.
+order of their first pixels. Each core is written once, with its part of the pyramid. The
+pixels that its cells and nuclei share are counted while it is in memory.
 """
 
 import logging
@@ -12,11 +13,10 @@ from functools import partial
 from codexseg.artifacts.labels import (
     LABEL_NAMES,
     ORIGINAL,
-    core_edges,
     label_folders,
-    pack_mask,
 )
 from codexseg.artifacts.objects import write_patches_with_objects
+from codexseg.artifacts.overlaps import CoreOverlaps
 from codexseg.artifacts.slide_statistics import SlideTables, overview_factor
 from codexseg.config.schema import Config
 from codexseg.core.grid import PatchGrid
@@ -91,7 +91,7 @@ def _open_store(inputs: StageInputs, grid: PatchGrid) -> LabelStore:
 
 
 def write_cores(inputs: StageInputs, patches: Sequence[int]) -> Finished:
-    """Write the labels of cores. Runs in a worker."""
+    """Write the labels of cores and count their overlaps. Runs in a worker."""
     state = worker_state(inputs)
     grid, labels = state.grid, state.labels
     source, seams = patch_labels(inputs), Seams.read(inputs.own)
@@ -99,13 +99,11 @@ def write_cores(inputs: StageInputs, patches: Sequence[int]) -> Finished:
     for number in patches:
         core = grid[number].core
         mosaic = compose_window(source, seams, core)
-        images = dict(zip(ORIGINAL.values(), mosaic.ids, strict=True))
-        for name, image in images.items():
+        cells, nuclei = mosaic.ids
+        for name, image in zip(ORIGINAL.values(), (cells, nuclei), strict=True):
             labels.write(name, core, image, levels)
-        if inputs.paired_by_label:
-            inputs.own.write_columns(number, pack_mask(mosaic.same_label))
-        else:
-            inputs.own.write_columns(number, core_edges(mosaic.ids[0]))
+        same_label = mosaic.same_label if inputs.paired_by_label else None
+        CoreOverlaps.count(cells, nuclei, same_label).write(inputs.own, number)
         yield number, {}
 
 
@@ -119,7 +117,10 @@ STAGE = Stage(
     ("stitch",),
     ("load", "patch", "segment"),
     stitch,
-    version=2,
-    changes={2: "the stages stitch and repair changed order"},
+    version=3,
+    changes={
+        2: "the stages stitch and repair changed order",
+        3: "stitch counts the pixels that cells and nuclei share",
+    },
     extra=_version,
 )
