@@ -11,8 +11,8 @@ from codexseg.arrays import Pixels
 from codexseg.artifacts.manifest import read_manifest
 from codexseg.artifacts.patches import (
     PATCHES_METADATA,
+    informative_patches,
     patch_rows,
-    valid_patches,
     write_patches_metadata,
 )
 from codexseg.config.schema import Config
@@ -134,7 +134,7 @@ class CodexPatches:
         def read(number: int) -> Pixels:
             return np.moveaxis(channels.read(slide, grid[number].outer), 0, -1)
 
-        return PatchSequence(valid_patches(state.inputs.records("flag")), read)
+        return PatchSequence(informative_patches(state.inputs.records("flag")), read)
 
     @property
     def seg_res_batch(self) -> PatchSequence[Masks]:
@@ -224,7 +224,7 @@ class CodexPatches:
         self, stage: str, read: Callable[[WorkerState, int], Masks]
     ) -> PatchSequence[Masks]:
         state = self._state(stage)
-        patches = valid_patches(state.inputs.records("flag"))
+        patches = informative_patches(state.inputs.records("flag"))
         return PatchSequence(patches, lambda number: read(state, number))
 
     def _state(self, stage: str) -> WorkerState:

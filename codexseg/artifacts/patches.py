@@ -36,7 +36,7 @@ def read_grid(records: StageRecords) -> PatchGrid:
     return PatchGrid(shape, step, halo)
 
 
-def valid_patches(flags: StageRecords) -> list[int]:
+def informative_patches(flags: StageRecords) -> list[int]:
     """Return the numbers of the informative patches, in order.
 
     Parameters

@@ -7,16 +7,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from codexseg.arrays import Columns, Float32, Int64, Mask, Pixels
+from codexseg.arrays import Columns, Float32, Int64, Mask
 from codexseg.artifacts.columns import CHANNEL_COLUMNS, names_of
 from codexseg.backends.base import ChannelStatistics
 from codexseg.config.schema import Config
-from codexseg.core.grid import Window
 from codexseg.core.intensity.background import BLOCK_PX
-from codexseg.core.intensity.histogram import N_BINS, histogram
+from codexseg.core.intensity.histogram import N_BINS
 from codexseg.core.intensity.scaling import IntensityScaling
 from codexseg.io.csv_writer import write_csv_rows
-from codexseg.io.slides.base import SlideImage
 from codexseg.io.slides.channels import SegmentationChannels
 from codexseg.io.slides.record import SlideRecord
 from codexseg.run.records import StageRecords
@@ -173,16 +171,6 @@ class SlideStatistics:
             scalings = slide_scalings(counts, channels, wanted, np.dtype(slide.dtype))
         return cls(channels, tables, scalings)
 
-    def read_pixels(self, slide: SlideImage, window: Window, config: Config) -> Pixels:
-        """Read a window as the backend sees it: (2, y, x), scaled if configured."""
-        pixels = self.channels.read(slide, window)
-        percentiles = config.segmentation.percentiles
-        if self.scalings is None or percentiles is None:
-            return pixels
-        if config.segmentation.normalization == "patch":
-            return rescale(pixels, patch_scalings(pixels, percentiles))
-        return rescale(pixels, self.scalings)
-
 
 def write_channel_statistics(
     path: Path, statistics: Mapping[str, Mapping[str, float]]
@@ -244,20 +232,6 @@ def slide_scalings(
     low, high = np.max(limits, axis=0).tolist() if limits else (0.0, 0.0)
     flat = IntensityScaling(0, 0)
     return nucleus if channels.has_nucleus else flat, IntensityScaling(low, high)
-
-
-def patch_scalings(pixels: Pixels, percentiles: Percentiles) -> Scalings:
-    """Return the scalings of an image (2, y, x) by its own percentiles."""
-    nucleus, wholecell = (
-        IntensityScaling.of(histogram(channel), percentiles, pixels.dtype)
-        for channel in pixels
-    )
-    return nucleus, wholecell
-
-
-def rescale(pixels: Pixels, scalings: Scalings) -> Pixels:
-    """Scale both channels of an image (2, y, x); float32."""
-    return np.stack([s.apply(channel) for s, channel in zip(scalings, pixels, strict=True)])
 
 
 def scale_statistics(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from codexseg.artifacts.patch_labels import PatchLabels
-from codexseg.artifacts.patches import valid_patches
+from codexseg.artifacts.patches import informative_patches
 from codexseg.core.labels.matching import matched_fraction, matching_stats
 from codexseg.core.labels.operations import label_boundaries, relabel
 from codexseg.exports.base import Exporter
@@ -36,8 +36,8 @@ class PatchPickle(Exporter):
         self.masks = masks
 
     def pieces(self, state: WorkerState) -> Sequence[int]:
-        """Return the valid patches."""
-        return valid_patches(state.inputs.records("flag"))
+        """Return the informative patches."""
+        return informative_patches(state.inputs.records("flag"))
 
     def encode(self, state: WorkerState, pieces: StageRecords, piece: int) -> list[Path]:
         """Pickle the masks of a patch."""

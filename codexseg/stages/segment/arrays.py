@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from codexseg.arrays import Float64, Pixels
-from codexseg.artifacts.slide_statistics import Scalings, patch_scalings, rescale
+from codexseg.artifacts.slide_statistics import Scalings
 from codexseg.backends.base import Backend, ChannelStatistics, SlideContext, diameter_um
 from codexseg.backends.registry import create
 from codexseg.config.schema import Config, SegmentationConfig
@@ -27,6 +27,7 @@ from codexseg.stages.segment.diameter import (
     assumed_mpp_warning,
     diameters_um,
 )
+from codexseg.workflow.pixels import patch_scalings, rescale
 
 log = logging.getLogger(__name__)
 

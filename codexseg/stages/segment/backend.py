@@ -20,6 +20,7 @@ from codexseg.errors import ConfigError
 from codexseg.io.slides.channels import has_nuclei
 from codexseg.run.directory import digest
 from codexseg.workflow.cache_keys import section_in_key
+from codexseg.workflow.pixels import read_pixels
 from codexseg.workflow.stage import BackendRecord, StageInputs
 from codexseg.workflow.worker import WorkerState, worker_state
 
@@ -151,7 +152,8 @@ class BackendWorker:
     def read(self, window: Window) -> Pixels:
         """Read a window (2, y, x) in the intensities that the backend gets."""
         state = self._state
-        return state.statistics.read_pixels(state.slide, window, state.inputs.config)
+        settings = state.inputs.config.segmentation
+        return read_pixels(state.slide, window, state.statistics, settings)
 
 
 def backend_worker(inputs: StageInputs, diameter: float | None) -> BackendWorker:

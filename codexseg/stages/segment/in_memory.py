@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from codexseg.arrays import Columns, Float64, Labels, Mask
+from codexseg.arrays import Columns, Float64, Labels, Mask, Pixels
 from codexseg.artifacts.columns import COMPARTMENTS
 from codexseg.artifacts.objects import SlideObjects, fill_columns
 from codexseg.artifacts.slide_statistics import SlideStatistics
@@ -30,6 +30,7 @@ from codexseg.stages.segment.diameter import (
     measured_windows,
 )
 from codexseg.stages.segment.stage import choose_compartment, drop_without_signal
+from codexseg.workflow.pixels import read_pixels
 
 
 class ImageSegmenter:
@@ -89,6 +90,10 @@ class ImageSegmenter:
         same_label = (labels[0] == labels[1]) & (labels[0] > 0) if by_label else None
         return objects, numbered, same_label
 
+    def _read(self, window: Window) -> Pixels:
+        settings = self._config.segmentation
+        return read_pixels(self._image, window, self._statistics, settings)
+
     def _make_backend(self, diameter: float | None) -> Backend:
         return make_backend(
             self._config, self.grid.shape, self._mpp, self._statistics, diameter=diameter
@@ -109,7 +114,7 @@ class ImageSegmenter:
             return [
                 diameters_um(
                     backend,
-                    self._statistics.read_pixels(self._image, window, self._config),
+                    self._read(window),
                     window,
                     self._mpp,
                     compartment=self._config.segmentation.compartment,
@@ -126,7 +131,7 @@ class ImageSegmenter:
         backend, shape = self.backend, (2, *self.grid.shape)
         if not self._statistics.signal.any():  # not informative: a run skips it
             return check_result(np.zeros(shape, np.uint32), shape, backend)
-        pixels = self._statistics.read_pixels(self._image, self.window, self._config)
+        pixels = self._read(self.window)
         passes = slide_passes_of(backend)
         if isinstance(backend, WholeSlideBackend) and passes:
             known = self._statistics.as_seen_by_backend

@@ -1,10 +1,9 @@
 """Segment: from pixels to the labels of each valid patch, batch by batch from disk.
 
 A batch contains as many patches of one shape as fit the memory budget. Their pixels, read
-by ``SlideStatistics.read_pixels`` in ``artifacts/slide_statistics.py``, go to a
-memory-mapped file that the backend reads; the labels of each patch go to its own chunks of
-``patches.zarr``. Each patch then verifies its halo: no object that touches its core may
-come near a cut edge, or the window is extended.
+by ``workflow/pixels.py``, go to a memory-mapped file that the backend reads; the labels of
+each patch go to its own chunks of ``patches.zarr``. Each patch then verifies its halo: no
+object that touches its core may come near a cut edge, or the window is extended.
 """
 
 import logging
@@ -20,9 +19,9 @@ from codexseg.artifacts.columns import COMPARTMENTS
 from codexseg.artifacts.objects import fill_columns
 from codexseg.artifacts.patch_labels import PatchLabels, empty_columns, write_detections
 from codexseg.artifacts.patches import (
+    informative_patches,
     patch_rows,
     read_grid,
-    valid_patches,
     write_patches_metadata,
 )
 from codexseg.artifacts.warnings import RunWarning, as_json
@@ -80,7 +79,7 @@ def segment_slide(context: StageContext) -> Record:
     if store.create(len(grid), grid.outer_shape, keep=bool(own.read_all())):
         inputs.run.forget("segment")  # the labels of its records are gone
     scale = find_diameter(context)
-    valid, summary = valid_patches(inputs.records("flag")), Record()
+    valid, summary = informative_patches(inputs.records("flag")), Record()
     if len(_intact(labels, valid)) < len(valid):
         summary = run_slide_passes(context)
     backend = backend_worker(inputs, known_diameter(inputs)).backend
