@@ -7,7 +7,6 @@ from pathlib import Path
 
 from codexseg.backends.networks.signature import (
     REMEDY,
-    Shape,
     Signature,
     Tensor,
     describe_tensors,
@@ -58,24 +57,20 @@ def check_contract(signature: Signature, path: Path) -> Contract:
         Unless it has one float32 input (n, 256, 256, 2) and four float32 outputs
         (n, 256, 256, 1 3 1 3), n of any size.
     """
-    sides = (TILE_PX, TILE_PX)
     inputs = list(signature.inputs)
-    if len(inputs) != 1 or not _fits(signature.inputs[inputs[0]], (-1, *sides, 2)):
+    if len(inputs) != 1 or not _fits(signature.inputs[inputs[0]], 2):
         expected = f"one float32 input (n, {TILE_PX}, {TILE_PX}, 2): nucleus, whole cell"
         raise _violation(path, "reads", signature.inputs, expected)
-    numbers = {name: re.search(r"\d+(?=(:0)?$)", name) for name in signature.outputs}
-    ordered = sorted(
-        (name for name, match in numbers.items() if match),
-        key=lambda name: int(numbers[name][0]),  # type: ignore[index]
-    )
-    heads = [(-1, *sides, channels) for channels in HEAD_CHANNELS]
-    distinct = len({int(match[0]) for match in numbers.values() if match})
+    numbered = {
+        int(match[0]): name
+        for name in signature.outputs
+        if (match := re.search(r"\d+(?=(:0)?$)", name))
+    }
+    ordered = [name for _, name in sorted(numbered.items())]
+    heads = [signature.outputs[name] for name in ordered]
     if not (
-        len(signature.outputs) == len(ordered) == distinct == len(heads)
-        and all(
-            _fits(signature.outputs[name], head)
-            for name, head in zip(ordered, heads, strict=True)
-        )
+        len(signature.outputs) == len(heads) == len(HEAD_CHANNELS)
+        and all(map(_fits, heads, HEAD_CHANNELS))
     ):
         expected = (
             f"four float32 outputs (n, {TILE_PX}, {TILE_PX}, c) with names that end in a "
@@ -87,17 +82,15 @@ def check_contract(signature: Signature, path: Path) -> Contract:
     return Contract(inputs[0], (first, second, third, fourth))
 
 
-def _fits(tensor: Tensor, expected: Shape) -> bool:
-    """Return whether a tensor has a shape; sides of unknown size fit as well."""
+def _fits(tensor: Tensor, channels: int) -> bool:
+    """Return whether a tensor is float32 (n, 256, 256, channels).
+
+    Sides of unknown size fit as well.
+    """
     dtype, shape = tensor
-    if dtype != "float32" or shape is None or len(shape) != len(expected):
+    if dtype != "float32" or shape is None or len(shape) != 4:
         return False
-    batch, *sides, channels = shape
-    return (
-        batch == expected[0]
-        and channels == expected[-1]
-        and all(side in (TILE_PX, -1) for side in sides)
-    )
+    return shape[::3] == (-1, channels) and {*shape[1:3]} <= {TILE_PX, -1}
 
 
 def _violation(

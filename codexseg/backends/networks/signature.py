@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from codexseg.backends.process_cache import digest_once
 from codexseg.errors import InputError
@@ -26,12 +27,13 @@ REMEDY = (
 )
 _SERVING = "serving_default"
 _GRAPH, _PROPERTY = 7, 14  # fields of ModelProto
-_CHUNK_BYTES = 2**20
 # tensorflow/core/framework/types.proto and onnx/onnx.proto
 _TENSORFLOW_TYPES = {1: "float32", 2: "float64", 3: "int32", 4: "uint8", 9: "int64"}
 _TENSORFLOW_TYPES |= {7: "string", 10: "bool", 14: "bfloat16", 17: "uint16", 19: "float16"}
 _ONNX_TYPES = {1: "float32", 2: "uint8", 4: "uint16", 6: "int32", 7: "int64"}
 _ONNX_TYPES |= {8: "string", 9: "bool", 10: "float16", 11: "float64", 16: "bfloat16"}
+
+_Value = TypeVar("_Value", int, "_Message")
 
 
 @dataclass(frozen=True)
@@ -101,37 +103,31 @@ class _Message:
                 return value, at
         raise _MalformedError(f"a number ends at byte {at} of {self.end}")
 
-    def messages(self, number: int) -> "Iterator[_Message]":
-        """Yield the messages (or strings) with a field number."""
-        for key, value in self.fields():
-            if key == number:
-                if not isinstance(value, _Message):
-                    raise _MalformedError(f"field {number} is a number")
-                yield value
+    def _values(self, number: int, kind: type[_Value]) -> list[_Value]:
+        """Return the values with a field number, all of one kind."""
+        values = [value for key, value in self.fields() if key == number]
+        of_kind = [value for value in values if isinstance(value, kind)]
+        if len(of_kind) < len(values):
+            raise _MalformedError(
+                f"field {number} is {'no' if kind is int else 'a'} number"
+            )
+        return of_kind
+
+    def messages(self, number: int) -> "list[_Message]":
+        """Return the messages (or strings) with a field number."""
+        return self._values(number, _Message)
 
     def message(self, number: int) -> "_Message":
         """Return the last message with a field number; empty if there is none."""
-        last = _Message(self.buffer, self.end, self.end)
-        for message in self.messages(number):
-            last = message
-        return last
+        return [_Message(self.buffer, self.end, self.end), *self.messages(number)][-1]
 
     def number(self, number: int) -> int | None:
         """Return the last integer with a field number; None if there is none."""
-        last = None
-        for key, value in self.fields():
-            if key == number:
-                if not isinstance(value, int):
-                    raise _MalformedError(f"field {number} is no number")
-                last = value
-        return last
+        return [None, *self._values(number, int)][-1]
 
     def text(self) -> str:
         """Return the bytes as text."""
-        try:
-            return self.buffer[self.start : self.end].decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise _MalformedError(str(error)) from None
+        return self.buffer[self.start : self.end].decode("utf-8")
 
 
 def read_signature(path: Path) -> Signature:
@@ -195,8 +191,8 @@ def _graph_digest(path: Path) -> str:
     total = hashlib.sha256()
     with _mapped(path) as message:
         for graph in message.messages(_GRAPH):  # protobuf merges several into one
-            for start in range(graph.start, graph.end, _CHUNK_BYTES):
-                total.update(graph.buffer[start : min(start + _CHUNK_BYTES, graph.end)])
+            with memoryview(graph.buffer) as view, view[graph.start : graph.end] as content:
+                total.update(content)
     return total.hexdigest()
 
 
@@ -226,14 +222,14 @@ def _mapped(path: Path) -> Iterator[_Message]:
             mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data,
         ):
             yield _Message(data, 0, len(data))
+            return
     except FileNotFoundError:
-        lack = "it contains no saved_model.pb" if is_folder else "there is no such file"
-        raise InputError(f"{path} is not {kind}: {lack}. {REMEDY}") from None
-    except _MalformedError as error:
+        reason = "it contains no saved_model.pb" if is_folder else "there is no such file"
+    except (_MalformedError, UnicodeDecodeError) as error:
         reason = f"{file.name} is damaged, cut off or of another format ({error})"
-        raise InputError(f"{path} is not {kind}: {reason}. {REMEDY}") from None
     except (OSError, ValueError) as error:  # mmap: an empty file is a ValueError
-        raise InputError(f"{path} is not {kind}: {error}. {REMEDY}") from None
+        reason = str(error)
+    raise InputError(f"{path} is not {kind}: {reason}. {REMEDY}")
 
 
 def _read_saved_model(message: _Message) -> Signature:
