@@ -1,55 +1,59 @@
 """Caches of this process: loaded models and digests of files."""
 
 import hashlib
-import os
-from collections.abc import Callable, Hashable
-from functools import lru_cache
+from collections.abc import Callable, Hashable, Iterable
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 T = TypeVar("T")
 
 
-def load_once(load: Callable[..., T], *arguments: Hashable) -> T:
-    """Return ``load(*arguments)``, computed once per process.
+def load_once(load: Callable[..., T], *arguments: Hashable, content: str = "") -> T:
+    """Return ``load(*arguments)``, computed once per process and content.
 
-    The latest two results are kept, as cellpose runs two models by turns.
+    The latest two results are kept, as cellpose runs two models by turns. `content` is a
+    digest of the files that are loaded, if the arguments do not contain one.
     """
-    return cast("T", _load(load, arguments))
+    return cast("T", _load(load, arguments, content))
 
 
-def digest_once(compute: Callable[[Path], str], path: Path) -> str:
-    """Return ``compute(path)``, computed once per process until the file changes."""
+def digest_once(compute: Callable[..., str], path: Path, *arguments: str) -> str:
+    """Return ``compute(path, *arguments)``, once per process until the file changes."""
     status = path.stat()
-    return _digest(compute, os.fspath(path), status.st_mtime_ns, status.st_size)
+    return _digest(compute, path, arguments, (status.st_mtime_ns, status.st_size))
 
 
 def file_hash(path: Path, algorithm: Literal["md5", "sha256"]) -> str:
     """Return the hash of a file, in hexadecimal; computed once until the file changes."""
-    return digest_once(_md5 if algorithm == "md5" else _sha256, path)
+    return digest_once(_file_hash, path, algorithm)
 
 
-def new_md5() -> Any:
-    """Return an md5 object, also on systems that forbid md5 for security."""
-    return hashlib.md5(usedforsecurity=False)
+def files_digest(folder: Path, files: Iterable[Path]) -> str:
+    """Return the sha256 of the names and hashes of files in a folder, in hexadecimal."""
+    lines = (
+        f"{file.relative_to(folder).as_posix()} {file_hash(file, 'sha256')}\n"
+        for file in files
+    )
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _md5(path: Path) -> str:
+def _file_hash(path: Path, algorithm: str) -> str:
+    # md5 also on systems that forbid it for security
+    new_hash = partial(hashlib.new, algorithm, usedforsecurity=False)
     with path.open("rb") as file:
-        return str(hashlib.file_digest(file, new_md5).hexdigest())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, hashlib.sha256).hexdigest()
+        return hashlib.file_digest(file, new_hash).hexdigest()
 
 
 @lru_cache(maxsize=2)
-def _load(load: Callable[..., Any], arguments: tuple[Hashable, ...]) -> Any:
+def _load(load: Callable[..., Any], arguments: tuple[Hashable, ...], content: str) -> Any:
+    del content  # it is part of the cache key
     return load(*arguments)
 
 
 @lru_cache(maxsize=256)
-def _digest(compute: Callable[[Path], str], path: str, mtime_ns: int, size: int) -> str:
-    del mtime_ns, size  # they are part of the cache key
-    return compute(Path(path))
+def _digest(
+    compute: Callable[..., str], path: Path, arguments: tuple[str, ...], status: Hashable
+) -> str:
+    del status  # it is part of the cache key
+    return compute(path, *arguments)

@@ -1,6 +1,5 @@
 """Weights of networks: where they are stored, their digests and their licences."""
 
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Literal
 
 from codexseg.backends.networks.archive import TARBALLS, unpack
 from codexseg.backends.networks.signature import graph_digest, read_signature
-from codexseg.backends.process_cache import file_hash
+from codexseg.backends.process_cache import file_hash, files_digest
 from codexseg.backends.registry import MESMER_LICENCE
 from codexseg.errors import BackendUnavailable, ConfigError, InputError
 from codexseg.run.files import cache_dir
@@ -289,14 +288,8 @@ def _saved_model(
 ) -> Weights:
     # a folder with the published name is published, in whatever version
     licences = {known.folder: known.licence for known in KNOWN.values()}
-    total = hashlib.sha256()
-    for file in (
-        folder / "saved_model.pb",
-        *sorted(folder.glob("variables/variables.*")),
-    ):
-        relative = file.relative_to(folder).as_posix()
-        total.update(f"{relative} {file_hash(file, 'sha256')}\n".encode())
-    digest = total.hexdigest()
+    variables = sorted(folder.glob("variables/variables.*"))
+    digest = files_digest(folder, [folder / "saved_model.pb", *variables])
     onnx = converted_path(digest)
     converted = onnx.is_file() and _cached(onnx).get(SOURCE) == digest
     return Weights(

@@ -138,6 +138,7 @@ class SignalLevels:
 
     def __init__(self, image: Image) -> None:
         self._blocks = PatchGrid(image.scaling.source, (2048, 2048), (0, 0))
+        self._squares = PatchGrid(image.scaling.source, (SIGNAL_PX, SIGNAL_PX), (0, 0))
 
     def n_blocks(self, slide: SlideView) -> int:
         """Count the blocks."""
@@ -147,16 +148,8 @@ class SignalLevels:
     def map_block(self, block: int, slide: SlideView) -> BlockResult:
         """Count the intensities of both channels in squares with signal."""
         core = self._blocks[block].core
-        squares = [
-            window
-            for y in range(core.y0, core.y1, SIGNAL_PX)
-            for x in range(core.x0, core.x1, SIGNAL_PX)
-            if slide.has_signal(
-                window := Window(
-                    y, x, min(y + SIGNAL_PX, core.y1), min(x + SIGNAL_PX, core.x1)
-                )
-            )
-        ]
+        squares = [square.core for square in self._squares.near(core)]
+        squares = [window for window in squares if slide.has_signal(window)]
         if not squares:
             return BlockResult({})
         pixels = slide.read(core)

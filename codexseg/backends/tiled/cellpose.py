@@ -102,6 +102,7 @@ class Cellpose(Tiled):
         check_torch(self.name, config.device)
         cells, nuclei = DEFAULTS[self._major]
         options = config.options
+        self._eval_options = {k: v for k, v in options.items() if k in EVAL_OPTIONS}
         self._nuclei = weights_of(options.get("nuclei_model", nuclei), self._major)
         self._cells: Path | None = None
         if slide.has_wholecell:
@@ -137,9 +138,7 @@ class Cellpose(Tiled):
         settings = {
             "weights": [file_hash(path, "sha256") for path in self._models()],
             "options": {
-                name: value
-                for name, value in self._config.options.items()
-                if name in EVAL_OPTIONS and name not in FASTER_ONLY
+                k: v for k, v in self._eval_options.items() if k not in FASTER_ONLY
             },
             "diameters": self._diameters,
             "expansion_px": self.expansion_px,
@@ -167,16 +166,14 @@ class Cellpose(Tiled):
     def _eval(self, weights: Path, channels: list[Float32], diameter: float) -> Labels:
         """Run a model on one channel, or on whole cell and nucleus."""
         digest = file_hash(weights, "sha256")
-        model = load_model(weights, digest, self._config.device, self._major)
-        settings: dict[str, Any] = {"diameter": diameter, "normalize": False}
-        for name in EVAL_OPTIONS:
-            if name in self._config.options:
-                settings[name] = self._config.options[name]
-        image = channels[0] if len(channels) == 1 else np.stack(channels, axis=-1)
+        model = load_once(load_model, weights, self._config.device, content=digest)
+        settings = {"diameter": diameter, "normalize": False, **self._eval_options}
+        image, numbers = channels[0], [0, 0]
         if len(channels) == 2:
+            image, numbers = np.stack(channels, axis=-1), [1, 2]
             settings["channel_axis"] = -1
         if self._major == 3:  # cellpose 4 warns about this argument
-            settings["channels"] = [1, 2] if len(channels) == 2 else [0, 0]
+            settings["channels"] = numbers
         masks = np.asarray(model.eval(image, **settings)[0])
         if masks.size != channels[0].size or masks.dtype.kind not in "iu":
             raise InputError(
@@ -237,19 +234,14 @@ def weights_of(model: str | Path, major: int) -> Path:
     )
 
 
-def load_model(weights: Path, digest: str, device: str, major: int) -> Any:
-    """Load a model, once per process and content.
+def load_model(weights: Path, device: str) -> Any:
+    """Load a model.
 
     Raises
     ------
     InputError
         If cellpose cannot load it.
     """
-    return load_once(_load_model, weights, digest, device, major)
-
-
-def _load_model(weights: Path, digest: str, device: str, major: int) -> Any:
-    del digest, major  # they are part of the cache key
     from cellpose.models import CellposeModel
 
     try:

@@ -156,9 +156,4 @@ class InstansegNetwork:
 
 def load_network(path: Path, digest: str, device: str) -> InstansegNetwork:
     """Load a network, once per process and content."""
-    return load_once(_load_network, path, digest, device)
-
-
-def _load_network(path: Path, digest: str, device: str) -> InstansegNetwork:
-    del digest
-    return InstansegNetwork(path, device)
+    return load_once(InstansegNetwork, path, device, content=digest)

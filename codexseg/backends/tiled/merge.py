@@ -8,7 +8,6 @@ import numpy as np
 from codexseg.arrays import Int64, Labels
 from codexseg.backends.slide_pass import SlideView
 from codexseg.core.grid import PatchGrid, Window
-from codexseg.core.labels.operations import object_table
 from codexseg.core.labels.overlaps import overlaps
 
 TileObjects = tuple[Window, Window, Labels]
@@ -93,14 +92,7 @@ def _same_objects(
         table = overlaps(plane_a, plane_b)
         is_pair = (table.truth > 0) & (table.pred > 0)
         a, b, shared = table.truth[is_pair], table.pred[is_pair], table.shared[is_pair]
-        agree = 3 * shared > _areas(plane_a)[a] + _areas(plane_b)[b]  # IoU above a half
+        areas_a, areas_b = np.bincount(plane_a.ravel()), np.bincount(plane_b.ravel())
+        agree = 3 * shared > areas_a[a] + areas_b[b]  # IoU above a half
         for p, q in zip(a[agree].tolist(), b[agree].tolist(), strict=True):
             yield int(offsets[i]) + p, int(offsets[j]) + q
-
-
-def _areas(labels: Labels) -> Int64:
-    """Return the areas of objects, by label."""
-    table = object_table(labels)
-    areas = np.zeros(int(labels.max(initial=0)) + 1, np.int64)
-    areas[table.label] = table.area
-    return areas

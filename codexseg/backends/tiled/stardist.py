@@ -3,7 +3,6 @@
 Schmidt et al., Cell Detection with Star-convex Polygons, MICCAI 2018.
 """
 
-import hashlib
 import os
 from contextlib import redirect_stdout
 from io import StringIO
@@ -24,7 +23,7 @@ from codexseg.backends.optional import (
     require,
     tensorflow_device,
 )
-from codexseg.backends.process_cache import file_hash, load_once
+from codexseg.backends.process_cache import files_digest, load_once
 from codexseg.backends.registry import spec_of
 from codexseg.backends.tiled.backend import Channels, Tiled
 from codexseg.errors import BackendUnavailable, InputError
@@ -75,7 +74,9 @@ class Stardist(Tiled):
     def __init__(self, config: Any, slide: SlideContext) -> None:
         check_options(self.name, config.options, OPTIONS_TAKEN)
         require(self.name, "stardist", "tensorflow")
-        self._folder = model_folder(config.model_path, config.options.get("model", MODEL))
+        self._thresholds = dict(config.options)
+        model = self._thresholds.pop("model", MODEL)
+        self._folder = model_folder(config.model_path, model)
         self.expansion_px = config.watershed.expansion_um / self.mpp
         self.largest_px = Stardist.largest_px + 2 * ceil(self.expansion_px)
         super().__init__(config, slide)
@@ -98,7 +99,7 @@ class Stardist(Tiled):
         """Return a name of the computation, the package, the weights and the options."""
         settings = {
             "weights": folder_digest(self._folder),
-            "options": {k: v for k, v in self._config.options.items() if k != "model"},
+            "options": self._thresholds,
             "expansion_px": self.expansion_px,
         }
         package = package_version("stardist")
@@ -106,15 +107,17 @@ class Stardist(Tiled):
 
     def segment(self, channels: Channels) -> tuple[Labels, str]:
         """Segment a tile."""
-        nucleus, wholecell = channels
+        nucleus, _ = channels
         if nucleus is None:
-            shape = (2, *wholecell.shape) if wholecell is not None else (2, 0, 0)
-            return np.zeros(shape, np.uint32), "none"
+            shape = next(channel.shape for channel in channels if channel is not None)
+            return np.zeros((2, *shape), np.uint32), "none"
+        digest = folder_digest(self._folder)
         model, device = load_once(
-            _load_model, self._folder, folder_digest(self._folder), self._config.device
+            _load_model, self._folder, self._config.device, content=digest
         )
-        settings = {k: v for k, v in self._config.options.items() if k != "model"}
-        labels, _ = model.predict_instances(nucleus, show_tile_progress=False, **settings)
+        labels, _ = model.predict_instances(
+            nucleus, show_tile_progress=False, **self._thresholds
+        )
         nuclei = np.asarray(labels).astype(np.uint32)
         return np.stack([np.zeros_like(nuclei), nuclei]), device
 
@@ -171,14 +174,11 @@ def _missing(folder: Path) -> list[str]:
 
 def folder_digest(folder: Path) -> str:
     """Return the sha256 of network, thresholds and weights of a model."""
-    total = hashlib.sha256()
-    for name in (*FILES, "thresholds.json"):
-        if (folder / name).is_file():
-            total.update(f"{name} {file_hash(folder / name, 'sha256')}\n".encode())
-    return total.hexdigest()
+    files = [folder / name for name in (*FILES, "thresholds.json")]
+    return files_digest(folder, filter(Path.is_file, files))
 
 
-def _load_model(folder: Path, digest: str, device: str) -> tuple[Any, str]:
+def _load_model(folder: Path, device: str) -> tuple[Any, str]:
     """Load a model; return it and the device.
 
     Raises
@@ -188,7 +188,6 @@ def _load_model(folder: Path, digest: str, device: str) -> tuple[Any, str]:
     BackendUnavailable
         If a GPU is requested, and TensorFlow has none.
     """
-    del digest  # it is part of the cache key
     chosen = tensorflow_device(device)
     from stardist.models import StarDist2D
 
