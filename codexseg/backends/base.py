@@ -345,10 +345,9 @@ def check_result(result: Any, shape: tuple[int, ...], backend: Backend) -> Backe
         If the declaration of the columns is invalid.
     """
     is_window = len(shape) == 3
-    labels: Any = result
-    columns: tuple[Any, ...] = ()
-    if isinstance(result, BackendResult):
-        labels, columns = result.labels, tuple(result.columns)
+    if not isinstance(result, BackendResult):
+        result = BackendResult(result)
+    labels, columns = result.labels, tuple(result.columns)
     if is_window:
         shape = (1, *shape)
         labels = labels[None] if isinstance(labels, np.ndarray) else labels

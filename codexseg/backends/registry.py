@@ -4,6 +4,7 @@ import difflib
 import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -78,13 +79,14 @@ class BackendWarning(NamedTuple):
     message: str
 
 
+_network = partial(BackendSpec, options=False, in_fingerprint=_ALL_SETTINGS)
+_PANOPTIC, _TILED = "codexseg.backends.panoptic.backend", "codexseg.backends.tiled"
+
 BACKENDS = (
-    BackendSpec(
+    _network(
         "embedded",
-        "codexseg.backends.panoptic.backend:Embedded",
+        f"{_PANOPTIC}:Embedded",
         weights="none",
-        options=False,
-        in_fingerprint=_ALL_SETTINGS,
         licence="Apache-2.0 (see codexseg/models/CARD.md for what it was made of)",
     ),
     BackendSpec(
@@ -93,54 +95,32 @@ BACKENDS = (
         weights="none",
         options=False,
     ),
-    BackendSpec(
-        "mesmer",
-        "codexseg.backends.panoptic.backend:Mesmer",
-        options=False,
-        in_fingerprint=_ALL_SETTINGS,
-        licence=MESMER_LICENCE,
-    ),
-    BackendSpec(
-        "panoptic",
-        "codexseg.backends.panoptic.backend:Panoptic",
-        weights="required",
-        options=False,
-        in_fingerprint=_ALL_SETTINGS,
-    ),
-    BackendSpec(
+    _network("mesmer", f"{_PANOPTIC}:Mesmer", licence=MESMER_LICENCE),
+    _network("panoptic", f"{_PANOPTIC}:Panoptic", weights="required"),
+    _network(
         "deepcell",
         "codexseg.backends.deepcell.backend:Deepcell",
-        options=False,
-        in_fingerprint=_ALL_SETTINGS,
         licence=MESMER_LICENCE,
     ),
-    BackendSpec(
-        "unet",
-        "codexseg.backends.unet.backend:Unet",
-        weights="required",
-        options=False,
-        in_fingerprint=_ALL_SETTINGS,
-    ),
-    BackendSpec(
+    _network("unet", "codexseg.backends.unet.backend:Unet", weights="required"),
+    _network(
         "instanseg",
-        "codexseg.backends.tiled.instanseg:Instanseg",
-        options=False,
-        in_fingerprint=_ALL_SETTINGS,
+        f"{_TILED}.instanseg:Instanseg",
         extra="instanseg",
         licence="Apache-2.0. https://github.com/instanseg/instanseg/blob/main/LICENSE",
     ),
-    BackendSpec(
+    _network(
         "cellpose",
-        "codexseg.backends.tiled.cellpose:Cellpose",
-        in_fingerprint=_ALL_SETTINGS,
+        f"{_TILED}.cellpose:Cellpose",
+        options=True,
         extra="cellpose",
         licence="cpsam: CC-BY-NC 4.0, non-commercial use (the package is BSD-3-Clause). "
         "https://huggingface.co/mouseland/cellpose-sam",
     ),
-    BackendSpec(
+    _network(
         "stardist",
-        "codexseg.backends.tiled.stardist:Stardist",
-        in_fingerprint=_ALL_SETTINGS,
+        f"{_TILED}.stardist:Stardist",
+        options=True,
         extra="stardist",
         licence="the package is BSD-3-Clause, its models lie beside it. "
         "https://github.com/stardist/stardist-models",
@@ -195,11 +175,8 @@ def create(config: "SegmentationConfig", slide: SlideContext) -> Backend:
             f"Backend {config.backend!r} cannot be made: {describe_error(error)}. "
             f"Check segmentation.options, which it reads."
         ) from error
-    missing = [
-        name
-        for name in ("name", "mpp", "halo_px", "channels", "fingerprint", "predict")
-        if not hasattr(backend, name)
-    ]
+    needed = ("name", "mpp", "halo_px", "channels", "fingerprint", "predict")
+    missing = [name for name in needed if not hasattr(backend, name)]
     if missing:
         raise BackendUnavailable(
             f"Backend {config.backend!r} lacks {', '.join(missing)}. "

@@ -40,7 +40,7 @@ class Watershed:
     mpp: ClassVar[float | None] = None
 
     def __init__(self, config: Any, slide: SlideContext) -> None:
-        self._options = config.watershed
+        self._options = options = config.watershed
         self._slide = slide
         self._per_patch = config.normalization == "patch"
         self.paired = not slide.has_wholecell
@@ -49,7 +49,6 @@ class Watershed:
         )
         # 2 px: rounding of filter radii, and the neighbours of a pixel
         self.context_px = ceil(context_um(self._options) / slide.mpp) + 2
-        options = self._options
         largest = LARGE_CELL * options.nucleus_diameter_um + 2 * options.expansion_um
         self.diameter_um = options.nucleus_diameter_um
         if getattr(config, "compartment", "both") != "nuclear":

@@ -240,9 +240,8 @@ class Deepcell:
     def _environment(self) -> dict[str, str]:
         env = dict(os.environ)
         env.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only, which are shown
-        env.setdefault(
-            "TF_FORCE_GPU_ALLOW_GROWTH", "true"
-        )  # leaves memory to other programs
+        # leaves memory to other programs
+        env.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
         if self._device == "cpu":
             env["CUDA_VISIBLE_DEVICES"] = "-1"
         if self._weights:

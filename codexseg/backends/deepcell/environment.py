@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from codexseg.backends.subprocesses import run_captured
 from codexseg.errors import BackendUnavailable
 from codexseg.run.files import cache_dir
 
@@ -25,11 +26,11 @@ _PROBE_S = 60
 # -E ignores PYTHONPATH, which is for this Python. -c puts the current folder first, which
 # may contain any module.
 _CLEAN = "import sys; del sys.path[0]; "
-_ASK_PYTHON = _CLEAN + "import ensurepip, venv; print('%d.%d' % sys.version_info[:2])"
-_ASK_DEEPCELL = (
-    _CLEAN + "from importlib.metadata import version; print(version('deepcell'))"
-)
-_IMPORT_ALL = _CLEAN + "import tensorflow, deepcell.applications"
+_VERSION = "import ensurepip, venv; print('%d.%d' % sys.version_info[:2])"
+_DEEPCELL = "from importlib.metadata import version; print(version('deepcell'))"
+_ASK_PYTHON = ("-E", "-c", _CLEAN + _VERSION)
+_ASK_DEEPCELL = ("-E", "-c", _CLEAN + _DEEPCELL)
+_IMPORT_ALL = ("-E", "-c", _CLEAN + "import tensorflow, deepcell.applications")
 
 
 def find_python310() -> Path | None:
@@ -45,12 +46,12 @@ def find_python310() -> Path | None:
     """
     if configured := os.environ.get(VARIABLE):
         return _checked(Path(configured), VARIABLE)
-    return next((p for p in _candidates() if _output(p, _ASK_PYTHON)[0] == "3.10"), None)
+    return next((p for p in _candidates() if _output(p, *_ASK_PYTHON)[0] == "3.10"), None)
 
 
 def has_deepcell(python: Path) -> bool:
     """Return whether a Python has the expected version of the deepcell package."""
-    return _output(python, _ASK_DEEPCELL)[0] == DEEPCELL_VERSION
+    return _output(python, *_ASK_DEEPCELL)[0] == DEEPCELL_VERSION
 
 
 def find_deepcell(configured: Path | None = None) -> Path:
@@ -75,7 +76,7 @@ def find_deepcell(configured: Path | None = None) -> Path:
     remedy = f"Run `{_SETUP}` to install one (2 GB)"
     if configured is not None:
         python = configured.expanduser()
-        installed, reason = _output(python, _ASK_DEEPCELL)
+        installed, reason = _output(python, *_ASK_DEEPCELL)
         if installed != DEEPCELL_VERSION:
             raise BackendUnavailable(
                 f"segmentation.python: {python} has {_version_or(installed, reason)}, "
@@ -128,19 +129,16 @@ def install_deepcell(
     if python is None and variable and has_deepcell(Path(variable).expanduser()):
         return find_deepcell()
     folder = cache_dir() / "deepcell"
-    lock = FileLock(folder.with_name("deepcell.lock"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        lock = FileLock(folder.with_name("deepcell.lock")).acquire()
     except OSError as error:
         raise BackendUnavailable(
             f"The cache folder {folder.parent} cannot be written ({error.strerror}). Set "
             f"CODEXSEG_CACHE to a writable folder."
         ) from error
-    try:
+    with lock:
         return _complete_environment(folder) or _make(folder, python, announce)
-    finally:
-        lock.release()
 
 
 def _make(folder: Path, python: str | None, announce: Callable[[str], object]) -> Path:
@@ -166,21 +164,14 @@ def _install(folder: Path, base: Path) -> Path:
     # in its final place, as an environment cannot be moved
     _call([base, "-E", "-m", "venv", folder], "venv has failed")
     python = _python_of(folder)
-    pip: list[str | Path] = [
-        python,
-        "-E",
-        "-m",
-        "pip",
-        "install",
-        "--disable-pip-version-check",
-    ]
-    _call([*pip, "-r", REQUIREMENTS], "deepcell cannot be installed")
+    options: list[str | Path] = ["--disable-pip-version-check", "-r", REQUIREMENTS]
+    _call([python, "-E", "-m", "pip", "install", *options], "deepcell cannot be installed")
     if not has_deepcell(python):
         raise BackendUnavailable(
-            f"pip has installed {_version_or(*_output(python, _ASK_DEEPCELL))}, expected "
+            f"pip has installed {_version_or(*_output(python, *_ASK_DEEPCELL))}, expected "
             f"deepcell {DEEPCELL_VERSION}. Check the constraints in pip's settings."
         )
-    _call([python, "-E", "-c", _IMPORT_ALL], "The installed packages cannot be imported")
+    _call([python, *_IMPORT_ALL], "The installed packages cannot be imported")
     (folder / _MARKER).write_text(_pins(), encoding="utf-8")
     return python
 
@@ -208,16 +199,9 @@ def _candidates() -> Iterator[Path]:
             yield Path(executable).absolute()
     root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     yield from sorted(root.glob("versions/3.10.*/bin/python"), key=_numbers, reverse=True)
-    if uv := shutil.which("uv"):
-        done = subprocess.run(
-            [uv, "python", "find", "3.10"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode == 0 and done.stdout.strip():
-            yield Path(done.stdout.strip())
+    uv = shutil.which("uv")
+    if uv and (found := _output(uv, "python", "find", "3.10")[0]):
+        yield Path(found)
 
 
 def _numbers(path: Path) -> list[int]:
@@ -230,7 +214,7 @@ def _checked(python: Path, name: str) -> Path:
     Symbolic links are kept, as they are the executables of environments.
     """
     python = python.expanduser()
-    version, reason = _output(python, _ASK_PYTHON)
+    version, reason = _output(python, *_ASK_PYTHON)
     if version != "3.10":
         actual = reason if version is None else f"is Python {version}"
         raise BackendUnavailable(
@@ -240,18 +224,10 @@ def _checked(python: Path, name: str) -> Path:
     return python.absolute()
 
 
-def _output(python: Path, code: str) -> tuple[str | None, str]:
-    """Run code in a Python; return its output, or None and the reason of the failure."""
+def _output(*command: str | Path) -> tuple[str | None, str]:
+    """Run a command; return its output, or None and the reason of the failure."""
     try:
-        done = subprocess.run(
-            [python, "-E", "-c", code],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_PROBE_S,
-            check=False,
-        )
+        done = run_captured(command, timeout=_PROBE_S)
     except OSError as error:
         return None, f"cannot be run ({error.strerror})"
     except subprocess.TimeoutExpired:

@@ -19,6 +19,8 @@ NETWORK_MPP = 0.5
 """Pixel size of its training images, um."""
 HEAD_CHANNELS = (1, 3, 1, 3)
 """Channels of the heads: inner distance and pixelwise, of the cell, then the nucleus."""
+MAP_CHANNELS = (0, 1, 0, 1)
+"""Channel of each head that is used: the distance, and of the classes the interior."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,12 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from codexseg.arrays import Float32
-from codexseg.backends.networks.contract import TILE_PX, Contract, check_contract
+from codexseg.backends.networks.contract import (
+    MAP_CHANNELS,
+    TILE_PX,
+    Contract,
+    check_contract,
+)
 from codexseg.backends.networks.signature import (
     append_properties,
     graph_digest,
@@ -37,6 +42,7 @@ from codexseg.backends.networks.weights import (
     converted_path,
     resolve_weights,
 )
+from codexseg.backends.subprocesses import run_captured
 from codexseg.errors import BackendUnavailable, InputError
 from codexseg.run.files import replacing
 
@@ -147,7 +153,8 @@ def convert_saved_model(
     announce(f"Converting {weights.path}. This takes minutes with Mesmer's network.")
     try:
         with replacing(target) as part, TemporaryDirectory(prefix="codexseg-") as name:
-            return Conversion(target, *_convert(weights, contract, part, name, executable))
+            result = _convert(weights, contract, part, Path(name), executable)
+            return Conversion(target, *result)
     except OSError as error:
         raise InputError(
             f"The conversion cannot be written to {target} ({error.strerror or error}). "
@@ -193,7 +200,7 @@ def _check_place(out: Path, weights: Weights) -> None:
 
 
 def _convert(
-    weights: Weights, contract: Contract, part: Path, folder: str, python: str
+    weights: Weights, contract: Contract, part: Path, folder: Path, python: str
 ) -> tuple[int, float]:
     """Write the conversion to `part`; return the number of tiles and the difference."""
     saved_model = str(weights.path.absolute())
@@ -203,7 +210,7 @@ def _convert(
     _call(command, folder, f"tf2onnx cannot convert {weights.path}")
     check_contract(read_signature(part), part)
     tiles = compared_tiles()
-    expected = _expected(weights, contract, Path(folder), python, tiles)
+    expected = _expected(weights, contract, folder, python, tiles)
     append_properties(part, _properties(weights, part))
     from codexseg.backends.networks.runtime import open_network
 
@@ -225,11 +232,7 @@ def _convert(
 
 
 def _expected(
-    weights: Weights,
-    contract: Contract,
-    folder: Path,
-    python: str,
-    tiles: Float32,
+    weights: Weights, contract: Contract, folder: Path, python: str, tiles: Float32
 ) -> Float32:
     """Predict with the SavedModel, (n, 4, y, x)."""
     np.save(folder / "tiles.npy", tiles)
@@ -238,15 +241,11 @@ def _expected(
         "tiles": str(folder / "tiles.npy"),
         "expected": str(folder / "expected.npy"),
         "input": contract.input_name,
-        # channel 1 of the pixelwise heads is the interior
-        "maps": list(zip(contract.output_names, (0, 1, 0, 1), strict=True)),
+        "maps": list(zip(contract.output_names, MAP_CHANNELS, strict=True)),
     }
     (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-    _call(
-        [python, "-c", _PREDICT, str(folder / "job.json")],
-        str(folder),
-        f"TensorFlow cannot run {weights.path}",
-    )
+    command = [python, "-c", _PREDICT, str(folder / "job.json")]
+    _call(command, folder, f"TensorFlow cannot run {weights.path}")
     return np.asarray(np.load(folder / "expected.npy"), np.float32)
 
 
@@ -269,14 +268,8 @@ def _checked_python(named: str | None) -> str:
     executable = named or sys.executable
     python = str(Path(shutil.which(executable) or executable).absolute())
     try:
-        done = subprocess.run(
-            [python, "-c", _PROBE],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_PROBE_S,
-            check=True,
-        )
+        done = run_captured([python, "-c", _PROBE], timeout=_PROBE_S)
+        done.check_returncode()
         versions: Mapping[str, str | None] = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         raise BackendUnavailable(
@@ -299,21 +292,11 @@ def _checked_python(named: str | None) -> str:
     return python
 
 
-def _call(command: Sequence[str], folder: str, failure: str) -> None:
+def _call(command: Sequence[str], folder: Path, failure: str) -> None:
     """Run a command in a folder without modules; raise InputError if it fails."""
     env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
     env.pop(TOKEN, None)
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-    )
+    done = run_captured(command, cwd=folder, env=env, stderr=subprocess.STDOUT)
     log.debug("%s: %s", command[:3], done.stdout)
     if done.returncode:
         lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -37,8 +37,6 @@ _ACCOUNT = "https://users.deepcell.org"
 _AGENT = "Wget/1.20 (linux-gnu)"  # as deepcell's client
 _TIMEOUT_S = (10.0, 60.0)  # to connect, to receive
 _CHUNK_BYTES = 2**20
-
-T = TypeVar("T")
 
 
 def fetch_mesmer(announce: Callable[[str], object] = lambda _: None) -> Path:
@@ -126,7 +124,7 @@ def _download(known: KnownWeights, tarball: Path) -> None:
             )
 
 
-def _answered(send: Callable[[], T]) -> T:
+def _answered(send: Callable[[], None]) -> None:
     """Send a request; raise errors without address and headers, chained to none."""
     import requests
 

@@ -3,7 +3,6 @@
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +84,7 @@ class Session:
         self.inputs = [tensor.name for tensor in self._session.get_inputs()]
 
     def run(
-        self, outputs: Sequence[str] | None, tensors: Mapping[str, NDArray[np.float32]]
+        self, outputs: list[str] | None, tensors: dict[str, NDArray[np.float32]]
     ) -> list[Any]:
         """Return the named outputs; all if None.
 
@@ -95,12 +94,10 @@ class Session:
             If the batch is too large for the device.
         """
         try:
-            names = None if outputs is None else list(outputs)
-            arrays: list[Any] = self._session.run(names, dict(tensors))
+            return list(self._session.run(outputs, tensors))
         except Exception as error:
             raise_out_of_memory(error)
             raise
-        return arrays
 
 
 def _onnxruntime() -> Any:

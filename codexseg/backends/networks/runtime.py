@@ -8,7 +8,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from codexseg.arrays import Float32
-from codexseg.backends.networks.contract import HEAD_CHANNELS, TILE_PX, check_contract
+from codexseg.backends.networks.contract import (
+    HEAD_CHANNELS,
+    MAP_CHANNELS,
+    TILE_PX,
+    check_contract,
+)
 from codexseg.backends.networks.onnx import (
     OutOfMemory,
     Session,
@@ -29,8 +34,6 @@ BYTES_PER_TILE = 115 * 2**20
 """Memory of Mesmer's network per tile of a batch, measured with `mesmer_batching`."""
 MAX_TILES = 64
 """Maximum number of tiles in a batch."""
-INTERIOR = 1
-"""Channel of the pixelwise heads: boundary, interior, background."""
 
 
 class Network(Protocol):
@@ -85,11 +88,6 @@ class Batch:
         tiles = int(memory_gb * 2**30 / BYTES_PER_TILE)
         self.size = max(1, min(MAX_TILES, tiles))
         self.times_halved = 0
-
-    def halve(self) -> None:
-        """Continue with half as many tiles."""
-        self.size = max(1, self.size // 2)
-        self.times_halved += 1
 
 
 def choose_runtime(weights: Weights, runtime: str, device: str = "auto") -> str:
@@ -162,11 +160,8 @@ def open_network(weights: Weights, runtime: str = "auto", device: str = "auto") 
 
 
 def _open_network(weights: Weights, runtime: str, device: str) -> Network:
-    network: Network
-    if choose_runtime(weights, runtime) == "onnxruntime":
-        network = _OnnxRuntime(weights, device)
-    else:
-        network = _TensorFlow(weights, device)
+    uses_onnx = choose_runtime(weights, runtime) == "onnxruntime"
+    network = _OnnxRuntime(weights, device) if uses_onnx else _TensorFlow(weights, device)
     log.info("%s: %s on %s", weights.path, network.runtime, network.device)
     return network
 
@@ -206,7 +201,8 @@ def predict_tiles(
                     f"fewer workers (--workers, execution.workers), close other programs "
                     f"that use the device, or set segmentation.device to 'cpu'."
                 ) from error
-            batch.halve()
+            batch.size //= 2
+            batch.times_halved += 1
             log.warning(
                 "Out of memory on %s. Continuing with batches of %d tiles; "
                 "segmentation.batch_memory_gb sets the initial size.",
@@ -227,16 +223,8 @@ def _maps(outputs: list[Any]) -> Float32:
             f"The network gives tiles of {shapes}, and its signature declares {expected}. "
             f"It is damaged or was exported wrongly. Run 'codexseg models check'."
         )
-    distance, pixelwise, nucleus_distance, nucleus_pixelwise = outputs
-    return np.stack(
-        [
-            distance[..., 0],
-            pixelwise[..., INTERIOR],
-            nucleus_distance[..., 0],
-            nucleus_pixelwise[..., INTERIOR],
-        ],
-        axis=1,
-    )
+    used = zip(outputs, MAP_CHANNELS, strict=True)
+    return np.stack([output[..., channel] for output, channel in used], axis=1)
 
 
 class _OnnxRuntime:
@@ -247,7 +235,7 @@ class _OnnxRuntime:
         contract = check_contract(read_signature(path), path)
         self._session = Session(path, device)
         self.device = self._session.device
-        self._input, self._outputs = contract.input_name, contract.output_names
+        self._input, self._outputs = contract.input_name, list(contract.output_names)
 
     def predict(self, tiles: Float32) -> Float32:
         return _maps(self._session.run(self._outputs, {self._input: tiles}))
