@@ -5,9 +5,9 @@ import shutil
 import tarfile
 import zlib
 from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, cast
 
 from codexseg.errors import InputError
 
@@ -43,7 +43,8 @@ def unpack(tarball: Path, folder: Path, check: Callable[[Path], object]) -> None
         part = Path(name) / folder.name
         part.mkdir()
         try:
-            with _opened(tarball) as stream:
+            is_plain = tarball.name.lower().endswith(".tar")
+            with tarball.open("rb") if is_plain else gzip.open(tarball) as stream:
                 _extract(stream, part)
         except _BROKEN as error:
             raise InputError(
@@ -70,13 +71,7 @@ _BROKEN = (
 )
 
 
-def _opened(tarball: Path) -> IO[bytes]:
-    if tarball.name.lower().endswith(".tar"):
-        return tarball.open("rb")
-    return cast("IO[bytes]", gzip.open(tarball, "rb"))
-
-
-def _extract(stream: IO[bytes], folder: Path) -> None:
+def _extract(stream: BufferedReader | gzip.GzipFile, folder: Path) -> None:
     # tarfile's filters need Python 3.11.4; these checks refuse the same
     root, total = folder.resolve(), 0
     with tarfile.open(fileobj=stream, mode="r:") as archive:

@@ -25,20 +25,12 @@ from codexseg.backends.networks.contract import (
     Contract,
     check_contract,
 )
-from codexseg.backends.networks.signature import (
-    append_properties,
-    graph_digest,
-    read_signature,
-)
+from codexseg.backends.networks.runtime import EXTRA, open_network
+from codexseg.backends.networks.signature import append_properties, read_signature
 from codexseg.backends.networks.weights import (
-    GRAPH,
-    LICENCE,
-    NAME,
-    SOURCE,
-    TITLE,
     TOKEN,
-    VERIFIED,
     Weights,
+    conversion_properties,
     converted_path,
     resolve_weights,
 )
@@ -50,10 +42,6 @@ log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4
 """Maximum difference between the maps of SavedModel and conversion, in units of 1."""
-
-EXTRA = (
-    "Install the extra 'mesmer' (in a clone: pip install -c constraints.txt '.[mesmer]')"
-)
 
 _OPSET = 17
 _NEEDED = ("tensorflow", "tf2onnx", "onnx")
@@ -211,9 +199,7 @@ def _convert(
     check_contract(read_signature(part), part)
     tiles = compared_tiles()
     expected = _expected(weights, contract, folder, python, tiles)
-    append_properties(part, _properties(weights, part))
-    from codexseg.backends.networks.runtime import open_network
-
+    append_properties(part, conversion_properties(weights, part))
     converted = Weights(part, "onnx", weights.name, weights.digest)
     network = open_network(converted, "onnxruntime", "cpu")
     differences = [
@@ -247,20 +233,6 @@ def _expected(
     command = [python, "-c", _PREDICT, str(folder / "job.json")]
     _call(command, folder, f"TensorFlow cannot run {weights.path}")
     return np.asarray(np.load(folder / "expected.npy"), np.float32)
-
-
-def _properties(weights: Weights, part: Path) -> dict[str, str]:
-    """Return the metadata of a conversion."""
-    known = weights.known
-    properties = {
-        SOURCE: weights.digest,
-        NAME: weights.name,
-        LICENCE: weights.licence,
-        TITLE: known.title if known else None,
-        VERIFIED: known.md5 if known and weights.verified else None,
-        GRAPH: graph_digest(part),
-    }
-    return {key: value for key, value in properties.items() if value}
 
 
 def _checked_python(named: str | None) -> str:

@@ -3,6 +3,8 @@
 import logging
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +60,10 @@ class Session:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # TF32 rounds more than two runtimes may differ
         providers: list[Any] = [(_CUDA, {"use_tf32": "0"})] if wants_cuda else []
-        try:
+        with loading(path, "onnxruntime", "an ONNX network. Export or fetch it again."):
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=[*providers, "CPUExecutionProvider"]
             )
-        except Exception as error:
-            raise InputError(
-                f"{path} cannot be loaded by onnxruntime ({first_line(error)}). Expected "
-                f"an ONNX network. Export or fetch it again."
-            ) from error
         self._session.disable_fallback()
         has_cuda = _CUDA in self._session.get_providers()
         if wants_cuda and not has_cuda and device == "auto":
@@ -124,6 +121,28 @@ def threads() -> int | None:
     """Return the number of threads of this process (OMP_NUM_THREADS); None: all cores."""
     text = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     return int(text) if text.isdigit() and int(text) > 0 else None
+
+
+@contextmanager
+def loading(network: object, package: str, expected: str) -> Iterator[None]:
+    """Raise InputError with the reason if a package cannot load a network.
+
+    Parameters
+    ----------
+    network : object
+        Path for the message.
+    package : str
+        Package, and its version if the network depends on it.
+    expected : str
+        Expectation and remedy: the end of the message.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise InputError(
+            f"{network} cannot be loaded by {package} ({first_line(error)}). Expected "
+            f"{expected}"
+        ) from error
 
 
 def raise_out_of_memory(error: Exception) -> None:

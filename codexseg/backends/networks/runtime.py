@@ -17,7 +17,7 @@ from codexseg.backends.networks.contract import (
 from codexseg.backends.networks.onnx import (
     OutOfMemory,
     Session,
-    first_line,
+    loading,
     need_cuda,
     raise_out_of_memory,
     threads,
@@ -34,6 +34,10 @@ BYTES_PER_TILE = 115 * 2**20
 """Memory of Mesmer's network per tile of a batch, measured with `mesmer_batching`."""
 MAX_TILES = 64
 """Maximum number of tiles in a batch."""
+EXTRA = (
+    "Install the extra 'mesmer' (in a clone: pip install -c constraints.txt '.[mesmer]')"
+)
+"""Remedy if TensorFlow is missing."""
 
 
 class Network(Protocol):
@@ -127,8 +131,7 @@ def choose_runtime(weights: Weights, runtime: str, device: str = "auto") -> str:
         remedy = (
             "The weights are converted already. Set segmentation.runtime to 'auto'."
             if converted
-            else f"Install the extra 'mesmer' (in a clone: pip install -c constraints.txt "
-            f"'.[mesmer]') and run 'codexseg models convert {weights.path}' once. "
+            else f"{EXTRA} and run 'codexseg models convert {weights.path}' once. "
             f"TensorFlow is no longer needed then."
         )
         raise BackendUnavailable(
@@ -258,14 +261,10 @@ class _TensorFlow:
         except RuntimeError:
             log.info("TensorFlow is in use already; its threads stay as set")
         self._tensorflow = tensorflow
-        try:
+        package = f"TensorFlow {tensorflow.__version__}"
+        with loading(weights.path, package, "a SavedModel. Fetch it again."):
             self._model = tensorflow.saved_model.load(str(weights.path))
             self._function = self._model.signatures["serving_default"]
-        except Exception as error:
-            raise InputError(
-                f"{weights.path} cannot be loaded by TensorFlow {tensorflow.__version__} "
-                f"({first_line(error)}). Expected a SavedModel. Fetch it again."
-            ) from error
 
     def predict(self, tiles: Float32) -> Float32:
         batch = {self._contract.input_name: self._tensorflow.constant(tiles)}

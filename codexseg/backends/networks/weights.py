@@ -179,6 +179,20 @@ def converted_path(digest: str) -> Path:
     return models_dir() / f"{digest[:16]}.onnx"
 
 
+def conversion_properties(weights: Weights, converted: Path) -> dict[str, str]:
+    """Return the metadata_props of the conversion of a SavedModel."""
+    known = weights.known
+    properties = {
+        SOURCE: weights.digest,
+        NAME: weights.name,
+        LICENCE: weights.licence,
+        TITLE: known.title if known else None,
+        VERIFIED: known.md5 if known and weights.verified else None,
+        GRAPH: graph_digest(converted),
+    }
+    return {key: value for key, value in properties.items() if value}
+
+
 def check_tarball(path: Path, known: KnownWeights) -> None:
     """Check that a tarball is the published one.
 
@@ -311,7 +325,7 @@ def _onnx(path: Path) -> Weights:
             f"Mesmer's contract. Set segmentation.backend to 'unet', or "
             f"segmentation.model_path to another network."
         )
-    conversion = _conversion_properties(path)
+    conversion = _checked_properties(path)
     titles = {known.title: name for name, known in KNOWN.items()}
     name = titles.get(conversion.get(TITLE, ""))
     return Weights(
@@ -340,7 +354,7 @@ def _conversion_of(known: KnownWeights) -> Path | None:
     return paths[0] if paths else None
 
 
-def _conversion_properties(path: Path) -> dict[str, str]:
+def _checked_properties(path: Path) -> dict[str, str]:
     """Return the metadata of a conversion; empty if its graph has changed since."""
     metadata = dict(read_signature(path).metadata)
     if SOURCE in metadata and metadata.get(GRAPH) == graph_digest(path):
@@ -351,7 +365,7 @@ def _conversion_properties(path: Path) -> dict[str, str]:
 def _cached(path: Path) -> dict[str, str]:
     """Return the metadata of a conversion in the cache."""
     try:
-        return _conversion_properties(path)
+        return _checked_properties(path)
     except InputError as error:
         raise InputError(
             f"The converted network {path} is damaged. Delete it and run 'codexseg "

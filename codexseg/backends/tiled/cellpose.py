@@ -16,7 +16,7 @@ import numpy as np
 
 from codexseg.arrays import Float32, Labels
 from codexseg.backends.base import CELL_UM, SlideContext
-from codexseg.backends.networks.onnx import first_line
+from codexseg.backends.networks.onnx import loading
 from codexseg.backends.optional import (
     OPTIONS,
     check_options,
@@ -217,15 +217,13 @@ def weights_of(model: str | Path, major: int) -> Path:
         If they are not on this machine.
     """
     path = Path(model).expanduser()
+    if len(path.parts) == 1 and not path.is_file():
+        path = cellpose_dir() / FILES.get(str(model), str(model))
     if path.is_file():
         return path
-    cached = cellpose_dir() / FILES.get(str(model), str(model))
-    if len(path.parts) == 1 and cached.is_file():
-        return cached
-    missing = str(path) if len(path.parts) > 1 else str(cached)
     argument = "pretrained_model" if major > 3 else "model_type"
     raise BackendUnavailable(
-        f"The weights of cellpose's model '{model}' are not on this machine ({missing} is "
+        f"The weights of cellpose's model '{model}' are not on this machine ({path} is "
         f"missing). Let cellpose {major} fetch a model of its own once on a machine with a "
         f'network (python -c "from cellpose.models import CellposeModel; '
         f"CellposeModel({argument}='{model}')\"), and copy the file to {cellpose_dir()}. "
@@ -244,14 +242,10 @@ def load_model(weights: Path, device: str) -> Any:
     """
     from cellpose.models import CellposeModel
 
-    try:
-        return CellposeModel(
-            gpu=torch_device(device) == "cuda", pretrained_model=str(weights)
-        )
-    except Exception as error:
-        raise InputError(
-            f"{weights} cannot be loaded by cellpose {package_version('cellpose')} "
-            f"({first_line(error)}). Expected the weights of a model of that version. "
-            f"Fetch it again, or correct {OPTIONS}.model, {OPTIONS}.nuclei_model or "
-            f"segmentation.model_path."
-        ) from error
+    expected = (
+        f"the weights of a model of that version. Fetch it again, or correct "
+        f"{OPTIONS}.model, {OPTIONS}.nuclei_model or segmentation.model_path."
+    )
+    is_gpu = torch_device(device) == "cuda"
+    with loading(weights, f"cellpose {package_version('cellpose')}", expected):
+        return CellposeModel(gpu=is_gpu, pretrained_model=str(weights))

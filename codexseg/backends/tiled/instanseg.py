@@ -13,7 +13,7 @@ import numpy as np
 
 from codexseg.arrays import Float32, Labels
 from codexseg.backends.base import SlideContext
-from codexseg.backends.networks.onnx import first_line
+from codexseg.backends.networks.onnx import loading
 from codexseg.backends.optional import check_options, check_torch, torch_device
 from codexseg.backends.process_cache import load_once
 from codexseg.backends.tiled.backend import Channels, Tiled
@@ -97,20 +97,18 @@ class InstansegNetwork:
 
         self.device = torch_device(device)
         self._path = path
-        try:
-            # with optimisation the first call takes minutes
-            with (
-                torch.jit.optimized_execution(False),  # noqa: FBT003
-                warnings.catch_warnings(),
-            ):
-                warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript
-                self._module = torch.jit.load(str(path), map_location=self.device).eval()
-        except (RuntimeError, ValueError) as error:
-            raise InputError(
-                f"{path} cannot be loaded by torch {torch.__version__} "
-                f"({first_line(error)}). Expected a TorchScript file of InstanSeg. Correct "
-                f"segmentation.model_path, or remove it for the published weights."
-            ) from error
+        expected = (
+            "a TorchScript file of InstanSeg. Correct segmentation.model_path, or remove "
+            "it for the published weights."
+        )
+        # with optimisation the first call takes minutes
+        with (
+            loading(path, f"torch {torch.__version__}", expected),
+            torch.jit.optimized_execution(False),  # noqa: FBT003
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript
+            self._module = torch.jit.load(str(path), map_location=self.device).eval()
 
     def segment(self, channels: Float32) -> Labels:
         """Segment an image.

@@ -107,7 +107,11 @@ def fetch_instanseg(
     try:
         if path.is_file() and file_hash(path, "sha256") == SHA256:
             return path
-        _check_online()
+        if os.environ.get("CODEXSEG_OFFLINE"):
+            raise BackendUnavailable(
+                f"The weights of instanseg are not in the cache, and CODEXSEG_OFFLINE is "
+                f"set. Unset it to download 34 MB. {_by_hand()}"
+            )
         announce(f"Licence: {LICENCE}")
         path.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".instanseg-", dir=path.parent) as folder:
@@ -123,14 +127,6 @@ def fetch_instanseg(
             f"Free some space there, or set CODEXSEG_CACHE to a writable folder."
         ) from error
     return path
-
-
-def _check_online() -> None:
-    if os.environ.get("CODEXSEG_OFFLINE"):
-        raise BackendUnavailable(
-            f"The weights of instanseg are not in the cache, and CODEXSEG_OFFLINE is set. "
-            f"Unset it to download 34 MB. {_by_hand()}"
-        )
 
 
 def _by_hand() -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from codexseg.arrays import Labels
 from codexseg.backends.base import SlideContext
-from codexseg.backends.networks.onnx import first_line
+from codexseg.backends.networks.onnx import loading
 from codexseg.backends.optional import (
     OPTIONS,
     check_options,
@@ -85,14 +85,13 @@ class Stardist(Tiled):
     @property
     def about(self) -> dict[str, str | bool | None]:
         """Package, weights and licence, for the manifest of a run."""
+        is_published = self._config.model_path is None
         return {
             "stardist": package_version("stardist"),
             "weights": self._folder.name,
             "weights_path": str(self._folder),
             "weights_digest": folder_digest(self._folder),
-            "licence": (
-                spec_of(self.name).licence if self._config.model_path is None else None
-            ),
+            "licence": spec_of(self.name).licence if is_published else None,
         }
 
     def fingerprint(self) -> str:
@@ -191,13 +190,12 @@ def _load_model(folder: Path, device: str) -> tuple[Any, str]:
     chosen = tensorflow_device(device)
     from stardist.models import StarDist2D
 
-    try:
-        with redirect_stdout(StringIO()):  # stardist prints the thresholds
-            return StarDist2D(None, name=folder.name, basedir=str(folder.parent)), chosen
-    except Exception as error:
-        raise InputError(
-            f"The model {folder} cannot be loaded by stardist "
-            f"{package_version('stardist')} ({first_line(error)}). Expected the folder of "
-            f"a StarDist2D model. Fetch it again, or correct segmentation.model_path or "
-            f"{OPTIONS}.model."
-        ) from error
+    package, name = f"stardist {package_version('stardist')}", f"The model {folder}"
+    expected = (
+        f"the folder of a StarDist2D model. Fetch it again, or correct "
+        f"segmentation.model_path or {OPTIONS}.model."
+    )
+    # stardist prints the thresholds
+    with loading(name, package, expected), redirect_stdout(StringIO()):
+        model = StarDist2D(None, name=folder.name, basedir=str(folder.parent))
+    return model, chosen
