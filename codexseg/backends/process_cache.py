@@ -21,7 +21,7 @@ def load_once(load: Callable[..., T], *arguments: Hashable, content: str = "") -
 def digest_once(compute: Callable[..., str], path: Path, *arguments: str) -> str:
     """Return ``compute(path, *arguments)``, once per process until the file changes."""
     status = path.stat()
-    return _digest(compute, path, arguments, (status.st_mtime_ns, status.st_size))
+    return _digest(compute, (status.st_mtime_ns, status.st_size), path, *arguments)
 
 
 def file_hash(path: Path, algorithm: Literal["md5", "sha256"]) -> str:
@@ -52,8 +52,6 @@ def _load(load: Callable[..., Any], arguments: tuple[Hashable, ...], content: st
 
 
 @lru_cache(maxsize=256)
-def _digest(
-    compute: Callable[..., str], path: Path, arguments: tuple[str, ...], status: Hashable
-) -> str:
+def _digest(compute: Callable[..., str], status: Hashable, *arguments: Hashable) -> str:
     del status  # it is part of the cache key
-    return compute(path, *arguments)
+    return compute(*arguments)

@@ -80,38 +80,32 @@ class BackendWarning(NamedTuple):
 
 
 _network = partial(BackendSpec, options=False, in_fingerprint=_ALL_SETTINGS)
-_PANOPTIC, _TILED = "codexseg.backends.panoptic.backend", "codexseg.backends.tiled"
 
 BACKENDS = (
     _network(
         "embedded",
-        f"{_PANOPTIC}:Embedded",
+        "codexseg.backends.panoptic.backend:Embedded",
         weights="none",
         licence="Apache-2.0 (see codexseg/models/CARD.md for what it was made of)",
     ),
     BackendSpec(
-        "watershed",
-        "codexseg.backends.watershed:Watershed",
-        weights="none",
-        options=False,
+        "watershed", "codexseg.backends.watershed:Watershed", weights="none", options=False
     ),
-    _network("mesmer", f"{_PANOPTIC}:Mesmer", licence=MESMER_LICENCE),
-    _network("panoptic", f"{_PANOPTIC}:Panoptic", weights="required"),
+    _network("mesmer", "codexseg.backends.panoptic.backend:Mesmer", licence=MESMER_LICENCE),
+    _network("panoptic", "codexseg.backends.panoptic.backend:Panoptic", weights="required"),
     _network(
-        "deepcell",
-        "codexseg.backends.deepcell.backend:Deepcell",
-        licence=MESMER_LICENCE,
+        "deepcell", "codexseg.backends.deepcell.backend:Deepcell", licence=MESMER_LICENCE
     ),
     _network("unet", "codexseg.backends.unet.backend:Unet", weights="required"),
     _network(
         "instanseg",
-        f"{_TILED}.instanseg:Instanseg",
+        "codexseg.backends.tiled.instanseg:Instanseg",
         extra="instanseg",
         licence="Apache-2.0. https://github.com/instanseg/instanseg/blob/main/LICENSE",
     ),
     _network(
         "cellpose",
-        f"{_TILED}.cellpose:Cellpose",
+        "codexseg.backends.tiled.cellpose:Cellpose",
         options=True,
         extra="cellpose",
         licence="cpsam: CC-BY-NC 4.0, non-commercial use (the package is BSD-3-Clause). "
@@ -119,7 +113,7 @@ BACKENDS = (
     ),
     _network(
         "stardist",
-        f"{_TILED}.stardist:Stardist",
+        "codexseg.backends.tiled.stardist:Stardist",
         options=True,
         extra="stardist",
         licence="the package is BSD-3-Clause, its models lie beside it. "

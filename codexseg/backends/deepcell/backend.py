@@ -78,11 +78,7 @@ class Deepcell:
         self._compartment: str = config.compartment
         self._device: str = config.device
         self._python = find_deepcell(config.python)
-        self._weights: Weights | None = None
-        if config.model_path is not None:
-            self._weights = _checked(resolve_weights(config.model_path))
-        else:
-            _check_own_weights()
+        self._weights = _find_weights(config.model_path)
         self.halo_px = ceil(_HALO_PX * NETWORK_MPP / slide.mpp)
         self.context_px = ceil(_CONTEXT_PX * NETWORK_MPP / slide.mpp)
         self._worker: JsonProcess | None = None
@@ -268,8 +264,20 @@ def _clean(text: str) -> str:
     return text.replace(token, "***") if token else text
 
 
-def _check_own_weights() -> None:
-    """Check that deepcell has its own weights, or can fetch them."""
+def _find_weights(model_path: Path | None) -> Weights | None:
+    """Return the SavedModel of `model_path`.
+
+    None: deepcell has its own weights, or can fetch them.
+    """
+    if model_path is not None:
+        weights = resolve_weights(model_path)
+        if weights.kind == "saved_model":
+            return weights
+        raise ConfigError(
+            f"segmentation.model_path: {weights.path} is an ONNX file. The backend "
+            f"'deepcell' expects a SavedModel (its folder or its tarball), or null for its "
+            f"own weights. The backend 'mesmer' takes ONNX files."
+        )
     archive = deepcell_dir() / WEIGHTS.file_name
     if not archive.is_file() and not os.environ.get(TOKEN):
         raise BackendUnavailable(
@@ -277,6 +285,7 @@ def _check_own_weights() -> None:
             f"it to a token from https://users.deepcell.org and run 'codexseg models fetch "
             f"mesmer', or set segmentation.model_path to the folder of a SavedModel."
         )
+    return None
 
 
 def _lock_own_weights() -> AbstractContextManager[object]:
@@ -288,16 +297,6 @@ def _lock_own_weights() -> AbstractContextManager[object]:
 
     deepcell_dir().mkdir(parents=True, exist_ok=True)
     return FileLock(deepcell_dir() / ".codexseg.lock")
-
-
-def _checked(weights: Weights) -> Weights:
-    if weights.kind == "saved_model":
-        return weights
-    raise ConfigError(
-        f"segmentation.model_path: {weights.path} is an ONNX file. The backend 'deepcell' "
-        f"expects a SavedModel (its folder or its tarball), or null for its own weights. "
-        f"The backend 'mesmer' takes ONNX files."
-    )
 
 
 def _beside(patches: Pixels) -> Path | None:

@@ -50,7 +50,6 @@ class JsonProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                text=True,
                 encoding="utf-8",
                 errors="replace",
                 env=env,

@@ -5,12 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from codexseg.backends.networks.signature import (
-    REMEDY,
-    Signature,
-    Tensor,
-    describe_tensors,
-)
+from codexseg.backends.networks.signature import REMEDY, Signature, Tensor, describe_tensors
 from codexseg.errors import InputError
 
 TILE_PX = 256

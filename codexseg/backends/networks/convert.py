@@ -134,8 +134,8 @@ def convert_saved_model(
         raise InputError(
             f"--out is {target}. Expected the name of a file, such as my.onnx."
         )
-    if out is not None:
-        _check_place(out, weights)
+    if out is not None and out.exists():
+        _check_replaceable(out, weights)
     contract = check_contract(read_signature(weights.path), weights.path)
     executable = _checked_python(python)
     announce(f"Converting {weights.path}. This takes minutes with Mesmer's network.")
@@ -172,10 +172,8 @@ def compared_tiles() -> Float32:
     return np.stack([np.stack(pair, axis=-1) for pair in pairs]).astype(np.float32)
 
 
-def _check_place(out: Path, weights: Weights) -> None:
+def _check_replaceable(out: Path, weights: Weights) -> None:
     """Refuse to replace a file that is no conversion of the same weights."""
-    if not out.exists():
-        return
     try:
         digest = resolve_weights(out, known=None).digest
     except InputError:

@@ -234,7 +234,7 @@ def _mapped(path: Path) -> Iterator[_Message]:
 
 def _read_saved_model(message: _Message) -> Signature:
     """SavedModel.meta_graphs = 2; MetaGraphDef.meta_info_def = 1, signature_def = 5."""
-    graphs = list(message.messages(2))
+    graphs = message.messages(2)
     for graph in graphs:
         for entry in graph.messages(5):
             if entry.message(1).text() == _SERVING:
@@ -270,8 +270,8 @@ def _read_onnx(message: _Message) -> Signature:
         entry.message(1).text(): entry.message(2).text()
         for entry in message.messages(_PROPERTY)
     }
-    graphs = list(message.messages(_GRAPH))
-    if not any(message.messages(8)):
+    graphs = message.messages(_GRAPH)
+    if not message.messages(8):
         raise _MalformedError("it names no operator set")
     if not graphs:
         raise _MalformedError("it contains no graph")
@@ -287,7 +287,7 @@ def _value_info(info: _Message) -> tuple[str, Tensor]:
     tensor = info.message(2).message(1)
     number = tensor.number(1) or 0
     name, dtype = info.message(1).text(), _ONNX_TYPES.get(number, f"type {number}")
-    shapes = list(tensor.messages(2))
+    shapes = tensor.messages(2)
     if not shapes:
         return name, (dtype, None)
     sizes = (dim.number(1) for dim in shapes[-1].messages(1))  # None: a name, or missing
