@@ -15,7 +15,10 @@ NETWORK_MPP = 0.5
 HEAD_CHANNELS = (1, 3, 1, 3)
 """Channels of the heads: inner distance and pixelwise, of the cell, then the nucleus."""
 MAP_CHANNELS = (0, 1, 0, 1)
-"""Channel of each head that is used: the distance, and of the classes the interior."""
+"""Channel of each head that is used: inner distance, and interior.
+
+The classes of the pixelwise heads are boundary, interior and background.
+"""
 
 
 @dataclass(frozen=True)

@@ -217,7 +217,7 @@ def weights_of(model: str | Path, major: int) -> Path:
         If they are not on this machine.
     """
     path = Path(model).expanduser()
-    if len(path.parts) == 1 and not path.is_file():
+    if len(path.parts) < 2 and not path.is_file():
         path = cellpose_dir() / FILES.get(str(model), str(model))
     if path.is_file():
         return path
