@@ -19,6 +19,8 @@ from codexseg.core.grid import Window
 from codexseg.errors import InputError
 from codexseg.io.slides.panel import read_panel
 
+COLOURS: Final = ("red", "green", "blue")
+"""Channel names of colour pictures."""
 DTYPES: Final = ("uint8", "uint16", "float32")
 # Exceptions of tifffile, imagecodecs, zarr and numcodecs for damaged files. MemoryError
 # does not indicate a damaged file.
@@ -86,9 +88,9 @@ class SlideImage(ABC):
         self.mpp = info.mpp
         self.levels = info.levels
 
-    @abstractmethod
     def __reduce__(self) -> tuple[Callable[..., "SlideImage"], tuple[Any, ...]]:
-        """Pickle as the arguments of a function that opens the slide again."""
+        """Pickle as path and panel file: readers of files open them again."""
+        return type(self), (self.path, self.panel_file)
 
     def __repr__(self) -> str:
         return f"<{self.format} {self.path.name}, (c, y, x) = {self.shape}, {self.dtype}>"
@@ -148,14 +150,19 @@ class SlideImage(ABC):
     def _read(self, channel: int, window: Window, level: int) -> Pixels:
         """Read a valid window; raise one of `READER_ERRORS` for a damaged file."""
 
-    @abstractmethod
     def fingerprint(self) -> str:
         """Identify the content, independent of path and modification time.
 
         The hash (sha256, hexadecimal) covers sizes, metadata and evenly spaced samples
-        instead of every byte. It is fast for 100 GB, and does not change with an edit
-        between the samples that keeps the size. The panel file is not included.
+        instead of every byte: of a file, its size, the first and last 64 KB and 64 blocks
+        of 4 KB. It is fast for 100 GB, and does not change with an edit between the
+        samples that keeps the size. The panel file is not included.
         """
+        size = self.path.stat().st_size
+        digest = hashlib.sha256(str(size).encode())
+        with self.path.open("rb") as file:
+            hash_samples(digest, file, size)
+        return digest.hexdigest()
 
 
 def _check_info(info: SlideInfo) -> None:
@@ -283,15 +290,6 @@ def hash_samples(
         digest.update(file.read(block))
     file.seek(size - ends)
     digest.update(file.read(ends))
-
-
-def file_fingerprint(path: Path) -> str:
-    """Return the sha256 of size, first and last 64 KB and 64 blocks of 4 KB of a file."""
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with path.open("rb") as file:
-        hash_samples(digest, file, size)
-    return digest.hexdigest()
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -27,24 +27,38 @@ Metadata = Mapping[str, Any]
 
 
 class ZarrImage(SlideImage):
-    """An OME-Zarr image; see `SlideImage`."""
+    """An OME-Zarr image; see `SlideImage` and `codexseg.io.slides.open.open_image`."""
 
-    def __init__(
-        self,
-        info: SlideInfo,
-        panel_file: Path | None,
-        arrays: Sequence[Any],
-        axes: Sequence[str],
-        metadata: Metadata,
-    ) -> None:
-        super().__init__(info, panel_file)
-        self._arrays = arrays
-        self._metadata = metadata
-        self._y, self._x = axes.index("Y"), axes.index("X")
-        self._channel = channel_axis(axes, arrays[0].shape, "C", info.path)
-
-    def __reduce__(self) -> tuple[Callable[..., "ZarrImage"], tuple[Path, Path | None]]:
-        return open_zarr, (self.path, self.panel_file)
+    def __init__(self, path: Path, panel_file: Path | None) -> None:
+        with reading(path, "OME-Zarr image (NGFF 0.4 or 0.5)"):
+            group, self._metadata = _image_group(path)
+            multiscales = self._metadata["multiscales"][0]
+            axes, units = _axes(multiscales, path)
+            datasets = multiscales["datasets"]
+            self._arrays: list[Any] = [
+                zarr.open_array(group.store, path=_join(group, d), mode="r")
+                for d in datasets
+            ]
+            for array in self._arrays:
+                if len(array.shape) != len(axes):
+                    raise InputError(
+                        f"{path} has shape {array.shape} with axes {axes}. Expected "
+                        f"one length per axis. Export it again."
+                    )
+            shape, y, x = self._arrays[0].shape, axes.index("Y"), axes.index("X")
+            at = channel_axis(axes, shape, "C", path)
+            self._channel, self._y, self._x = at, y, x
+            sizes = _pixel_sizes(multiscales, datasets[0], units)
+            info = SlideInfo(
+                path=path,
+                format="OME-Zarr",
+                shape=(1 if at < 0 else shape[at], shape[y], shape[x]),
+                dtype=self._arrays[0].dtype,
+                levels=tuple((a.shape[y], a.shape[x]) for a in self._arrays),
+                names=_names(self._metadata),
+                mpp=square_pixels(sizes[y], sizes[x], path),
+            )
+            super().__init__(info, panel_file)
 
     def _read(self, channel: int, window: Window, level: int) -> Pixels:
         index: list[Any] = [0] * self._arrays[level].ndim
@@ -75,38 +89,6 @@ class ZarrImage(SlideImage):
             with path.open("rb") as file:
                 hash_samples(digest, file, size, ends=4096, samples=2)
         return digest.hexdigest()
-
-
-def open_zarr(path: Path, panel_file: Path | None) -> ZarrImage:
-    """Open an OME-Zarr folder; see `codexseg.io.slides.open.open_image`."""
-    with reading(path, "OME-Zarr image (NGFF 0.4 or 0.5)"):
-        group, metadata = _image_group(path)
-        multiscales = metadata["multiscales"][0]
-        axes, units = _axes(multiscales, path)
-        datasets = multiscales["datasets"]
-        arrays = [
-            zarr.open_array(group.store, path=_join(group, d), mode="r") for d in datasets
-        ]
-        for array in arrays:
-            if len(array.shape) != len(axes):
-                raise InputError(
-                    f"{path} has shape {array.shape} with axes {axes}. Expected "
-                    f"one length per axis. Export it again."
-                )
-        y, x = axes.index("Y"), axes.index("X")
-        at = channel_axis(axes, arrays[0].shape, "C", path)
-        sizes = _pixel_sizes(multiscales, datasets[0], units)
-        shape = arrays[0].shape
-        info = SlideInfo(
-            path=path,
-            format="OME-Zarr",
-            shape=(1 if at < 0 else shape[at], shape[y], shape[x]),
-            dtype=arrays[0].dtype,
-            levels=tuple((a.shape[y], a.shape[x]) for a in arrays),
-            names=_names(metadata),
-            mpp=square_pixels(sizes[y], sizes[x], path),
-        )
-        return ZarrImage(info, panel_file, arrays, axes, dict(metadata))
 
 
 def _image_group(path: Path) -> tuple[Any, Metadata]:

@@ -60,24 +60,24 @@ def _open(path: Path, panel: Path | None, *stamps: tuple[int, ...] | None) -> Sl
                 f"{', '.join(_ZARR_FILES)}). Pass the .zarr folder or an image file."
             )
         # Importing tifffile and zarr is slow: each reader is imported when needed.
-        from codexseg.io.slides.ome_zarr import open_zarr
+        from codexseg.io.slides.ome_zarr import ZarrImage
 
-        return open_zarr(path, panel)
+        return ZarrImage(path, panel)
     with path.open("rb") as file:
         start = file.read(4)
-    from codexseg.io.slides.pictures import is_picture, open_picture
+    from codexseg.io.slides.pictures import PictureImage, is_picture
 
     if is_picture(start):
-        return open_picture(path, panel)
+        return PictureImage(path, panel)
     if start not in _TIFF_MAGIC:
         raise InputError(
             f"Unsupported file type: {path} "
             f"({f'starts with {start!r}' if start else 'is empty'}). Expected an OME-TIFF, "
             f"a qptiff, a TIFF, an OME-Zarr folder, or a png, jpg or bmp."
         )
-    from codexseg.io.slides.tiff import open_tiff
+    from codexseg.io.slides.tiff import TiffImage
 
-    return open_tiff(path, panel)
+    return TiffImage(path, panel)
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

@@ -6,7 +6,6 @@ to printing.
 """
 
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,9 +14,8 @@ import numpy as np
 from codexseg.arrays import Pixels
 from codexseg.core.grid import Window
 from codexseg.errors import InputError
-from codexseg.io.slides.base import SlideImage, SlideInfo, file_fingerprint, reading
+from codexseg.io.slides.base import COLOURS, SlideImage, SlideInfo, reading
 
-COLOURS: Final = ("red", "green", "blue")
 GREY: Final = ("grey",)
 MAGIC: Final = {b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"BM": "BMP"}
 MAX_PX: Final = 2**27
@@ -29,22 +27,31 @@ _PNG_HEADER: Final = 26  # bytes; the last but one is the bit depth
 
 
 class PictureImage(SlideImage):
-    """A png, jpg or bmp; see `SlideImage`."""
+    """A png, jpg or bmp; see `SlideImage` and `codexseg.io.slides.open.open_image`.
 
-    def __init__(self, info: SlideInfo, panel_file: Path | None, pixels: Pixels) -> None:
+    Raises
+    ------
+    InputError
+        If it is damaged, larger than 2**27 px, or animated.
+    """
+
+    def __init__(self, path: Path, panel_file: Path | None) -> None:
+        kind, names, self._pixels = _read_picture(path)
+        shape = self._pixels.shape[1], self._pixels.shape[2]
+        info = SlideInfo(
+            path=path,
+            format=kind,
+            shape=(len(names), *shape),
+            dtype=self._pixels.dtype,
+            levels=(shape,),
+            names=names,
+            mpp=None,
+        )
         super().__init__(info, panel_file)
-        self._pixels = pixels
-
-    def __reduce__(self) -> tuple[Callable[..., "PictureImage"], tuple[Path, Path | None]]:
-        return open_picture, (self.path, self.panel_file)
 
     def _read(self, channel: int, window: Window, level: int) -> Pixels:
         del level
         return np.array(self._pixels[channel, *window.slices], order="C")
-
-    def fingerprint(self) -> str:
-        """Identify the content; see `SlideImage.fingerprint`."""
-        return file_fingerprint(self.path)
 
 
 def is_picture(start: bytes) -> bool:
@@ -52,14 +59,8 @@ def is_picture(start: bytes) -> bool:
     return any(start.startswith(magic) for magic in MAGIC)
 
 
-def open_picture(path: Path, panel_file: Path | None) -> PictureImage:
-    """Open a picture; see `codexseg.io.slides.open.open_image`.
-
-    Raises
-    ------
-    InputError
-        If it is damaged, larger than 2**27 px, or animated.
-    """
+def _read_picture(path: Path) -> tuple[str, tuple[str, ...], Pixels]:
+    """Return format, channel names and pixels (c, y, x) of a picture."""
     from PIL import Image
 
     try:
@@ -67,31 +68,17 @@ def open_picture(path: Path, panel_file: Path | None) -> PictureImage:
             # Pillow warns about large pictures; the size is checked below
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path, formats=tuple(MAGIC.values())) as image:
-                kind, frames = str(image.format), getattr(image, "n_frames", 1)
-                _check(path, image.width * image.height, frames)
-                names, pixels = _decoded(path, image)
+                if image.width * image.height > MAX_PX:
+                    raise _too_large(path)
+                frames = getattr(image, "n_frames", 1)
+                if frames != 1:
+                    raise InputError(
+                        f"{path} is an animation of {frames} frames, expected one. Export "
+                        f"one frame."
+                    )
+                return str(image.format), *_decoded(path, image)
     except Image.DecompressionBombError as error:
         raise _too_large(path) from error
-    shape = pixels.shape[1], pixels.shape[2]
-    info = SlideInfo(
-        path=path,
-        format=kind,
-        shape=(len(names), *shape),
-        dtype=pixels.dtype,
-        levels=(shape,),
-        names=names,
-        mpp=None,
-    )
-    return PictureImage(info, panel_file, pixels)
-
-
-def _check(path: Path, size: int, frames: int) -> None:
-    if size > MAX_PX:
-        raise _too_large(path)
-    if frames != 1:
-        raise InputError(
-            f"{path} is an animation of {frames} frames, expected one. Export one frame."
-        )
 
 
 def _decoded(path: Path, image: Any) -> tuple[tuple[str, ...], Pixels]:

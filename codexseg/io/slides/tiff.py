@@ -19,13 +19,7 @@ from codexseg.arrays import Int64, Pixels
 from codexseg.core.grid import Window
 from codexseg.errors import InputError
 from codexseg.io.slides import tiff_metadata
-from codexseg.io.slides.base import (
-    SlideImage,
-    SlideInfo,
-    channel_axis,
-    file_fingerprint,
-    reading,
-)
+from codexseg.io.slides.base import COLOURS, SlideImage, SlideInfo, channel_axis, reading
 
 # A compressed strip is decoded as a whole: a strip per plane prevents lazy reading.
 MAX_SEGMENT_BYTES: Final = 2**29
@@ -112,60 +106,42 @@ _Plane = _Run | _Segments
 
 
 class TiffImage(SlideImage):
-    """A TIFF of any flavour; see `SlideImage`."""
+    """A TIFF of any flavour; see `SlideImage` and `codexseg.io.slides.open.open_image`."""
 
-    def __init__(
-        self,
-        info: SlideInfo,
-        panel_file: Path | None,
-        planes: Sequence[Sequence[_Plane]],
-    ) -> None:
-        super().__init__(info, panel_file)
+    def __init__(self, path: Path, panel_file: Path | None) -> None:
+        with reading(path, "TIFF", tifffile.TiffFileError), tifffile.TiffFile(path) as tif:
+            _check_chain(tif, path)
+            series = _main_series(tif, path)
+            colours, alpha = _colours(series, series.keyframe, path)
+            planes: list[list[_Plane]] = []
+            shapes: list[tuple[int, int]] = []
+            for level in series.levels:
+                level_planes, shape = _planes(tif, level, path)
+                level_planes = level_planes[: len(level_planes) - alpha]
+                if not shapes or len(level_planes) == len(planes[0]):  # else not a level
+                    planes.append(level_planes)
+                    shapes.append(shape)
+            _check_complete(planes[0], path)
+            kind, names, mpp = _metadata(tif, series, shapes[0], len(planes[0]), path)
+            if colours and (names is None or len(names) != len(COLOURS)):
+                names = COLOURS
+            info = SlideInfo(
+                path=path,
+                format=kind,
+                shape=(len(planes[0]), *shapes[0]),
+                dtype=series.dtype,
+                levels=tuple(shapes),
+                names=names,
+                mpp=mpp,
+            )
+            super().__init__(info, panel_file)
         self._planes = planes
-
-    def __reduce__(self) -> tuple[Callable[..., "TiffImage"], tuple[Path, Path | None]]:
-        return open_tiff, (self.path, self.panel_file)
 
     def _read(self, channel: int, window: Window, level: int) -> Pixels:
         try:
             return self._planes[level][channel].read(self.path, window, self.dtype)
         except tifffile.TiffFileError as error:  # no builtin type in older releases
             raise ValueError(str(error)) from error
-
-    def fingerprint(self) -> str:
-        """Identify the content; see `SlideImage.fingerprint`."""
-        return file_fingerprint(self.path)
-
-
-def open_tiff(path: Path, panel_file: Path | None) -> TiffImage:
-    """Open a TIFF; see `codexseg.io.slides.open.open_image`."""
-    with reading(path, "TIFF", tifffile.TiffFileError), tifffile.TiffFile(path) as tif:
-        _check_chain(tif, path)
-        series = _main_series(tif, path)
-        page = series.keyframe
-        colours, alpha = _colours(series, page, path)
-        planes: list[list[_Plane]] = []
-        shapes: list[tuple[int, int]] = []
-        for level in series.levels:
-            level_planes, shape = _planes(tif, level, path)
-            level_planes = level_planes[: len(level_planes) - alpha]
-            if not shapes or len(level_planes) == len(planes[0]):  # else not a level
-                planes.append(level_planes)
-                shapes.append(shape)
-        _check_complete(planes[0], path)
-        kind, names, mpp = _metadata(tif, series, shapes[0], len(planes[0]), path)
-        if colours and (names is None or len(names) != len(tiff_metadata.COLOURS)):
-            names = tiff_metadata.COLOURS
-        info = SlideInfo(
-            path=path,
-            format=kind,
-            shape=(len(planes[0]), *shapes[0]),
-            dtype=series.dtype,
-            levels=tuple(shapes),
-            names=names,
-            mpp=mpp,
-        )
-        return TiffImage(info, panel_file, planes)
 
 
 def _check_chain(tif: tifffile.TiffFile, path: Path) -> None:

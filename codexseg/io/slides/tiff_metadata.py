@@ -11,8 +11,6 @@ from codexseg.io.slides.units import square_pixels, to_micrometres
 
 Names = tuple[str | None, ...]
 
-COLOURS: Names = ("red", "green", "blue")
-
 # Pixel sizes of microscopes; a default resolution tag of 72 dpi is 353 um.
 _PLAUSIBLE_MPP: Final = (0.05, 20.0)
 
