@@ -28,11 +28,8 @@ def split_tiles(plane: Pixels) -> Iterator[Pixels]:
 
 def pad_tile(block: Pixels) -> Pixels:
     """Return a (y, x) block as a tile of 512 x 512 px, padded with 0."""
-    if block.shape == (TILE_PX, TILE_PX):
-        return block
-    tile = np.zeros((TILE_PX, TILE_PX), block.dtype)
-    tile[: block.shape[0], : block.shape[1]] = block
-    return tile
+    height, width = block.shape
+    return np.pad(block, ((0, TILE_PX - height), (0, TILE_PX - width)))
 
 
 def ome_fields(axes: str, mpp: float, uuid_name: str, **fields: Any) -> dict[str, Any]:

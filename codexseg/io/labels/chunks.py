@@ -67,12 +67,9 @@ def level_chunks(shape: tuple[int, int], step: tuple[int, int]) -> list[tuple[in
     chunks = []
     last = core_levels(shape, step)
     for level, (height, width) in enumerate(ngff.level_shapes(shape)):
-        if level <= last:
-            factor = 2**level
-            core = -(-step[0] // factor), -(-step[1] // factor)
-            chunks.append(_chunks((height, width), core))
-        else:
-            chunks.append((min(height, ngff.CHUNK_PX), min(width, ngff.CHUNK_PX)))
+        size, factor = (height, width), 2**level
+        core = (-(-step[0] // factor), -(-step[1] // factor)) if level <= last else size
+        chunks.append(_chunks(size, core))
     return chunks
 
 

@@ -17,6 +17,7 @@ from zarr.codecs import BloscCodec
 
 from codexseg.arrays import Pixels
 from codexseg.core.grid import Window
+from codexseg.io.slides.ome_zarr import ngff_metadata
 
 Version = Literal["0.4", "0.5"]
 """NGFF version: 0.4 uses Zarr format 2, 0.5 Zarr format 3."""
@@ -118,22 +119,18 @@ def create_array(
 def write_image_levels(path: Path, version: Version, overview: Overview) -> list[Any]:
     """Write an image as level 0 of `path`, and coarser levels as means of 2 x 2 px."""
     arrays: list[Any] = []
-    below: Overview = overview
     for k, shape in enumerate(level_shapes(overview.shape)):
         array = create_array(
             path / str(k), version, shape, (1, CHUNK_PX, CHUNK_PX), overview.dtype
         )
         for window in blocks(shape, array.chunks):
             y, x = window.slices
-            array[:, y, x] = (
-                below[:, y, x]
-                if k == 0
-                else _halve(
-                    np.asarray(below[:, 2 * y.start : 2 * y.stop, 2 * x.start : 2 * x.stop])
-                )
-            )
+            if k == 0:
+                array[:, y, x] = overview[:, y, x]
+            else:
+                ys, xs = (slice(2 * s.start, 2 * s.stop) for s in (y, x))
+                array[:, y, x] = _halve(arrays[-1][:, ys, xs])
         arrays.append(array)
-        below = array
     for folder in path.glob("[0-9]*"):
         if int(folder.name) >= len(arrays):  # left by a larger overview
             shutil.rmtree(folder)
@@ -159,9 +156,7 @@ def detect_version(path: Path) -> Version:
 
 def read_group_metadata(path: Path) -> dict[str, Any]:
     """Return the NGFF metadata of a group of either version."""
-    attributes: dict[str, Any] = zarr.open_group(path, mode="r").attrs.asdict()
-    ome: dict[str, Any] = attributes.get("ome", attributes)
-    return ome
+    return dict(ngff_metadata(zarr.open_group(path, mode="r")))
 
 
 def write_group_metadata(path: Path, version: Version, metadata: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from codexseg.core.grid import Window
 from codexseg.core.labels.operations import as_labels
 from codexseg.errors import InputError
 from codexseg.io.slides.base import READER_ERRORS, error_text
-from codexseg.io.slides.ome_zarr import check_blosc, is_blosc
+from codexseg.io.slides.ome_zarr import ngff_metadata, read_checked
 
 SUFFIXES = (".tif", ".tiff", ".png", ".npy")
 """Suffixes of label images; other files in a folder are ignored."""
@@ -103,10 +103,8 @@ class LabelImage:
         """
         lead = (0,) * (self.array.ndim - 2)
         rows, columns = window.slices
-        try:
+        with _readable(self.title):
             pixels = np.array(self.array[(*lead, rows, columns)])[::step, ::step]
-        except READER_ERRORS as error:
-            raise _unreadable(self.title, error) from error
         if self.is_probability:
             return pixels
         if pixels.dtype == np.bool_:
@@ -124,7 +122,7 @@ def open_labels(file: LabelFile) -> Iterator[LabelImage]:
         If it cannot be read or is not a single plane.
     """
     with ExitStack() as stack:
-        with _readable(file):
+        with _readable(str(file)):
             array = _open(file, stack)
         if array.ndim < 2 or any(n != 1 for n in array.shape[:-2]) or 0 in array.shape:
             raise InputError(
@@ -138,20 +136,23 @@ def stack_length(file: LabelFile) -> int | None:
     """Return the length of an npy or npz stack (n, y, x); None for other files."""
     if file.path.suffix.lower() not in _ARRAYS:
         return None
-    with _readable(file):
+    with _readable(str(file)):
         shape = _read_array(file).shape
     return int(shape[0]) if len(shape) == 3 and shape[0] > 1 else None
 
 
 @contextmanager
-def _readable(file: LabelFile) -> Iterator[None]:
+def _readable(title: str) -> Iterator[None]:
     """Convert the errors of reading libraries to InputError."""
     try:
         yield
     except InputError:
         raise
     except (*READER_ERRORS, zipfile.BadZipFile) as error:
-        raise _unreadable(str(file), error) from error
+        raise InputError(
+            f"{title} cannot be read ({error_text(error)}). It is damaged or not a label "
+            f"image. Copy or export it again."
+        ) from error
 
 
 def _open(file: LabelFile, stack: ExitStack) -> Any:
@@ -179,8 +180,7 @@ def _open_zarr(path: Path) -> Any:
     node: Any = zarr.open(path, mode="r")
     if isinstance(node, zarr.Array):
         return _Checked(node)
-    attributes = node.attrs.asdict()
-    multiscales = attributes.get("ome", attributes).get("multiscales")
+    multiscales = ngff_metadata(node).get("multiscales")
     if not multiscales:
         raise InputError(
             f"{path} is a Zarr group without an image. Pass the folder of a label image, "
@@ -198,9 +198,7 @@ class _Checked:
         self.chunks = array.chunks
 
     def __getitem__(self, index: tuple[Any, ...]) -> Any:
-        if is_blosc(self._array):
-            check_blosc(self._array, index)
-        return self._array[index]
+        return read_checked(self._array, index)
 
 
 def _open_tiff(path: Path, stack: ExitStack) -> Any:
@@ -261,10 +259,3 @@ def _read_png(path: Path) -> Pixels:
             f"{path} is too large for a PNG ({error}). Convert it to TIFF, which is read "
             f"lazily."
         ) from error
-
-
-def _unreadable(title: str, error: BaseException) -> InputError:
-    return InputError(
-        f"{title} cannot be read ({error_text(error)}). It is damaged or not a label "
-        f"image. Copy or export it again."
-    )

@@ -116,11 +116,9 @@ class LabelStore:
                 f"Unsupported NGFF version {version!r}. Use one of "
                 f"{', '.join(get_args(ngff.Version))}."
             )
-        chunks = level_chunks(shape, step)
         new, old = (path.with_name(f"{path.name}.{end}") for end in ("new", "old"))
-        for leftover in (new, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        _write_skeleton(new, shape, chunks, mpp, names, version)
+        shutil.rmtree(old, ignore_errors=True)
+        _write_skeleton(new, shape, step, mpp, names, version)
         if path.exists() and not overwrite:
             _require_same(new, path)
             shutil.rmtree(new)
@@ -158,8 +156,7 @@ class LabelStore:
     ) -> None:
         """Replace label images by empty ones; see `create` for the parameters."""
         new = self.path.with_name(f"{self.path.name}.new")
-        shutil.rmtree(new, ignore_errors=True)
-        _write_skeleton(new, shape, level_chunks(shape, step), mpp, names, version)
+        _write_skeleton(new, shape, step, mpp, names, version)
         for name in names:
             folder = self.path / "labels" / name
             shutil.rmtree(folder, ignore_errors=True)
@@ -385,12 +382,14 @@ class LabelStore:
 def _write_skeleton(
     path: Path,
     shape: tuple[int, int],
-    chunks: Sequence[tuple[int, int]],
+    step: tuple[int, int],
     mpp: float,
     names: Sequence[str],
     version: ngff.Version,
 ) -> None:
     """Write groups and empty arrays of the labels, with their metadata."""
+    chunks = level_chunks(shape, step)
+    shutil.rmtree(path, ignore_errors=True)
     for group in (path, path / "labels"):
         ngff.create_group(group, version)
     ngff.write_group_metadata(path / "labels", version, {"labels": list(names)})

@@ -6,6 +6,7 @@ entries to the NeurIPS 2022 cell segmentation challenge follow this rule.
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,13 +71,11 @@ class SegmentationChannels:
         nucleus = slide.read(self.nucleus, window)
         if not self.has_nucleus:
             nucleus = np.zeros_like(nucleus)
-        if not self.wholecell:
-            return np.stack([nucleus, np.zeros_like(nucleus)])
-        markers = [slide.read(channel, window) for channel in self.wholecell]
-        wholecell = merge_channels(markers, self.scales)
-        pixels = np.empty((2, *window.shape), np.result_type(nucleus, wholecell))
-        pixels[0], pixels[1] = nucleus, wholecell
-        return pixels
+        wholecell = np.zeros_like(nucleus)
+        if self.wholecell:
+            markers = [slide.read(channel, window) for channel in self.wholecell]
+            wholecell = merge_channels(markers, self.scales)
+        return np.stack([nucleus, wholecell])
 
 
 def with_channels_by_name(config: Config, names: Sequence[str]) -> Config:
@@ -140,16 +139,15 @@ def check_channels(config: Config, names: Sequence[str]) -> None:
         If channels are missing; the message lists all of them.
     """
     channels = by_name(config.channels, names)
-    wanted = [("channels.nuclear_channel", channels.nuclear_channel)]
-    for key, listed in (
-        ("channels.wholecell_channel", channels.wholecell_channel),
-        ("profile.channels", config.profile.channels or ()),
-    ):
-        wanted += [(key, name) for name in listed]
+    wanted = [
+        ("channels.nuclear_channel", channels.nuclear_channel),
+        *(("channels.wholecell_channel", name) for name in channels.wholecell_channel),
+        *(("profile.channels", name) for name in config.profile.channels or ()),
+    ]
     problems = []
     for key, name in wanted:
         try:
-            resolve_channel(name, tuple(names))
+            resolve_channel(name, names)
         except InputError as error:
             problems.append(f"{key}: {error}")
     if problems and (
@@ -164,21 +162,16 @@ def check_channels(config: Config, names: Sequence[str]) -> None:
 
 
 def _mode(channels: ChannelsConfig, names: Sequence[str]) -> str:
-    if channels.mode != "auto" or _is_there(channels.nuclear_channel, names):
-        return "names" if channels.mode == "auto" else channels.mode
+    if channels.mode != "auto":
+        return channels.mode
+    with suppress(InputError):
+        resolve_channel(channels.nuclear_channel, names)
+        return "names"
     if len(names) == 1:
         return "L"
     unnamed = all(re.fullmatch(r"Channel \d+", name) for name in names)
     is_colour = len(names) == 3 and (unnamed or set(names) == set(COLOURS))
     return "RGB" if is_colour else "names"
-
-
-def _is_there(name: str, names: Sequence[str]) -> bool:
-    try:
-        resolve_channel(name, tuple(names))
-    except InputError:
-        return False
-    return True
 
 
 def _check_count(mode: str, names: Sequence[str], expected: int) -> None:

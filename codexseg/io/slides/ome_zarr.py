@@ -65,10 +65,7 @@ class ZarrImage(SlideImage):
         index[self._y], index[self._x] = window.slices
         if self._channel >= 0:
             index[self._channel] = channel
-        array = self._arrays[level]
-        if is_blosc(array):
-            check_blosc(array, index)
-        pixels = np.asarray(array[tuple(index)])
+        pixels = np.asarray(read_checked(self._arrays[level], tuple(index)))
         return np.ascontiguousarray(pixels if self._y < self._x else pixels.T, self.dtype)
 
     def fingerprint(self) -> str:
@@ -99,7 +96,7 @@ def _image_group(path: Path) -> tuple[Any, Metadata]:
             f"{path} is a zarr array without OME metadata. Pass the folder of the whole "
             f"image."
         )
-    metadata = _ngff(root)
+    metadata = ngff_metadata(root)
     if metadata.get("multiscales"):
         return root, metadata
     if "plate" in metadata:
@@ -108,7 +105,7 @@ def _image_group(path: Path) -> tuple[Any, Metadata]:
         )
     if "bioformats2raw.layout" in metadata:  # slide, label image, macro image
         series = sorted((k for k, _ in root.groups() if k.isdigit()), key=int)
-        images = {key: _ngff(root[key]) for key in series}
+        images = {key: ngff_metadata(root[key]) for key in series}
         areas = {k: _area(root[k], m) for k, m in images.items() if m.get("multiscales")}
         largest = [k for k, area in areas.items() if 2 * area >= max(areas.values())]
         if len(largest) == 1:
@@ -122,7 +119,7 @@ def _image_group(path: Path) -> tuple[Any, Metadata]:
     )
 
 
-def _ngff(group: Any) -> Metadata:
+def ngff_metadata(group: Any) -> Metadata:
     """Return the NGFF attributes, under the key "ome" since version 0.5."""
     attributes = group.attrs.asdict()
     ome = attributes.get("ome", attributes)
@@ -166,13 +163,22 @@ def _pixel_sizes(
     return [to_micrometres(float(s), unit) for s, unit in zip(scale, units, strict=True)]
 
 
-def is_blosc(array: Any) -> bool:
-    """Whether each chunk is a Blosc file; shards have checksums of their own."""
+def read_checked(array: Any, index: tuple[Any, ...]) -> Any:
+    """Read a part of a zarr array, one integer or slice per axis.
+
+    Raises
+    ------
+    EOFError
+        If a chunk is truncated, which Blosc does not detect.
+    """
+    # Shards have checksums of their own.
     names = (type(codec).__name__ for codec in array.compressors)
-    return array.shards is None and any("blosc" in name.lower() for name in names)
+    if array.shards is None and any("blosc" in name.lower() for name in names):
+        _check_blosc(array, index)
+    return array[index]
 
 
-def check_blosc(array: Any, index: Sequence[Any]) -> None:
+def _check_blosc(array: Any, index: tuple[Any, ...]) -> None:
     """Raise EOFError for truncated chunks, which Blosc would read beyond their end.
 
     Bytes 12 to 15 of a chunk are its length (Blosc 1 header).

@@ -1,14 +1,13 @@
 """Description of a slide: its files, the part that is used, and its fingerprint."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from codexseg.errors import InputError
 from codexseg.io.slides.base import SlideImage
 from codexseg.io.slides.open import open_image
-from codexseg.io.slides.window import crop_slide
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,7 @@ class SlideRecord:
                 f"{self.path}: a set of files, or an image other than the first of a file, "
                 f"cannot be read. Export one image as OME-TIFF or OME-Zarr."
             )
-        slide = open_image(self.path, self.panel)
-        return slide if self.window is None else crop_slide(slide, self.window)
+        return open_image(self.path, self.panel, self.window)
 
     def is_current(self) -> bool:
         """Return whether the files still have the recorded content.
@@ -116,12 +114,11 @@ class SlideRecord:
 
     def locate(self) -> dict[str, Any]:
         """Return the part of the record that depends on the machine, for JSON."""
-        known = asdict(self.fingerprint)
         return {
             "files": list(self.files),
             "panel": self.panel,
-            "bytes": known["bytes"],
-            "modified_ns": known["modified_ns"],
+            "bytes": self.fingerprint.bytes,
+            "modified_ns": self.fingerprint.modified_ns,
         }
 
     @classmethod
@@ -169,16 +166,15 @@ def record_slide(
     InputError
         If the slide cannot be read, or the window is not inside it.
     """
-    slide = open_image(path, panel)
-    part = slide if window is None else crop_slide(slide, window)
+    slide = open_image(path, panel, window)
     size, modified = _size_and_time(slide.path)
     return SlideRecord(
         files=(str(slide.path),),
-        shape=part.shape,
-        channel_names=tuple(part.channel_names),
+        shape=slide.shape,
+        channel_names=slide.channel_names,
         mpp=mpp,
-        dtype=str(part.dtype),
-        fingerprint=Fingerprint(size, modified, part.fingerprint()),
+        dtype=str(slide.dtype),
+        fingerprint=Fingerprint(size, modified, slide.fingerprint()),
         panel=None if panel is None else str(panel),
         window=window,
         offset_px=(0.0, 0.0) if window is None else (float(window[0]), float(window[1])),

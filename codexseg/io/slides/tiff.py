@@ -24,10 +24,8 @@ from codexseg.io.slides.base import COLOURS, SlideImage, SlideInfo, channel_axis
 # A compressed strip is decoded as a whole: a strip per plane prevents lazy reading.
 MAX_SEGMENT_BYTES: Final = 2**29
 _CHANNEL_AXES: Final = "CSIQ"
-_GREY: Final = (
-    1,
-    3,
-)  # MINISBLACK; PALETTE as written by ImageJ: grey values and a colour map
+# MINISBLACK; PALETTE as written by ImageJ: grey values and a colour map
+_GREY: Final = (1, 3)
 _COLOUR: Final = (2, 6)  # RGB; YCBCR, which the jpeg decoder converts to RGB
 _WHITE_IS_ZERO: Final = 0
 _ALPHA: Final = (1, 2)  # types of extra samples with the transparency
@@ -150,10 +148,7 @@ def _check_chain(tif: tifffile.TiffFile, path: Path) -> None:
     file.seek(tif.pages.next_page_offset or 0)
     link = file.read(tif.tiff.offsetsize)
     if len(link) < tif.tiff.offsetsize or any(link):
-        raise InputError(
-            f"{path} is truncated: the page after page {pages} is missing. Copy or export "
-            f"it again."
-        )
+        raise _truncated(path, f"the page after page {pages} is missing")
     # tifffile ignores tags with a value beyond the end of the file. Without its
     # description, an OME-TIFF would be read as a plain TIFF.
     file.seek(first.offset)
@@ -161,9 +156,7 @@ def _check_chain(tif: tifffile.TiffFile, path: Path) -> None:
     tags = file.read(count * tif.tiff.tagsize)
     codes = struct.iter_unpack(f"{tif.byteorder}H{tif.tiff.tagsize - 2}x", tags)
     if (270,) in codes and "ImageDescription" not in first.tags:
-        raise InputError(
-            f"{path} is truncated: its description is missing. Copy or export it again."
-        )
+        raise _truncated(path, "its description is missing")
 
 
 def _main_series(tif: Any, path: Path) -> Any:
@@ -306,10 +299,11 @@ def _check_complete(planes: Sequence[_Plane], path: Path) -> None:
     """Raise InputError if the file ends before its last pixel."""
     end, size = max(plane.end for plane in planes), path.stat().st_size
     if end > size:
-        raise InputError(
-            f"{path} is truncated: its pixels end at byte {end:,}, the file at {size:,}. "
-            f"Copy or export it again."
-        )
+        raise _truncated(path, f"its pixels end at byte {end:,}, the file at {size:,}")
+
+
+def _truncated(path: Path, fact: str) -> InputError:
+    return InputError(f"{path} is truncated: {fact}. Copy or export it again.")
 
 
 def _metadata(

@@ -85,22 +85,17 @@ def imagej_names(metadata: dict[str, Any], count: int) -> Names | None:
 def imagej_mpp(metadata: dict[str, Any], page: Any, path: Path) -> float | None:
     """Read the pixel size of an ImageJ file from its unit and resolution tags."""
     unit = str(metadata.get("unit", "")).replace("\\u00B5", "µ")
-    y, x = (_resolution(page, tag) for tag in ("YResolution", "XResolution"))
-    sizes = [to_micrometres(1 / value, unit) if value else None for value in (y, x)]
-    return square_pixels(sizes[0], sizes[1], path)
+    return square_pixels(*_tag_sizes(page, unit), path)
 
 
 def tag_mpp(page: Any, path: Path) -> float | None:
     """Read the pixel size from the resolution tags; None if implausible for microscopes."""
     unit = {2: "inch", 3: "cm"}.get(int(page.tags.valueof("ResolutionUnit", 1)), "")
-    sizes = []
-    for tag in ("YResolution", "XResolution"):
-        value = _resolution(page, tag)
-        size = to_micrometres(1 / value, unit) if value else None
-        if size is None or not _PLAUSIBLE_MPP[0] <= size <= _PLAUSIBLE_MPP[1]:
-            return None
-        sizes.append(size)
-    return square_pixels(sizes[0], sizes[1], path)
+    sizes = _tag_sizes(page, unit)
+    low, high = _PLAUSIBLE_MPP
+    if any(size is None or not low <= size <= high for size in sizes):
+        return None
+    return square_pixels(*sizes, path)
 
 
 def qpi_mpp(page: Any, path: Path) -> float | None:
@@ -123,10 +118,14 @@ def _physical_size(pixels: ElementTree.Element, axis: str, path: Path) -> float 
         ) from error
 
 
-def _resolution(page: Any, tag: str) -> float | None:
-    """Return pixels per unit."""
-    numerator, denominator = page.tags.valueof(tag, (0, 1))
-    return numerator / denominator if numerator and denominator else None
+def _tag_sizes(page: Any, unit: str) -> tuple[float | None, float | None]:
+    """Return the micrometres per pixel in y and x by the resolution tags."""
+
+    def size(tag: str) -> float | None:
+        pixels, units = page.tags.valueof(tag, (0, 1))
+        return to_micrometres(1 / (pixels / units), unit) if pixels and units else None
+
+    return size("YResolution"), size("XResolution")
 
 
 def _elements(root: ElementTree.Element, name: str) -> Iterator[ElementTree.Element]:
