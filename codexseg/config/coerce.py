@@ -6,7 +6,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from codexseg.config.loader import LoadedConfig, load_config, translate_legacy, validate
+from codexseg.config.loader import load_config, translate_legacy, validate
 from codexseg.config.schema import Config, SegmentationConfig
 from codexseg.config.yaml_lines import Document
 from codexseg.errors import ConfigError
@@ -33,33 +33,26 @@ def as_config(config: AnyConfig, base: Config | None = None) -> Config:
     ConfigError
         If the configuration is wrong; the message lists all errors.
     """
-    loaded = with_notes(config, base)
-    for note in loaded.notes:
-        log.warning("%s", note)
-    return loaded.config
-
-
-def with_notes(config: AnyConfig, base: Config | None = None) -> LoadedConfig:
-    """Return a configuration as a Config together with the notes about its keys.
-
-    See `as_config` for parameters and errors.
-    """
     base = Config() if base is None else base
     if isinstance(config, Config):
-        return LoadedConfig(config)
+        return config
     if isinstance(config, SegmentationConfig):
-        return LoadedConfig(base.model_copy(update={"segmentation": config}))
+        return base.model_copy(update={"segmentation": config})
     if isinstance(config, str | Path):
-        return load_config(config, require_image=False)
-    if not isinstance(config, Mapping):
+        loaded = load_config(config, require_image=False)
+    elif isinstance(config, Mapping):
+        document = Document(data=_merged({}, config))
+        notes = translate_legacy(document)
+        document.data = _merged(base.dump(), document.data)
+        loaded = validate(document, notes)
+    else:
         raise ConfigError(
             f"The configuration is a {type(config).__name__}. Expected a Config, a "
             f"SegmentationConfig, a dict of sections, or the path of a YAML file."
         )
-    document = Document(data=_merged({}, config))
-    notes = translate_legacy(document)
-    document.data = _merged(base.dump(), document.data)
-    return validate(document, notes)
+    for note in loaded.notes:
+        log.warning("%s", note)
+    return loaded.config
 
 
 def _merged(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from codexseg.config.aegle import LegacyValue, take_legacy
+from codexseg.config.aegle import IGNORED, MOVED, REFUSED, take_legacy
 from codexseg.config.deprecated import take_format_switches
 from codexseg.config.schema import Config, dotted_keys, field_of
 from codexseg.config.yaml_lines import INIT, Document, Keys, dotted, read, shown
@@ -162,16 +163,16 @@ def translate_legacy(document: Document) -> list[str]:
     """Replace the keys of aegle in a document, and return the notes about them."""
     legacy = take_legacy(document.data)
     ignored, notes = [], []
-    for item in legacy:
-        keys, advice = tuple(item.key.split(".")), item.legacy.advice
+    for key, value in legacy.items():
+        keys = tuple(key.split("."))
         line = document.position(keys).line
-        if item.legacy.action == "refused":
-            document.add_problem(keys, f"got {shown(item.value)}; {advice}")
-        elif item.legacy.action == "ignored":
-            ignored.append((line, f"  {document.prefix(line)}{item.key}: {advice}"))
+        if key in REFUSED:
+            document.add_problem(keys, f"got {shown(value)}; {REFUSED[key]}")
+        elif key in IGNORED:
+            ignored.append((line, f"  {document.prefix(line)}{key}: {IGNORED[key]}"))
         else:
-            notes.append(f"{document.prefix(line)}{item.key} is read as {advice}.")
-            _move(document, item, tuple(advice.split(".")))
+            notes.append(f"{document.prefix(line)}{key} is read as {MOVED[key]}.")
+            _move(document, key, value)
     if ignored:
         lines = [text for _, text in sorted(ignored)]
         notes.append("\n".join(["These keys of aegle are ignored:", *lines]))
@@ -183,20 +184,20 @@ def translate_legacy(document: Document) -> list[str]:
     return notes
 
 
-def _move(document: Document, item: LegacyValue, to: tuple[str, ...]) -> None:
+def _move(document: Document, key: str, value: Any) -> None:
     """Move the value of a legacy key to the key that replaces it."""
-    old = tuple(item.key.split("."))
+    old, to = tuple(key.split(".")), tuple(MOVED[key].split("."))
     section = document.data[to[0]]
     if to[1] not in section:
-        section[to[1]] = item.value
+        section[to[1]] = value
         for keys in [keys for keys in document.positions if keys[: len(old)] == old]:
             document.positions[*to, *keys[len(old) :]] = document.positions[keys]
-        document.renamed[to] = f"{item.key} (now {dotted(to)})"
-    elif section[to[1]] != item.value:
+        document.renamed[to] = f"{key} (now {dotted(to)})"
+    elif section[to[1]] != value:
         line = f" (line {document.position(to).line})" if document.path else ""
         document.add_problem(
             old,
-            f"got {shown(item.value)}, but {dotted(to)}{line} is "
+            f"got {shown(value)}, but {dotted(to)}{line} is "
             f"{shown(section[to[1]])}; remove one of them",
         )
 
@@ -248,24 +249,14 @@ def _anchored(config: Config, path: Path) -> Config:
     """Make the paths of a configuration absolute, relative to the folder of `path`."""
     folder = path.absolute().parent.resolve()
 
-    def absolute(value: Path | None) -> Path | None:
-        if value is None:
-            return None
+    def absolute(value: Path) -> Path:
         home = value.expanduser() if value.parts[:1] == ("~",) else value
         # normpath does not resolve links: an image keeps the name that the user chose
         return Path(os.path.normpath(folder / home))
 
-    data, segmentation = config.data, config.segmentation
-    paths = {
-        "file_name": absolute(data.file_name),
-        "antibodies_file": absolute(data.antibodies_file),
-    }
-    model = {
-        name: absolute(getattr(segmentation, name)) for name in ("model_path", "python")
-    }
-    return config.model_copy(
-        update={
-            "data": data.model_copy(update=paths),
-            "segmentation": segmentation.model_copy(update=model),
-        }
-    )
+    sections = {}
+    for name in ("data", "segmentation"):
+        section = config.section(name)
+        paths = {key: absolute(value) for key, value in section if isinstance(value, Path)}
+        sections[name] = section.model_copy(update=paths)
+    return config.model_copy(update=sections)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from codexseg.config.deprecated import take_format_switches
@@ -333,21 +334,18 @@ class Config(Section):
         return cast("Section", getattr(self, name))
 
 
-def dotted_keys(model: type[Section] = Config, prefix: str = "") -> Iterator[str]:
-    """Yield every key as 'section.key', a section before its keys."""
-    for name, field in model.model_fields.items():
-        yield prefix + name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from dotted_keys(field.annotation, f"{prefix}{name}.")
+def dotted_keys() -> list[str]:
+    """Return every key as 'section.key', a section before its keys."""
+    return [key for key, _ in _fields(Config)]
 
 
-def field_of(key: str) -> Any:
+def field_of(key: str) -> FieldInfo | None:
     """Return the pydantic field of a dotted key, or None for an unknown key."""
-    model: Any = Config
-    *parents, last = key.split(".")
-    for name in parents:
-        fields = getattr(model, "model_fields", {})
-        if name not in fields:
-            return None
-        model = fields[name].annotation
-    return getattr(model, "model_fields", {}).get(last)
+    return dict(_fields(Config)).get(key)
+
+
+def _fields(model: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in model.model_fields.items():
+        yield prefix + name, field
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from _fields(field.annotation, f"{prefix}{name}.")
