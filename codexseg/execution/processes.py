@@ -81,15 +81,15 @@ class Processes(Executor):
             )
         pickled = _pickle(function)
         _finish(self._leaving)
-        queue = _Queue(jobs)
+        queue = _Queue(jobs, deadline_s, cancelled)
         self._is_running = True
         try:
             while True:
-                yield from self._submit(queue, pickled, cancelled)
+                yield from self._submit(queue, pickled)
                 if not self._busy():
                     break
-                yield from self._receive(queue, deadline_s, cancelled)
-                yield from self._stop_unwanted(queue, deadline_s, cancelled)
+                yield from self._receive(queue)
+                yield from self._stop_unwanted(queue)
         except GeneratorExit:
             raise  # the caller reports the reason and calls close
         except BaseException as error:
@@ -144,12 +144,7 @@ class Processes(Executor):
     def _busy(self) -> "list[_Worker]":
         return [worker for worker in self._pool if worker.jobs]
 
-    def _submit(
-        self,
-        queue: "_Queue[J]",
-        function: bytes,
-        cancelled: Callable[[J], bool] | None,
-    ) -> Iterator[Outcome[J, V]]:
+    def _submit(self, queue: "_Queue[J]", function: bytes) -> Iterator[Outcome[J, V]]:
         """Send jobs to workers with room; yield the outcomes of those not sent."""
         while sum(len(worker.jobs) for worker in self._pool) < (
             MAX_JOBS_PER_WORKER * self.workers
@@ -158,7 +153,7 @@ class Processes(Executor):
                 job = next(queue)
             except StopIteration:
                 return
-            if cancelled is not None and cancelled(job):
+            if queue.is_cancelled(job):
                 yield Outcome(job, "cancelled", error=job_cancelled())
                 continue
             try:
@@ -176,18 +171,13 @@ class Processes(Executor):
             self._pool.append(_Worker(threads=max(1, usable_cores() // self.workers)))
         return min(self._pool, key=lambda worker: len(worker.jobs))
 
-    def _receive(
-        self,
-        queue: "_Queue[J]",
-        deadline_s: float | None,
-        cancelled: Callable[[J], bool] | None,
-    ) -> Iterator[Outcome[J, V]]:
+    def _receive(self, queue: "_Queue[J]") -> Iterator[Outcome[J, V]]:
         """Wait for messages; yield the outcomes of jobs that ended."""
         busy = self._busy()
         handles = [handle for worker in busy for handle in worker.handles]
-        timeouts = [] if cancelled is None else [POLL_S]
-        if deadline_s is not None:
-            timeouts += [deadline_s - worker.running_s for worker in busy]
+        timeouts = [] if queue.cancelled is None else [POLL_S]
+        if queue.deadline_s is not None:
+            timeouts += [queue.deadline_s - worker.running_s for worker in busy]
         ready = wait(handles, None if not timeouts else max(0.0, min(timeouts)))
         for worker in busy:
             if not set(worker.handles).isdisjoint(ready):
@@ -199,22 +189,15 @@ class Processes(Executor):
                 elif message != READY:
                     yield _outcome(worker.end_job(), message)
 
-    def _stop_unwanted(
-        self,
-        queue: "_Queue[J]",
-        deadline_s: float | None,
-        cancelled: Callable[[J], bool] | None,
-    ) -> Iterator[Outcome[J, V]]:
+    def _stop_unwanted(self, queue: "_Queue[J]") -> Iterator[Outcome[J, V]]:
         """End the workers of jobs that are past their deadline or cancelled."""
         for worker in self._busy():
             if worker.has_message:
                 continue
-            if deadline_s is not None and worker.running_s > deadline_s:
+            if queue.deadline_s is not None and worker.running_s > queue.deadline_s:
                 job = self._remove(worker, queue)
-                yield Outcome(job, "timed out", error=job_timed_out(deadline_s))
-            elif (
-                cancelled is not None and worker.is_poll_due() and cancelled(worker.jobs[0])
-            ):
+                yield Outcome(job, "timed out", error=job_timed_out(queue.deadline_s))
+            elif worker.is_poll_due() and queue.is_cancelled(worker.jobs[0]):
                 job = self._remove(worker, queue)
                 yield Outcome(job, "cancelled", error=job_cancelled())
 
@@ -228,14 +211,27 @@ class Processes(Executor):
 
 
 class _Queue(Generic[J]):
-    """Jobs that no worker has: those returned by workers that ended come first."""
+    """Jobs of a run that no worker has, and the conditions that end running ones.
 
-    def __init__(self, jobs: Iterable[J]) -> None:
+    Jobs returned by workers that ended come first.
+    """
+
+    def __init__(
+        self,
+        jobs: Iterable[J],
+        deadline_s: float | None,
+        cancelled: Callable[[J], bool] | None,
+    ) -> None:
         self.returned = deque[J]()
+        self.deadline_s, self.cancelled = deadline_s, cancelled
         self._jobs = iter(jobs)
 
     def __next__(self) -> J:
         return self.returned.popleft() if self.returned else next(self._jobs)
+
+    def is_cancelled(self, job: J) -> bool:
+        """Return whether a job is no longer wanted."""
+        return self.cancelled is not None and self.cancelled(job)
 
 
 class _Worker:
@@ -373,10 +369,8 @@ def _outcome(job: J, message: bytes) -> Outcome[J, Any]:
     try:
         value, error = load_result(message)
     except Exception as unreadable:  # noqa: BLE001 - for example a module missing here
-        return Outcome(job, "failed", error=unreadable)
-    if error is not None:
-        return Outcome(job, "failed", error=error)
-    return Outcome(job, "done", value)
+        value, error = None, unreadable
+    return Outcome(job, "done" if error is None else "failed", value, error)
 
 
 def _finish(*pools: list[_Worker]) -> None:

@@ -135,11 +135,8 @@ class Run:
 
     def footprint(self, name: str) -> tuple[int, int]:
         """Count files and bytes of a file or folder of the run, without hidden files."""
-        files = bytes_ = 0
-        for path in self._files(name):
-            files += 1
-            bytes_ += path.stat().st_size
-        return files, bytes_
+        sizes = [path.stat().st_size for path in self._files(name)]
+        return len(sizes), sum(sizes)
 
     def checksum(self, name: str) -> str:
         """Return the sha256 of a file, or of the names and sha256 of a folder's files."""

@@ -5,7 +5,6 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from math import prod
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -89,7 +88,15 @@ def write_arrays(folder: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 class ArrayFiles(Mapping[str, NDArray[Any]]):
-    """Arrays in .npy files, read on access; large ones are memory-mapped."""
+    """Arrays in .npy files, read on access; large ones are memory-mapped.
+
+    Parameters
+    ----------
+    paths : dict of str to Path
+        The file of each array.
+    remedy : str
+        End of the message about a missing or damaged file.
+    """
 
     def __init__(
         self,
@@ -97,11 +104,6 @@ class ArrayFiles(Mapping[str, NDArray[Any]]):
         remedy: str = "Run the same command again to recompute it.",
     ) -> None:
         self._paths, self._remedy = paths, remedy
-
-    @classmethod
-    def of_folder(cls, folder: Path, remedy: str) -> "ArrayFiles":
-        """Open the files of :func:`write_arrays`; errors end with `remedy`."""
-        return cls({path.stem: path for path in folder.glob("*.npy")}, remedy)
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         path = self._paths[name]
@@ -126,14 +128,8 @@ def map_npy(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray
 
     In a sparse file, a full disk would kill the process at a later write.
     """
-    description = np.lib.format.dtype_to_descr(dtype)
-    header = {"descr": description, "fortran_order": False, "shape": shape}
-    with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, header)
-        size = file.tell() + dtype.itemsize * prod(shape)
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-        else:
-            file.truncate(size)
-    mapped: NDArray[Any] = np.lib.format.open_memmap(path, mode="r+")
+    mapped: NDArray[Any] = np.lib.format.open_memmap(path, "w+", dtype, shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     return mapped

@@ -26,6 +26,8 @@ from codexseg.run.files import ArrayFiles, replacing, sha256_of, write_arrays, w
 
 Record = dict[str, Any]
 
+_DELETE = "Delete it and run the same command again to recompute the stage."
+
 
 def read_json(path: Path) -> Record | None:
     """Return the content of a JSON file of the run, or None if there is no file.
@@ -41,14 +43,10 @@ def read_json(path: Path) -> Record | None:
         return None
     except ValueError as error:
         raise RunStateError(
-            f"{path} is damaged: it is not JSON ({error}). Delete it and run the same "
-            f"command again to recompute the stage."
+            f"{path} is damaged: it is not JSON ({error}). {_DELETE}"
         ) from error
     if not isinstance(content, dict):
-        raise RunStateError(
-            f"{path} is damaged: expected a JSON object. Delete it and run the same "
-            f"command again to recompute the stage."
-        )
+        raise RunStateError(f"{path} is damaged: expected a JSON object. {_DELETE}")
     return content
 
 
@@ -84,7 +82,7 @@ class StageRecords:
 
     def read(self, item: int) -> Record | None:
         """Return the record of an item, or None if the item is not finished."""
-        return read_json(self._record_path(item))
+        return read_json(self._path(item, ".json"))
 
     def read_all(self) -> dict[int, Record]:
         """Return the records of all finished items, in order. Damaged ones are missing."""
@@ -98,15 +96,15 @@ class StageRecords:
 
     def write(self, item: int, record: Mapping[str, Any]) -> None:
         """Mark an item as finished. Call this after its arrays were written."""
-        arrays = self._arrays_path(item)
+        arrays = self._path(item, ".npz")
         if arrays.exists():
             files = {**record.get("files", {}), **self.describe_files(arrays)}
             record = {**record, "files": files}
-        write_atomic(self._record_path(item), json.dumps(record, sort_keys=True))
+        write_atomic(self._path(item, ".json"), json.dumps(record, sort_keys=True))
 
     def forget(self, item: int) -> None:
         """Mark an item as not finished."""
-        self._record_path(item).unlink(missing_ok=True)
+        self._path(item, ".json").unlink(missing_ok=True)
 
     def describe_files(self, *paths: Path) -> dict[str, tuple[int, str]]:
         """Return size and sha256 of files of the run, by path relative to the run."""
@@ -152,7 +150,7 @@ class StageRecords:
         """Open the arrays that :meth:`write_table` wrote."""
         folder = self.folder / name
         if folder.is_dir():
-            return ArrayFiles.of_folder(folder, self._remedy)
+            return ArrayFiles({p.stem: p for p in folder.glob("*.npy")}, self._remedy)
         return self._read_npz(folder.with_suffix(".npz"))  # of version 0.1.0
 
     def has_table(self, name: str) -> bool:
@@ -161,19 +159,19 @@ class StageRecords:
 
     def write_columns(self, item: int, columns: Columns) -> None:
         """Write the small arrays of an item."""
-        with replacing(self._arrays_path(item)) as part, part.open("wb") as file:
+        with replacing(self._path(item, ".npz")) as part, part.open("wb") as file:
             np.savez(file, allow_pickle=False, **dict(columns))
 
     def read_columns(self, item: int) -> Columns:
         """Read the arrays that :meth:`write_columns` wrote."""
-        return self._read_npz(self._arrays_path(item))
+        return self._read_npz(self._path(item, ".npz"))
 
     def write_arrays(self, item: int, arrays: Columns) -> dict[str, tuple[int, str]]:
         """Write the large arrays of an item; return size and sha256 of each file.
 
         The record of the item lists their names under "arrays".
         """
-        paths = {name: self._array_path(item, name) for name in arrays}
+        paths = {name: self._path(item, f".{name}.npy") for name in arrays}
         for name, array in arrays.items():
             with replacing(paths[name]) as part, part.open("wb") as file:
                 np.save(file, array, allow_pickle=False)
@@ -187,7 +185,7 @@ class StageRecords:
                 f"Item {item} is missing from {self.folder}. Run the same command again "
                 f"to recompute it."
             )
-        paths = {name: self._array_path(item, name) for name in record["arrays"]}
+        paths = {name: self._path(item, f".{name}.npy") for name in record["arrays"]}
         return ArrayFiles(paths)
 
     @property
@@ -204,11 +202,5 @@ class StageRecords:
                 f"{path} is missing or damaged ({error}). {self._remedy}"
             ) from error
 
-    def _record_path(self, item: int) -> Path:
-        return self.folder / f"{item:06d}.json"
-
-    def _arrays_path(self, item: int) -> Path:
-        return self.folder / f"{item:06d}.npz"
-
-    def _array_path(self, item: int, name: str) -> Path:
-        return self.folder / f"{item:06d}.{name}.npy"
+    def _path(self, item: int, suffix: str) -> Path:
+        return self.folder / f"{item:06d}{suffix}"

@@ -6,13 +6,7 @@ from codexseg.run.records import Record
 
 NOT_IN_KEYS = {
     "data": {"file_name", "antibodies_file", "image_mpp", "sample"},  # see SlideRecord
-    "segmentation": {
-        "batch_memory_gb",
-        "device",
-        "python",
-        "runtime",
-        "save_segmentation_pickle",
-    },
+    "segmentation": {"batch_memory_gb", "device", "python", "runtime"},
 }
 """Configuration keys that do not affect the result of the stages that read them."""
 

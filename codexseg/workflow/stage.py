@@ -252,7 +252,8 @@ def _visit(
             times.append((patch, now[0] - wall, now[1] - cpu))
             wall, cpu = now
     except (Exception, SystemExit) as error:
-        if _is_disk_error(error) or isinstance(error, RunStateError) or not tolerant:
+        is_disk_error = isinstance(error, OSError) and error.errno in DISK_ERRORS
+        if is_disk_error or isinstance(error, RunStateError) or not tolerant:
             numbers = ", ".join(map(str, patches))
             error.add_note(
                 f"in stage {inputs.stage!r}, patch {numbers}, of {inputs.run.path}"
@@ -280,7 +281,3 @@ def _record_failure(own: StageRecords, patch: int, note: str, trace: str) -> Non
     texts = {"note": note, "traceback": trace}
     clean = {k: t.encode("utf-8", "backslashreplace").decode() for k, t in texts.items()}
     own.write(patch, {"patch": patch, "status": "failed", **clean})
-
-
-def _is_disk_error(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in DISK_ERRORS
