@@ -37,7 +37,8 @@ from codexseg.errors import ConfigError
 class Section(BaseModel):
     """Base class of the sections: frozen, unknown keys are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # messages about a key quote the docstring below it
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -53,188 +54,130 @@ class Section(BaseModel):
 class DataConfig(Section):
     """The slide image."""
 
-    file_name: OptionalPath = Field(
-        default=None, description="path of the slide image, relative to the YAML file"
-    )
-    sample: SampleName | None = Field(
-        default=None, description="name of the sample; null: from the file name"
-    )
-    antibodies_file: OptionalPath = Field(
-        default=None, description="table of channel names, relative to the YAML file"
-    )
-    image_mpp: Real | None = Field(
-        default=None, gt=0, description="micrometres per pixel; null: from the image"
-    )
-    generate_channel_stats: bool = Field(
-        default=True,
-        description="statistics of all channels, or of the segmentation channels only",
-    )
+    file_name: OptionalPath = None
+    """path of the slide image, relative to the YAML file"""
+    sample: SampleName | None = None
+    """name of the sample; null: from the file name"""
+    antibodies_file: OptionalPath = None
+    """table of channel names, relative to the YAML file"""
+    image_mpp: Real | None = Field(default=None, gt=0)
+    """micrometres per pixel; null: from the image"""
+    generate_channel_stats: bool = True
+    """statistics of all channels, or of the segmentation channels only"""
 
 
 class ChannelsConfig(Section):
     """Channels that are segmented."""
 
-    mode: Literal["names", "auto", "L", "RGB"] = Field(
-        default="names", description="channels by name, or of a grey or colour picture"
-    )
-    cell: Literal["red", "green", "blue", "grey"] = Field(
-        default="green", description="colour of the cells in a picture"
-    )
-    nucleus: Literal["red", "green", "blue", "grey"] = Field(
-        default="blue", description="colour of the nuclei in a picture"
-    )
-    nuclear_channel: Name = Field(default="DAPI", description="name of the nuclear channel")
-    wholecell_channel: Names = Field(
-        default=(),
-        description="name or list of names of the whole-cell markers; [] for none",
-    )
-    wholecell_merge: Literal["raw", "scaled"] = Field(
-        default="raw",
-        description="maximum of grey levels, or of markers scaled by their P99.9",
-    )
+    mode: Literal["names", "auto", "L", "RGB"] = "names"
+    """channels by name, or of a grey or colour picture"""
+    cell: Literal["red", "green", "blue", "grey"] = "green"
+    """colour of the cells in a picture"""
+    nucleus: Literal["red", "green", "blue", "grey"] = "blue"
+    """colour of the nuclei in a picture"""
+    nuclear_channel: Name = "DAPI"
+    """name of the nuclear channel"""
+    wholecell_channel: Names = ()
+    """name or list of names of the whole-cell markers; [] for none"""
+    wholecell_merge: Literal["raw", "scaled"] = "raw"
+    """maximum of grey levels, or of markers scaled by their P99.9"""
 
 
 class PatchingConfig(Section):
     """Grid of patches."""
 
-    split_mode: Literal["full_image", "halves", "quarters", "patches"] = Field(
-        default="patches", description="grid of patches"
-    )
-    split_direction: Direction = Field(
-        default="vertical", description="halves only: vertical is left and right"
-    )
-    patch_height: PatchSize = Field(default=2048, description="height of a core, px")
-    patch_width: PatchSize = Field(default=2048, description="width of a core, px")
-    overlap: Real = Field(
-        default=0.1,
-        ge=0,
-        lt=1,
-        description="overlap of neighbours as a fraction of a patch",
-    )
+    split_mode: Literal["full_image", "halves", "quarters", "patches"] = "patches"
+    """grid of patches"""
+    split_direction: Direction = "vertical"
+    """halves only: vertical is left and right"""
+    patch_height: PatchSize = 2048
+    """height of a core, px"""
+    patch_width: PatchSize = 2048
+    """width of a core, px"""
+    overlap: Real = Field(default=0.1, ge=0, lt=1)
+    """overlap of neighbours as a fraction of a patch"""
 
 
 class PatchQcConfig(Section):
     """Thresholds below which a patch is not segmented, beside the empty ones."""
 
-    non_zero_perc_threshold: Real | None = Field(
-        default=None,
-        ge=0,
-        le=1,
-        description="minimum fraction of nuclear pixels above zero",
-    )
-    mean_intensity_threshold: Real | None = Field(
-        default=None, ge=0, description="minimum mean of the nuclear channel, grey levels"
-    )
-    std_intensity_threshold: Real | None = Field(
-        default=None,
-        ge=0,
-        description="minimum standard deviation of the nuclear channel, grey levels",
-    )
+    non_zero_perc_threshold: Real | None = Field(default=None, ge=0, le=1)
+    """minimum fraction of nuclear pixels above zero"""
+    mean_intensity_threshold: Real | None = Field(default=None, ge=0)
+    """minimum mean of the nuclear channel, grey levels"""
+    std_intensity_threshold: Real | None = Field(default=None, ge=0)
+    """minimum standard deviation of the nuclear channel, grey levels"""
 
 
 class WatershedConfig(Section):
     """Settings of the `watershed` backend."""
 
-    nucleus_diameter_um: Real = Field(
-        default=8.0, ge=2, le=50, description="diameter of a typical nucleus, um"
-    )
-    expansion_um: Real = Field(
-        default=1.5,
-        ge=0,
-        le=25,
-        description="distance that a cell extends beyond its nucleus, um",
-    )
-    min_nucleus_area_um2: Real = Field(
-        default=10.0, ge=0, description="minimum area of a nucleus, um2"
-    )
-    min_signal: Real = Field(
-        default=0.05,
-        ge=0,
-        lt=1,
-        description="minimum signal, from 0 (background) to 1 (P99.9)",
-    )
-    membrane_weight: Real = Field(
-        default=0.2, ge=0, description="weight of whole-cell markers as borders"
-    )
+    nucleus_diameter_um: Real = Field(default=8.0, ge=2, le=50)
+    """diameter of a typical nucleus, um"""
+    expansion_um: Real = Field(default=1.5, ge=0, le=25)
+    """distance that a cell extends beyond its nucleus, um"""
+    min_nucleus_area_um2: Real = Field(default=10.0, ge=0)
+    """minimum area of a nucleus, um2"""
+    min_signal: Real = Field(default=0.05, ge=0, lt=1)
+    """minimum signal, from 0 (background) to 1 (P99.9)"""
+    membrane_weight: Real = Field(default=0.2, ge=0)
+    """weight of whole-cell markers as borders"""
 
 
 class SegmentationConfig(Section):
     """Segmentation backend and its settings."""
 
-    backend: Name = Field(
-        default="embedded", description="a registered backend, or 'module:Class'"
-    )
-    model_path: OptionalPath = Field(
-        default=None,
-        description="weights of the backend, relative to the YAML file",
-    )
-    compartment: Literal["both", "whole-cell", "nuclear"] = Field(
-        default="both", description="compartments that are segmented"
-    )
-    normalization: Literal["slide", "patch"] = Field(
-        default="slide",
-        description="scale grey levels by statistics of the slide or of the patch",
-    )
-    percentiles: Percentiles = Field(
-        default=None, description="percentiles of grey levels that map to 0 and 1"
-    )
-    diameter: Diameter = Field(
-        default=None, description="diameter of a typical cell, um; auto: from the image"
-    )
-    batch_memory_gb: Real = Field(
-        default=0.5, gt=0, description="memory for the patches of one batch, GB"
-    )
-    runtime: Literal["auto", "onnxruntime", "tensorflow"] = Field(
-        default="auto", description="library that runs a network"
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="device that runs a network"
-    )
-    python: OptionalPath = Field(
-        default=None, description="Python 3.10 with the deepcell package, for that backend"
-    )
-    watershed: WatershedConfig = Field(
-        default=WatershedConfig(), description="settings of the watershed backend"
-    )
-    options: Options = Field(
-        default_factory=dict,
-        description="settings of cellpose, stardist or a third-party backend",
-    )
+    backend: Name = "embedded"
+    """a registered backend, or 'module:Class'"""
+    model_path: OptionalPath = None
+    """weights of the backend, relative to the YAML file"""
+    compartment: Literal["both", "whole-cell", "nuclear"] = "both"
+    """compartments that are segmented"""
+    normalization: Literal["slide", "patch"] = "slide"
+    """scale grey levels by statistics of the slide or of the patch"""
+    percentiles: Percentiles = None
+    """percentiles of grey levels that map to 0 and 1"""
+    diameter: Diameter = None
+    """diameter of a typical cell, um; auto: from the image"""
+    batch_memory_gb: Real = Field(default=0.5, gt=0)
+    """memory for the patches of one batch, GB"""
+    runtime: Literal["auto", "onnxruntime", "tensorflow"] = "auto"
+    """library that runs a network"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """device that runs a network"""
+    python: OptionalPath = None
+    """Python 3.10 with the deepcell package, for that backend"""
+    watershed: WatershedConfig = WatershedConfig()
+    """settings of the watershed backend"""
+    options: Options = Field(default_factory=dict)
+    """settings of cellpose, stardist or a third-party backend"""
 
 
 class RepairConfig(Section):
     """Pairing of nuclei and cells."""
 
-    matching: Literal["best", "sequential"] = Field(
-        default="best",
-        description="largest overlap first, or cell by cell in reading order",
-    )
-    min_overlap: Real = Field(
-        default=0.0, ge=0, le=1, description="minimum fraction of a nucleus inside its cell"
-    )
+    matching: Literal["best", "sequential"] = "best"
+    """largest overlap first, or cell by cell in reading order"""
+    min_overlap: Real = Field(default=0.0, ge=0, le=1)
+    """minimum fraction of a nucleus inside its cell"""
 
 
 class StitchConfig(Section):
     """Objects that are kept where patches disagree."""
 
-    min_remaining: Real = Field(
-        default=0.5,
-        gt=0,
-        le=1,
-        description="minimum fraction of an object that conflicts leave to it",
-    )
+    min_remaining: Real = Field(default=0.5, gt=0, le=1)
+    """minimum fraction of an object that conflicts leave to it"""
 
 
 class ProfileConfig(Section):
     """Measurements of every cell."""
 
-    statistics: Statistics = Field(
-        default=("mean",), description="statistics of every channel in every compartment"
-    )
-    solidity: bool = Field(default=False, description="area over convex area")
-    channels: Annotated[Names, Field(min_length=1)] | None = Field(
-        default=None, description="names of the channels that are measured; null: all"
-    )
+    statistics: Statistics = ("mean",)
+    """statistics of every channel in every compartment"""
+    solidity: bool = False
+    """area over convex area"""
+    channels: Annotated[Names, Field(min_length=1)] | None = None
+    """names of the channels that are measured; null: all"""
 
 
 class ExportConfig(Section):
@@ -243,24 +186,24 @@ class ExportConfig(Section):
     formats: Formats = Field(
         default=EXPORT_FORMATS, description=f"list of {', '.join(EXPORT_FORMATS)}"
     )
-    ome_zarr_version: ZarrVersion = Field(
-        default="0.4", description="NGFF version of segmentation.ome.zarr"
-    )
+    ome_zarr_version: ZarrVersion = "0.4"
+    """NGFF version of segmentation.ome.zarr"""
 
 
 class ReportConfig(Section):
     """Contents of report.html."""
 
-    overlays: Whole = Field(default=6, ge=0, description="number of overlay pictures")
-    overlay_px: Whole = Field(
-        default=512, ge=64, description="side of an overlay picture, px"
-    )
+    overlays: Whole = Field(default=6, ge=0)
+    """number of overlay pictures"""
+    overlay_px: Whole = Field(default=512, ge=64)
+    """side of an overlay picture, px"""
 
 
 class ExecutionConfig(Section):
     """Resources; never part of a stage's key."""
 
-    workers: Workers = Field(default=1, description="processes; auto: one for each core")
+    workers: Workers = 1
+    """processes; auto: one for each core"""
 
 
 class Config(Section):
