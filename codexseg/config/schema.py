@@ -209,27 +209,28 @@ class ExecutionConfig(Section):
 class Config(Section):
     """All settings of a run."""
 
-    data: DataConfig = Field(default=DataConfig(), description="the slide image")
-    channels: ChannelsConfig = Field(
-        default=ChannelsConfig(), description="segmented channels"
-    )
-    patching: PatchingConfig = Field(
-        default=PatchingConfig(), description="grid of patches"
-    )
-    patch_qc: PatchQcConfig = Field(
-        default=PatchQcConfig(), description="patches that are not segmented"
-    )
-    segmentation: SegmentationConfig = Field(
-        default=SegmentationConfig(), description="backend"
-    )
-    repair: RepairConfig = Field(
-        default=RepairConfig(), description="pairing of nuclei and cells"
-    )
-    stitch: StitchConfig = Field(default=StitchConfig(), description="seams")
-    profile: ProfileConfig = Field(default=ProfileConfig(), description="measurements")
-    export: ExportConfig = Field(default=ExportConfig(), description="files")
-    report: ReportConfig = Field(default=ReportConfig(), description="report.html")
-    execution: ExecutionConfig = Field(default=ExecutionConfig(), description="resources")
+    data: DataConfig = DataConfig()
+    """the slide image"""
+    channels: ChannelsConfig = ChannelsConfig()
+    """segmented channels"""
+    patching: PatchingConfig = PatchingConfig()
+    """grid of patches"""
+    patch_qc: PatchQcConfig = PatchQcConfig()
+    """patches that are not segmented"""
+    segmentation: SegmentationConfig = SegmentationConfig()
+    """backend"""
+    repair: RepairConfig = RepairConfig()
+    """pairing of nuclei and cells"""
+    stitch: StitchConfig = StitchConfig()
+    """seams"""
+    profile: ProfileConfig = ProfileConfig()
+    """measurements"""
+    export: ExportConfig = ExportConfig()
+    """files"""
+    report: ReportConfig = ReportConfig()
+    """report.html"""
+    execution: ExecutionConfig = ExecutionConfig()
+    """resources"""
 
     @model_validator(mode="before")
     @classmethod

@@ -17,7 +17,6 @@ from zarr.codecs import BloscCodec
 
 from codexseg.arrays import Pixels
 from codexseg.core.grid import Window
-from codexseg.io.slides.ome_zarr import ngff_metadata
 
 Version = Literal["0.4", "0.5"]
 """NGFF version: 0.4 uses Zarr format 2, 0.5 Zarr format 3."""
@@ -83,36 +82,26 @@ def create_array(
     more than 1 GB/s. Byte shuffling makes labels larger and noisy images smaller.
     """
     image = len(shape) == 3
-    common: dict[str, Any] = {
-        "shape": shape,
-        "chunks": tuple(map(min, chunks, shape)),
-        "dtype": dtype,
-        "fill_value": 0,
-        "overwrite": True,
-    }
+    blosc: dict[str, Any] = {"cname": "zstd", "clevel": 1, "blocksize": _BLOCK_BYTES}
     if version == "0.4":
-        return zarr.create_array(
-            path,
-            zarr_format=2,
-            compressors=numcodecs.Blosc(
-                "zstd", clevel=1, shuffle=int(image), blocksize=_BLOCK_BYTES
-            ),
-            chunk_key_encoding={"name": "v2", "separator": "/"},
-            **common,
-        )
+        codec = numcodecs.Blosc(**blosc, shuffle=int(image))
+    else:
+        blosc["shuffle"] = "shuffle" if image else "noshuffle"
+        codec = BloscCodec(**blosc, typesize=dtype.itemsize)
     return zarr.create_array(
         path,
-        zarr_format=3,
-        compressors=BloscCodec(
-            cname="zstd",
-            clevel=1,
-            blocksize=_BLOCK_BYTES,
-            shuffle="shuffle" if image else "noshuffle",
-            typesize=dtype.itemsize,
-        ),
-        chunk_key_encoding={"name": "default", "separator": "/"},
-        dimension_names=tuple("cyx"[-len(shape) :]),
-        **common,
+        shape=shape,
+        chunks=tuple(map(min, chunks, shape)),
+        dtype=dtype,
+        fill_value=0,
+        overwrite=True,
+        zarr_format=2 if version == "0.4" else 3,
+        compressors=codec,
+        chunk_key_encoding={
+            "name": "v2" if version == "0.4" else "default",
+            "separator": "/",
+        },
+        dimension_names=None if version == "0.4" else tuple("cyx"[-len(shape) :]),
     )
 
 
@@ -152,11 +141,6 @@ def _halve(image: Pixels) -> Pixels:
 def detect_version(path: Path) -> Version:
     """Return the NGFF version of a folder."""
     return "0.5" if (path / "zarr.json").exists() else "0.4"
-
-
-def read_group_metadata(path: Path) -> dict[str, Any]:
-    """Return the NGFF metadata of a group of either version."""
-    return dict(ngff_metadata(zarr.open_group(path, mode="r")))
 
 
 def write_group_metadata(path: Path, version: Version, metadata: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ from codexseg.core.grid import Window
 from codexseg.errors import InputError, RunStateError
 from codexseg.io.labels import ngff
 from codexseg.io.labels.chunks import level_chunks, require_whole_chunks
+from codexseg.io.slides.ome_zarr import ngff_metadata
 
 LABEL_NAMES = ("cell", "nucleus", "cell_original", "nucleus_original")
 
@@ -204,7 +205,8 @@ class LabelStore:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the label images, in the order in which viewers list them."""
-        return tuple(ngff.read_group_metadata(self.path / "labels")["labels"])
+        group = zarr.open_group(self.path / "labels", mode="r")
+        return tuple(ngff_metadata(group)["labels"])
 
     @property
     def n_levels(self) -> int:
@@ -296,8 +298,6 @@ class LabelStore:
         factor: int,
         channel_names: Sequence[str],
         mpp: float,
-        *,
-        origin_px: float | None = None,
     ) -> None:
         """Write the picture under the labels as a pyramid.
 
@@ -306,15 +306,11 @@ class LabelStore:
         overview : (c, y, x), any integer or float dtype
             Segmentation channels of the slide, downsampled; read block by block.
         factor : int
-            Downsampling factor of `overview`.
+            Downsampling factor of `overview`, which consists of block means.
         channel_names : sequence of str
             One name per channel.
         mpp : float
             Micrometres per pixel of the slide.
-        origin_px : float, optional
-            Offset of the first pixel's centre in `overview` from that of the slide, px of
-            the slide. The default is the offset of block means, (factor - 1) / 2; for
-            every n-th pixel it is 0.
 
         Raises
         ------
@@ -328,7 +324,7 @@ class LabelStore:
             )
         version = ngff.detect_version(self.path)
         arrays = ngff.write_image_levels(self.path, version, overview)
-        first = (factor - 1) / 2 if origin_px is None else origin_px
+        first = (factor - 1) / 2  # centre of the first block of pixels
         scales = [mpp * factor * 2**k for k in range(len(arrays))]
         origins = [mpp * (first + factor * (2**k - 1) / 2) for k in range(len(arrays))]
         metadata: dict[str, Any] = {
