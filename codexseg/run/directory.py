@@ -88,15 +88,12 @@ class Run:
 
     def sweep(self) -> None:
         """Remove the unfinished files of a killed process."""
-        work = [path for path in (self.path / "work").glob("*") if path.is_dir()]
-        folders = (self.path / name for name in ("", "stages", "exports", "work"))
-        for folder in (*folders, *work):
-            for path in folder.glob(".*"):
+        for pattern in (".*", "stages/.*", "exports/.*", "work/.*", "work/*/.*"):
+            for path in self.path.glob(pattern):
                 if re.fullmatch(r"\..+\.[0-9a-f]{32}", path.name):
                     remove(path)
-        for folder in work:
-            for batch in folder.glob("batch-*"):
-                shutil.rmtree(batch, ignore_errors=True)
+        for batch in self.path.glob("work/*/batch-*"):
+            shutil.rmtree(batch, ignore_errors=True)
         for chunk in (self.path / "patches.zarr").rglob("*.partial"):
             chunk.unlink(missing_ok=True)
 

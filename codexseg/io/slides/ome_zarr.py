@@ -79,10 +79,7 @@ class ZarrImage(SlideImage):
         digest = hashlib.sha256(json.dumps(self._metadata, sort_keys=True).encode())
         digest.update(json.dumps([file[:2] for file in files]).encode())
         every = max(1, len(files) // 64)
-        chunks = files[::every]
-        if files[-1] not in chunks:
-            chunks.append(files[-1])
-        for _, size, path in chunks:
+        for _, size, path in dict.fromkeys([*files[::every], files[-1]]):
             with path.open("rb") as file:
                 hash_samples(digest, file, size, ends=4096, samples=2)
         return digest.hexdigest()
