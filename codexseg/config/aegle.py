@@ -61,7 +61,7 @@ REFUSED = {
         "remove this section"
     ),
 }
-"""Keys that would change the results, and the remedy."""
+"""Keys that are errors because ignoring them would change the results, and the remedy."""
 
 
 def take_legacy(data: dict[str, Any]) -> dict[str, Any]:
