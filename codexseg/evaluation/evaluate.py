@@ -6,7 +6,6 @@ depends on the number of objects, not on the size of the image. The scores are d
 `codexseg.core.metrics.pixels`.
 """
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -41,6 +40,7 @@ from codexseg.core.metrics.pixels import (
     probability_levels,
 )
 from codexseg.errors import InputError
+from codexseg.io.csv_writer import write_csv_rows
 from codexseg.io.labels.finder import pair_files
 from codexseg.io.labels.reader import LabelImage, open_labels
 from codexseg.run.files import replacing
@@ -55,7 +55,8 @@ OVERLAY_PX = 4000
 """Longest side of an error overlay; larger images are shown at every n-th pixel."""
 
 PIXEL_QUANTITIES = ("precision", "recall", "f1", "iou", "dice")
-_COUNTS = ("n_true", "n_pred", "tp", "fp", "fn")
+_MATCH_COLUMNS = ("n_true", "n_pred", "tp", "fp", "fn", *QUOTIENTS)
+_PIXEL_COLUMNS = ("tp", "fp", "fn", *PIXEL_QUANTITIES)
 
 
 @dataclass(frozen=True)
@@ -214,10 +215,7 @@ def write_scores(
     """
     rows = [row for image in scores for row in _rows(image, errors=errors, pixels=pixels)]
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv_rows(path, columns, rows, line_end="\n")
 
 
 # -- counting -----------------------------------------------------------------------------
@@ -317,27 +315,26 @@ def _rows(scores: Scores, *, errors: bool, pixels: bool) -> list[dict[str, objec
     """Return the CSV rows of one image."""
     more: dict[str, object] = {}
     if errors and scores.errors is not None:
-        names = [field.name for field in fields(scores.errors)]
-        names += ["precision", "recall", "f1"]
-        more |= {f"errors_{n}": _format(getattr(scores.errors, n)) for n in names}
+        counts = [field.name for field in fields(ErrorCounts)]
+        more |= _columns(scores.errors, [*counts, "precision", "recall", "f1"], "errors_")
     if pixels:
-        names = [field.name for field in fields(scores.pixels)]
-        names += PIXEL_QUANTITIES
-        more |= {f"pixels_{n}": _format(getattr(scores.pixels, n)) for n in names}
+        more |= _columns(scores.pixels, _PIXEL_COLUMNS, "pixels_")
         if scores.auroc is not None:
-            more["pixels_auroc"] = _format(scores.auroc)
+            more |= _columns(scores, ["auroc"], "pixels_")
     if not scores.matches:
         return [{"image": scores.name} | more]
     return [
         {"image": scores.name, "iou": match.threshold}
-        | {n: _format(getattr(match, n)) for n in (*_COUNTS, *QUOTIENTS)}
+        | _columns(match, _MATCH_COLUMNS)
         | more
         for match in scores.matches
     ]
 
 
-def _format(value: float) -> object:
-    return value if isinstance(value, int) else f"{value:.6f}"
+def _columns(scores: object, names: Sequence[str], prefix: str = "") -> dict[str, object]:
+    """Return attributes by column: counts, and quotients with six decimals."""
+    values = {prefix + name: getattr(scores, name) for name in names}
+    return {n: v if isinstance(v, int) else f"{v:.6f}" for n, v in values.items()}
 
 
 # -- overlay of the errors ----------------------------------------------------------------
@@ -353,17 +350,14 @@ def _write_overlay(
             f"{pred.title} is a probability map. Omit the overlay, which needs labels."
         )
     step = -(-max(truth.shape) // OVERLAY_PX)
-    picture = draw_errors(
-        _downsample(truth, _windows(truth, pred, step), step),
-        _downsample(pred, _windows(truth, pred, step), step),
-        table,
-        threshold,
-    )
+    windows = list(_windows(truth, pred, step))
+    true, predicted = (_downsample(image, windows, step) for image in (truth, pred))
+    picture = draw_errors(true, predicted, table, threshold)
     with replacing(path) as part:
         Image.fromarray(picture).save(part, format="PNG")
 
 
-def _downsample(image: LabelImage, windows: Iterator[Window], step: int) -> Labels:
+def _downsample(image: LabelImage, windows: Sequence[Window], step: int) -> Labels:
     """Read every `step`-th pixel of a whole image."""
     height, width = image.shape
     labels = np.zeros((-(-height // step), -(-width // step)), np.uint32)
