@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from codexseg.artifacts.labels import ORIGINAL
 from codexseg.backends.registry import names as known_backends
@@ -18,8 +17,8 @@ from codexseg.comparison.outputs import (
     Comparison,
     References,
     check_targets,
-    make_parent,
     move_files,
+    scratch_folder,
     slug,
     write_outputs,
 )
@@ -114,8 +113,7 @@ def compare(
         compartment: read_reference(Path(path), compartment, view.shape, view.window)
         for compartment, path in (reference or {}).items()
     }
-    make_parent(out)
-    with TemporaryDirectory(prefix=".compare-", dir=out.parent) as scratch:
+    with scratch_folder(out) as scratch:
         folder = Path(scratch)
         outcomes = _segment_all(_pipelines(view, configs, folder), workers, progress)
         outcomes = [_with_scores(outcome, outcomes, references) for outcome in outcomes]

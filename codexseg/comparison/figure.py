@@ -115,7 +115,8 @@ def side_by_side(pixels: Pixels, segmentations: Segmentations) -> Picture:
         _row(panels[start : start + PANELS_IN_ROW])
         for start in range(0, len(panels), PANELS_IN_ROW)
     ]
-    return _stack_rows(rows)
+    width = max(row.shape[1] for row in rows)
+    return np.concatenate([_pad(row, len(row), width) for row in rows])
 
 
 def _magnify(pixels: Pixels) -> Pixels:
@@ -136,16 +137,15 @@ def _row(panels: Sequence[tuple[str, Picture, Picture]]) -> Picture:
     """Join panels side by side, each a title above the whole image and the detail."""
     width = max(p.shape[1] for _, *pictures in panels for p in pictures) + GAP_PX
     columns = []
-    for name, whole, detail in panels:
-        parts = [_title(name, width), _pad(whole, width), _pad(detail, width)]
-        columns.append(np.concatenate(parts))
+    for name, *pictures in panels:
+        padded = [_pad(picture, len(picture) + GAP_PX, width) for picture in pictures]
+        columns.append(np.concatenate([_title(name, width), *padded]))
     return np.concatenate(columns, axis=1)
 
 
-def _pad(picture: Picture, width: int) -> Picture:
-    height, own = picture.shape[:2]
-    padded = np.full((height + GAP_PX, width, 3), _PAPER, np.uint8)
-    padded[:height, :own] = picture
+def _pad(picture: Picture, height: int, width: int) -> Picture:
+    padded = np.full((height, width, 3), _PAPER, np.uint8)
+    padded[: picture.shape[0], : picture.shape[1]] = picture
     return padded
 
 
@@ -155,13 +155,3 @@ def _title(text: str, width: int) -> Picture:
     strip = Image.new("RGB", (width, TITLE_PX), _PAPER)
     ImageDraw.Draw(strip).text((6, 5), text, _INK, ImageFont.load_default(18))
     return np.asarray(strip)
-
-
-def _stack_rows(rows: Sequence[Picture]) -> Picture:
-    width = max(row.shape[1] for row in rows)
-    whole = []
-    for row in rows:
-        padded = np.full((row.shape[0], width, 3), _PAPER, np.uint8)
-        padded[:, : row.shape[1]] = row
-        whole.append(padded)
-    return np.concatenate(whole)

@@ -106,18 +106,17 @@ def check_targets(out: Path, backends: Sequence[str], *, overwrite: bool) -> Non
         )
 
 
-def make_parent(out: Path) -> None:
-    """Create the parent of the output folder, and check that it can be written.
+def scratch_folder(out: Path) -> TemporaryDirectory[str]:
+    """Create a temporary folder beside the output folder.
 
     Raises
     ------
     InputError
-        If it cannot be created or written.
+        If the parent of the output folder cannot be created or written.
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".compare-", dir=out.parent):
-            pass
+        return TemporaryDirectory(prefix=".compare-", dir=out.parent)
     except OSError as error:
         raise InputError(
             f"{out.parent} cannot be written ({error.strerror}). Choose a writable "

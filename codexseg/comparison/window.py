@@ -204,16 +204,13 @@ def _block_means(slide: SlideImage, channel: int, level: int, side: int) -> Floa
     tiles = [block_mean(slide.read(channel, tile.core, level), side) for tile in grid]
     columns = grid.counts[1]
     starts = range(0, len(tiles), columns)
-    return np.concatenate(
-        [np.concatenate(tiles[start : start + columns], axis=1) for start in starts]
-    )
+    return np.block([tiles[start : start + columns] for start in starts])
 
 
 def _brightest_rectangle(means: Float32, size: Sequence[int]) -> tuple[int, int]:
     """Return the corner of the rectangle with the largest sum (summed-area table)."""
     rows, columns = (min(n, m) for n, m in zip(size, means.shape, strict=True))
-    table = np.zeros((means.shape[0] + 1, means.shape[1] + 1))
-    table[1:, 1:] = means.cumsum(axis=0, dtype=np.float64).cumsum(axis=1)
+    table = np.pad(means.cumsum(axis=0, dtype=np.float64).cumsum(axis=1), ((1, 0), (1, 0)))
     sums = table[rows:, columns:] - table[:-rows, columns:]
     sums = sums - table[rows:, :-columns] + table[:-rows, :-columns]
     y, x = np.unravel_index(int(sums.argmax()), sums.shape)
