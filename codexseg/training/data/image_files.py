@@ -20,22 +20,13 @@ import numpy as np
 from codexseg.arrays import Labels, Pixels
 from codexseg.core.labels.operations import as_labels
 from codexseg.errors import InputError
-from codexseg.io.slides.base import READER_ERRORS
+from codexseg.io.slides.base import READER_ERRORS, error_text
 
 SUFFIXES = (".png", ".tif", ".tiff")
 _LABEL_WORD = re.compile(r"(?<=.)_(masks?|labels?)$", re.IGNORECASE)
-_GREY = {"1": "bool", "L": "uint8", "I": "int32", "F": "float32", "P": "uint8"}
 _COLOUR_BANDS = {"LA": 1, "RGB": 3, "RGBA": 3, "CMYK": 3, "YCbCr": 3}
 _MAX_COLOURS = 4
 _MAX_LISTED = 5
-
-
-@dataclass(frozen=True)
-class ImageHeader:
-    """Shape (c, y, x) and dtype of an image."""
-
-    shape: tuple[int, int, int]
-    dtype: np.dtype[Any]
 
 
 @dataclass(frozen=True)
@@ -89,20 +80,15 @@ class ImageFile:
             return f"[{self.index}]"
         return PurePosixPath(self.member).name or self.path.name
 
-    def header(self) -> ImageHeader:
-        """Read shape and dtype.
+    def header(self) -> Pixels:
+        """Read shape and dtype: an array (c, y, x) of zeros, without memory for pixels.
 
         Raises
         ------
         InputError
             If the file is unreadable, or not a single plane.
         """
-        with _readable(self):
-            if self.stack is not None:
-                array = self.stack.values[self.index]
-                return _header(self, array.shape, array.dtype, None)
-            with self._open() as file:
-                return _png_header(file) if self._is_png() else _tiff_header(self, file)
+        return self._read(decode=False)
 
     def pixels(self) -> Pixels:
         """Read an image: (c, y, x) uint8, uint16 or float32, at least 0.
@@ -142,15 +128,16 @@ class ImageFile:
         plane = planes[0].astype(np.uint8) if planes.dtype == np.bool_ else planes[0]
         return as_labels(plane, str(self))
 
-    def _read(self) -> Pixels:
+    def _read(self, *, decode: bool = True) -> Pixels:
+        """Read an image (c, y, x); zeros of its shape and dtype without `decode`."""
         with _readable(self):
             if self.stack is not None:
                 return _channels_first(self, self.stack.values[self.index], None)
+            is_png = (self.member or self.path.name).lower().endswith(".png")
             with self._open() as file:
-                return _read_png(file) if self._is_png() else _read_tiff(self, file)
-
-    def _is_png(self) -> bool:
-        return (self.member or self.path.name).lower().endswith(".png")
+                if is_png:
+                    return _read_png(file, decode=decode)
+                return _read_tiff(self, file, decode=decode)
 
     @contextmanager
     def _open(self) -> Iterator[BinaryIO]:
@@ -279,19 +266,10 @@ def _readable(file: ImageFile | Path) -> Iterator[None]:
     except InputError:
         raise
     except (*READER_ERRORS, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split()) or "no reason given"
         raise InputError(
-            f"{file} cannot be read ({type(error).__name__}: {reason.rstrip('.')}). The "
-            f"file is damaged or not an image; copy or export it again."
+            f"{file} cannot be read ({error_text(error)}). The file is damaged or not an "
+            f"image; copy or export it again."
         ) from error
-
-
-def _header(
-    file: ImageFile, shape: Sequence[int], dtype: Any, axes: str | None
-) -> ImageHeader:
-    empty = np.broadcast_to(np.zeros((), dtype), tuple(shape))
-    channels, height, width = _channels_first(file, empty, axes).shape
-    return ImageHeader((channels, height, width), np.dtype(dtype))
 
 
 def _channels_first(file: ImageFile, array: Pixels, axes: str | None) -> Pixels:
@@ -316,52 +294,37 @@ def _channels_first(file: ImageFile, array: Pixels, axes: str | None) -> Pixels:
     return np.moveaxis(array, -1, 0) if last else array
 
 
-@contextmanager
-def _tiff(stream: BinaryIO) -> Iterator[Any]:
-    """Open the first series of a TIFF."""
+def _zeros(shape: Sequence[int], dtype: Any) -> Pixels:
+    """Return an array that takes no memory."""
+    return np.broadcast_to(np.zeros((), dtype), tuple(shape))
+
+
+def _read_tiff(file: ImageFile, stream: BinaryIO, *, decode: bool) -> Pixels:
+    """Read the first series of a TIFF."""
     import tifffile
 
     try:
         with tifffile.TiffFile(stream) as tif:
-            yield tif.series[0]
+            series = tif.series[0]
+            array = series.asarray() if decode else _zeros(series.shape, series.dtype)
+            return _channels_first(file, array, series.axes)
     except tifffile.TiffFileError as error:  # not a builtin type in older releases
         raise ValueError(str(error)) from error
 
 
-def _tiff_header(file: ImageFile, stream: BinaryIO) -> ImageHeader:
-    with _tiff(stream) as series:
-        return _header(file, series.shape, series.dtype, series.axes)
-
-
-def _read_tiff(file: ImageFile, stream: BinaryIO) -> Pixels:
-    with _tiff(stream) as series:
-        return _channels_first(file, series.asarray(), series.axes)
-
-
-@contextmanager
-def _png(stream: BinaryIO) -> Iterator[Any]:
-    from PIL import Image
+def _read_png(stream: BinaryIO, *, decode: bool) -> Pixels:
+    from PIL import Image, ImageMode
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(stream) as image:
-                yield image
+                bands = _COLOUR_BANDS.get(image.mode, 1)
+                if not decode:
+                    dtype = ImageMode.getmode(image.mode).typestr
+                    return _zeros((bands, image.height, image.width), dtype)
+                array = np.asarray(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ValueError(f"too large for a PNG, which is read whole: {error}") from error
-
-
-def _png_header(stream: BinaryIO) -> ImageHeader:
-    with _png(stream) as image:
-        width, height = image.size
-        bands = _COLOUR_BANDS.get(image.mode, 1)
-        default = "uint16" if image.mode.startswith("I;16") else "uint8"
-        return ImageHeader((bands, height, width), np.dtype(_GREY.get(image.mode, default)))
-
-
-def _read_png(stream: BinaryIO) -> Pixels:
-    with _png(stream) as image:
-        array = np.asarray(image)
-        bands = _COLOUR_BANDS.get(image.mode, 1)
     # the alpha band is not a channel
     return array[None] if array.ndim == 2 else np.moveaxis(array[..., :bands], -1, 0)
