@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from codexseg.run.files import replacing
+from codexseg.io.csv_writer import write_csv_rows
 
 Row = dict[str, float]
 
@@ -42,12 +42,9 @@ class History:
         """Add the row of an epoch, and write the file."""
         self.rows.append({"epoch": epoch, **{n: float(v) for n, v in metrics.items()}})
         names = list(dict.fromkeys(name for row in self.rows for name in row))
-        with replacing(self._path) as part, part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, names, restval="")
-            writer.writeheader()
-            for row in self.rows:
-                rounded = {n: repr(round(v, 6)) for n, v in row.items()}
-                writer.writerow({**rounded, "epoch": int(row["epoch"])})
+        rounded = [{n: round(v, 6) for n, v in row.items()} for row in self.rows]
+        rows = ({**row, "epoch": int(row["epoch"])} for row in rounded)
+        write_csv_rows(self._path, names, rows)
 
     def best(self) -> Row | None:
         """Return the row with the lowest validation loss, the first of equal ones."""
