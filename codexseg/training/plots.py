@@ -36,8 +36,7 @@ class PredictedImage:
 
 def evenly_spaced(count: int, max_count: int) -> list[int]:
     """Return at most `max_count` indices of `count` images, evenly spaced."""
-    indices = np.linspace(0, count - 1, min(count, max_count)).astype(int)
-    return [int(index) for index in indices]
+    return [int(i) for i in np.linspace(0, count - 1, min(count, max_count), dtype=int)]
 
 
 def draw_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:

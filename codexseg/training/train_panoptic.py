@@ -154,24 +154,16 @@ def validation_tiles(
     targets : (n, 256, 256, 6) float32
         Pixels outside of a small image have weight 0.
     """
-    tiles = np.zeros((_MAX_TILES, TILE_PX, TILE_PX, 2), np.float32)
-    targets = np.zeros((_MAX_TILES, TILE_PX, TILE_PX, TARGETS), np.float32)
-    count = 0
-    for example in _examples(validation):
-        pixels, target = _centre_tile(example, upsample)
-        height, width = pixels.shape[:2]
-        tiles[count, :height, :width] = pixels
-        targets[count, :height, :width] = target
-        count += 1
-    return tiles[:count], targets[:count]
-
-
-def _examples(validation: Sequence[ValidationSource]) -> Iterator[Example]:
-    """Iterate over at most 24 of the images."""
-    total = sum(len(source) for source in validation)
-    chosen = set(evenly_spaced(total, _MAX_TILES))
+    numbers = evenly_spaced(sum(len(source) for source in validation), _MAX_TILES)
     examples = chain.from_iterable(source.every() for source in validation)
-    return (example for number, example in enumerate(examples) if number in chosen)
+    chosen = (example for number, example in enumerate(examples) if number in numbers)
+    tiles = np.zeros((len(numbers), TILE_PX, TILE_PX, 2), np.float32)
+    targets = np.zeros((len(numbers), TILE_PX, TILE_PX, TARGETS), np.float32)
+    for tile, target, example in zip(tiles, targets, chosen, strict=True):
+        pixels, maps = _centre_tile(example, upsample)
+        window = tuple(map(slice, pixels.shape[:2]))
+        tile[window], target[window] = pixels, maps
+    return tiles, targets
 
 
 def _centre_tile(example: Example, upsample: float) -> tuple[Float32, Float32]:
@@ -183,15 +175,13 @@ def _centre_tile(example: Example, upsample: float) -> tuple[Float32, Float32]:
     membrane = merge_channels(markers) if markers else np.zeros_like(nucleus)
     scaled = preprocess(np.stack([nucleus, membrane]))
     inner = _centre(nucleus.shape, side)
-    height, width = (min(TILE_PX, round(min(n, side) * upsample)) for n in shape)
-    size = height, width
+    size = tuple(min(TILE_PX, round(min(n, side) * upsample)) for n in shape)
     cells, nuclei = (
         None if labels is None else resize_labels(np.ascontiguousarray(labels[tile]), size)
-        for labels in (example.cells, example.nuclei)
+        for labels in example.labels
     )
-    channels = [resize_image(channel, size) for channel in scaled[:, *inner]]
-    pixels = np.stack(channels, axis=-1)
-    return pixels, make_targets(cells, nuclei, pixels.shape[:2])
+    pixels = np.stack([resize_image(channel, size) for channel in scaled[:, *inner]], -1)
+    return pixels, make_targets(cells, nuclei, size)
 
 
 def _centre(shape: Sequence[int], side: int) -> tuple[slice, slice]:

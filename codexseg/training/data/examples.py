@@ -19,6 +19,9 @@ from codexseg.samples.tissue import MARKERS, Tissue
 Rng = np.random.Generator
 
 _MEMBRANE = [MARKERS.index(name) + 1 for name in ("PANCK", "CD45", "CD3", "VIM")]
+LabelledWindow = tuple[tuple[slice, slice], tuple[Labels | None, Labels | None]]
+"""Slices in y and x, and the labels of cells and nuclei there."""
+
 BRIGHT_PERCENT = 99.5
 """Percentile of the pixels above 0 that is scaled to 1."""
 _SYNTHETIC_MPP = (0.32, 0.9)  # shown at 0.5: cells of 0.55 to 1.5 times their size
@@ -49,6 +52,11 @@ class Example:
     cells: Labels | None
     nuclei: Labels | None
     together: bool = False
+
+    @property
+    def labels(self) -> tuple[Labels | None, Labels | None]:
+        """Labels of cells and of nuclei."""
+        return self.cells, self.nuclei
 
 
 class ExampleSource(Protocol):
@@ -179,19 +187,20 @@ class Crops:
             yield self._example(number)
 
     def _example(self, number: int) -> Example:
-        y, x = self._corners[number]
-        cells, nuclei = (
-            labels[number].astype(np.uint32) for labels in (self._cells, self._nuclei)
-        )
-        rows, columns = (
-            slice(n, n + side) for n, side in zip((y, x), cells.shape, strict=True)
-        )
-        crop = self._image[self._channels, rows, columns]
-        return Example(crop[0], crop[1:], cells, nuclei, self._together)
+        window, labels = self._labelled(number)
+        crop = self._image[self._channels, *window]
+        return Example(crop[0], crop[1:], *labels, self._together)
 
-    def region(
-        self,
-    ) -> tuple[Float32, list[tuple[tuple[slice, slice], tuple[Labels, Labels]]]]:
+    def _labelled(
+        self, number: int, origin: tuple[int, int] = (0, 0)
+    ) -> tuple[tuple[slice, slice], tuple[Labels, Labels]]:
+        """Return the window of a crop, relative to `origin`, and its labels."""
+        (y, x), (height, width) = self._corners[number] - origin, self._cells.shape[1:]
+        cells, nuclei = self._cells[number], self._nuclei[number]
+        window = slice(y, y + height), slice(x, x + width)
+        return window, (cells.astype(np.uint32), nuclei.astype(np.uint32))
+
+    def region(self) -> tuple[Float32, list[LabelledWindow]]:
         """Return the part of the image that contains the crops, and their labels.
 
         Returns
@@ -199,18 +208,10 @@ class Crops:
         image : (c, y, x) float32
         truth : list of (slices in y and x, (cells, nuclei))
         """
-        low = self._corners.min(axis=0)
-        size = np.array(self._cells.shape[1:])
-        high = self._corners.max(axis=0) + size
-        truth = []
-        for corner, cells, nuclei in zip(
-            self._corners - low, self._cells, self._nuclei, strict=True
-        ):
-            (y, x), (height, width) = corner, size
-            window = slice(y, y + height), slice(x, x + width)
-            truth.append((window, (cells.astype(np.uint32), nuclei.astype(np.uint32))))
-        image = self._image[self._channels, low[0] : high[0], low[1] : high[1]]
-        return image, truth
+        y0, x0 = self._corners.min(axis=0)
+        y1, x1 = self._corners.max(axis=0) + self._cells.shape[1:]
+        image = self._image[self._channels, y0:y1, x0:x1]
+        return image, [self._labelled(number, (y0, x0)) for number in range(len(self))]
 
 
 class Nuclei:

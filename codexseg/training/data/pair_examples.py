@@ -10,7 +10,6 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from codexseg.arrays import Labels
 from codexseg.backends.networks.contract import NETWORK_MPP
 from codexseg.training.augmentation.presets import AUGMENTATIONS
 from codexseg.training.data.examples import Example, Rng, scale_to_bright
@@ -88,7 +87,7 @@ class Pairs:
         example = self._at(int(rng.integers(len(self.pairs))))
         for _ in range(_TRIES):
             window = _cut(example, rng)
-            if any(labels is not None and labels.any() for labels in _labels(window)):
+            if any(labels is not None and labels.any() for labels in window.labels):
                 break
         return window
 
@@ -114,18 +113,11 @@ class Pairs:
         shape = image.shape[1:]
         if abs(factor - 1) > _SAME_MPP:
             shape = tuple(max(1, round(side * factor)) for side in shape)
-        nucleus = resize_image(scale_to_bright(image[self._nucleus]), shape)
-        markers = np.zeros((len(membranes), *nucleus.shape), np.float32)
-        for marker, channel in zip(markers, membranes, strict=True):
-            marker[:] = resize_image(scale_to_bright(image[channel]), shape)
-        resized = {name: resize_labels(plane, shape) for name, plane in labels.items()}
-        example = Example(nucleus, markers, resized.get("cells"), resized.get("nuclei"))
-        size = nucleus.nbytes + markers.nbytes + sum(a.nbytes for a in resized.values())
-        return example, size
-
-
-def _labels(example: Example) -> tuple[Labels | None, Labels | None]:
-    return example.cells, example.nuclei
+        channels = (image[channel] for channel in (self._nucleus, *membranes))
+        pixels = np.stack([resize_image(scale_to_bright(c), shape) for c in channels])
+        planes = {name: resize_labels(plane, shape) for name, plane in labels.items()}
+        example = Example(pixels[0], pixels[1:], planes.get("cells"), planes.get("nuclei"))
+        return example, pixels.nbytes + sum(plane.nbytes for plane in planes.values())
 
 
 def _cut(example: Example, rng: Rng) -> Example:
@@ -136,7 +128,5 @@ def _cut(example: Example, rng: Rng) -> Example:
         for whole, side in zip(example.nucleus.shape, size, strict=True)
     )
     window = np.s_[..., y : y + size[0], x : x + size[1]]
-    cells, nuclei = (
-        None if labels is None else labels[window] for labels in _labels(example)
-    )
+    cells, nuclei = (None if plane is None else plane[window] for plane in example.labels)
     return Example(example.nucleus[window], example.markers[window], cells, nuclei)

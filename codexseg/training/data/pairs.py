@@ -74,11 +74,10 @@ def find_pairs(images: Path, labels: Mapping[str, Path]) -> list[Pair]:
             f"both. Name them in the recipe."
         )
     files = list_images(images, _IMAGE_KEYS, labels=False)
-    partners = {
-        name: {f.name: f for f in list_images(path, _LABEL_KEYS[name], labels=True)}
-        for name, path in labels.items()
-    }
+    partners: dict[str, dict[str, ImageFile]] = {}
     for name, path in labels.items():
+        listed = list_images(path, _LABEL_KEYS[name], labels=True)
+        partners[name] = {file.name: file for file in listed}
         _check_partners(images, files, path, partners[name])
     pairs = [
         Pair(image, {name: partners[name][image.name] for name in labels})

@@ -23,7 +23,7 @@ from codexseg.core.intensity.background import channel_statistics
 from codexseg.core.intensity.histogram import merge_channels
 from codexseg.errors import RunStateError
 from codexseg.run.files import write_atomic
-from codexseg.training.data.examples import Crops
+from codexseg.training.data.examples import Crops, LabelledWindow
 from codexseg.training.data.pair_examples import Pairs
 from codexseg.training.data.resize import resize_labels
 from codexseg.training.recipe.sources import ValidationSource
@@ -39,9 +39,6 @@ log = logging.getLogger(__name__)
 SCORES = "scores.json"
 MAX_PX = 4096**2
 """Limit of the total size of the validation images that are used."""
-
-LabelledWindow = tuple[tuple[slice, slice], tuple[Labels | None, Labels | None]]
-"""Slices in y and x, and the labels of cells and nuclei there."""
 
 
 def tune_panoptic(
@@ -112,14 +109,15 @@ def require_objects(validation: Sequence[ValidationSource]) -> None:
         If a compartment has labels, but no validation image with enough objects.
     """
     min_objects = _min_objects(validation)
-    known: set[str] = set()
-    enough: set[str] = set()
+    known: set[int] = set()
+    enough: set[int] = set()
     for source in validation:
         for example in source.every():
-            labels = {"cells": example.cells, "nuclei": example.nuclei}
-            here = {name: plane for name, plane in labels.items() if plane is not None}
+            here = {c: plane for c, plane in enumerate(example.labels) if plane is not None}
             known |= set(here)
-            enough |= {name for name in here if len(np.unique(here[name])) > min_objects}
+            enough |= {
+                c for c, plane in here.items() if len(np.unique(plane)) > min_objects
+            }
             if set(here) <= enough:  # no need to read the remaining images
                 break
     if known - enough:
@@ -140,8 +138,7 @@ def _images(
     pixels = 0
     for source in validation:
         if isinstance(source, Crops):
-            image, truth = source.region()
-            yield image, [(window, (cells, nuclei)) for window, (cells, nuclei) in truth]
+            yield source.region()
             continue
         for example in source.every():
             if pixels and pixels + example.nucleus.size > MAX_PX:
@@ -150,7 +147,7 @@ def _images(
             height, width = example.nucleus.shape
             whole = slice(0, height), slice(0, width)
             image = np.concatenate([example.nucleus[None], example.markers])
-            yield image, [(whole, (example.cells, example.nuclei))]
+            yield image, [(whole, example.labels)]
 
 
 def _rescale(
