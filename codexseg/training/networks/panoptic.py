@@ -5,7 +5,8 @@ input and unfolded at the output, which halves the time of training.
 """
 
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -16,16 +17,13 @@ from codexseg.backends.networks.contract import TILE_PX
 from codexseg.training.data.targets import BOUNDARY
 from codexseg.training.networks.test_time import SINGLE_PASS, TestTime
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 MAPS = 8
 """Cell, then nucleus, each: inner distance, boundary, interior, background."""
 OUTPUTS = ("semantic_0", "semantic_1", "semantic_2", "semantic_3")
 
 
 def build_panoptic(
-    channels: "Sequence[int]" = (32, 64, 96, 128),
+    channels: Sequence[int] = (32, 64, 96, 128),
     precision: str = "float32",
     *,
     add: bool = False,
@@ -56,7 +54,7 @@ def build_panoptic(
         keras.config.set_dtype_policy(before)
 
 
-def _build(channels: "Sequence[int]", side: int, *, add: bool) -> keras.Model:
+def _build(channels: Sequence[int], side: int, *, add: bool) -> keras.Model:
     tiles = keras.Input((side, side, 2), name="input_0")
     x = _fold(tiles, side, 2)
     skips = []
@@ -90,7 +88,7 @@ def with_heads(network: keras.Model, test_time: TestTime = SINGLE_PASS) -> keras
         From (n, 256, 256, 2) to the four heads, for any test-time augmentation.
     """
     if test_time == SINGLE_PASS:
-        return keras.Model(network.input, _named(_heads(network.output)))
+        return keras.Model(network.input, _heads(network.output))
     tiles = keras.Input((TILE_PX, TILE_PX, 2), name="input_0")
     x = _resized(tiles, test_time.side_px)
     if test_time.flip:
@@ -100,7 +98,7 @@ def with_heads(network: keras.Model, test_time: TestTime = SINGLE_PASS) -> keras
     if test_time.flip:
         upright, flipped = ops.split(maps, 2, axis=0)
         maps = 0.5 * (upright + flipped[:, ::-1, ::-1])
-    return keras.Model(tiles, _named(_heads(_resized(maps, TILE_PX))))
+    return keras.Model(tiles, _heads(_resized(maps, TILE_PX)))
 
 
 def _resized(maps: Any, side: int) -> Any:
@@ -123,17 +121,10 @@ def _with_side(network: keras.Model, side: int) -> keras.Model:
 def _heads(maps: Any) -> list[Any]:
     heads = []
     for first in (0, 4):
-        heads += [
-            maps[..., first : first + 1],
-            ops.softmax(maps[..., first + 1 : first + 4], axis=-1),
-        ]
-    return heads
-
-
-def _named(heads: list[Any]) -> list[Any]:
-    return [
-        layers.Identity(name=name)(head) for name, head in zip(OUTPUTS, heads, strict=True)
-    ]
+        classes = ops.softmax(maps[..., first + 1 : first + 4], axis=-1)
+        heads += [maps[..., first : first + 1], classes]
+    named = zip(OUTPUTS, heads, strict=True)
+    return [layers.Identity(name=name)(head) for name, head in named]
 
 
 def panoptic_loss(truth: Any, maps: Any) -> Any:
