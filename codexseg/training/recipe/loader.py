@@ -1,28 +1,17 @@
 """Loading of recipes: YAML files, checked before any image is read."""
 
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import yaml
-from pydantic import Discriminator, Tag, TypeAdapter, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from codexseg.errors import ConfigError
 from codexseg.training.recipe.schema import AnyRecipe, Recipe, UnetRecipe
 
-PRESETS = ("panoptic", "unet")
-
-
-def _preset(recipe: Any) -> str:
-    return str(recipe.get("preset", "panoptic")) if isinstance(recipe, dict) else "panoptic"
-
-
-_RECIPE: TypeAdapter[AnyRecipe] = TypeAdapter(
-    Annotated[
-        Annotated[Recipe, Tag("panoptic")] | Annotated[UnetRecipe, Tag("unet")],
-        Discriminator(_preset),
-    ]
-)
+PRESETS: dict[str, type[AnyRecipe]] = {"panoptic": Recipe, "unet": UnetRecipe}
 
 
 def load_recipe(path: Path, parents: tuple[Path, ...] = ()) -> AnyRecipe:
@@ -53,13 +42,14 @@ def load_recipe(path: Path, parents: tuple[Path, ...] = ()) -> AnyRecipe:
             f"{path} contains no recipe, expected lines of 'key: value'. See "
             f"config/train_embedded.yaml and config/train_unet.yaml."
         )
-    if _preset(recipe) not in PRESETS:
+    preset = str(recipe.get("preset", "panoptic"))
+    if preset not in PRESETS:
         raise ConfigError(
             f"{path}: preset is {recipe['preset']!r}, expected one of {', '.join(PRESETS)}."
         )
     complete = _insert_start(recipe, path, (*parents, path.resolve()))
     try:
-        return _RECIPE.validate_python(complete)
+        return PRESETS[preset].model_validate(complete)
     except ValidationError as error:
         raise ConfigError(
             "\n".join([f"{path} is not a valid recipe:", *_lines(error.errors())])
@@ -113,7 +103,7 @@ def _lines(errors: list[ErrorDetails]) -> list[str]:
 
 
 def _line(error: ErrorDetails) -> str:
-    key = [str(part) for part in error["loc"][1:]]
+    key = [str(part) for part in error["loc"]]
     message = error["msg"].removeprefix("Value error, ")
     if not key or isinstance(error["input"], dict):
         return f"  {'.'.join(key)}{': ' if key else ''}{message}"
@@ -122,7 +112,7 @@ def _line(error: ErrorDetails) -> str:
 
 def parse_recipe(text: str) -> AnyRecipe | None:
     """Parse the recipe.json of a training; None if it is invalid."""
-    try:
-        return _RECIPE.validate_json(text)
-    except ValidationError:
-        return None
+    for schema in PRESETS.values():
+        with suppress(ValidationError):
+            return schema.model_validate_json(text)
+    return None

@@ -45,6 +45,7 @@ Skips = Annotated[
     BeforeValidator(lambda v: _SKIPS.get(v, v) if isinstance(v, str) else v),
 ]
 """Skip connections; joined and added are accepted as well."""
+Upsample = Annotated[float, Field(ge=1, le=MAX_UPSAMPLE)]
 
 
 def _as_tuple(value: object) -> object:
@@ -129,17 +130,11 @@ class Recipe(Strict):
     )
     skips: Skips | None = None
     flip: bool = Field(default=False, validation_alias=AliasChoices("turned", "flip"))
-    upsample: float | None = Field(
-        default=None,
-        ge=1,
-        le=MAX_UPSAMPLE,
-        validation_alias=AliasChoices("enlarged", "upsample"),
+    upsample: Upsample | None = Field(
+        default=None, validation_alias=AliasChoices("enlarged", "upsample")
     )
-    train_upsample: float | None = Field(
-        default=None,
-        ge=1,
-        le=MAX_UPSAMPLE,
-        validation_alias=AliasChoices("learns_enlarged", "train_upsample"),
+    train_upsample: Upsample | None = Field(
+        default=None, validation_alias=AliasChoices("learns_enlarged", "train_upsample")
     )
     licence: str = ""
 
