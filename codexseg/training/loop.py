@@ -39,8 +39,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
 
     def __init__(self, count: int, make: Callable[[int], tuple[Any, Any]]) -> None:
         super().__init__()
-        self._count, self._make = count, make
-        self.epoch = 0
+        self._count, self._make, self._epoch = count, make, 0
         self.error: Exception | None = None
 
     def __len__(self) -> int:
@@ -48,22 +47,15 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
 
     def __getitem__(self, index: int) -> tuple[Any, Any]:
         try:
-            return self._make(self.epoch * len(self) + index)
+            return self._make(self._epoch * len(self) + index)
         except Exception as error:  # TensorFlow replaces it by an error of its own
             self.error = error
             raise
 
-
-class _SetEpoch(keras.callbacks.Callback):  # type: ignore[misc]
-    """Pass the number of the epoch to the batches."""
-
-    def __init__(self, batches: Batches) -> None:
-        super().__init__()
-        self._batches = batches
-
-    def on_epoch_begin(self, epoch: int, logs: object = None) -> None:
+    def start_epoch(self, epoch: int, logs: object = None) -> None:
+        """Continue with the batches of an epoch; the signature is that of a callback."""
         del logs
-        self._batches.epoch = epoch
+        self._epoch = epoch
 
 
 class _Validate(keras.callbacks.Callback):  # type: ignore[misc]
@@ -194,7 +186,7 @@ def fit(
                 epochs=epochs,
                 initial_epoch=done,
                 callbacks=[
-                    _SetEpoch(batches),
+                    keras.callbacks.LambdaCallback(on_epoch_begin=batches.start_epoch),
                     _Progress(done, epochs, len(batches)),
                     _Validate(history, validation, patience, out),
                     _Checkpoint(out),
