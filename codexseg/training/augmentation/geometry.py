@@ -152,9 +152,8 @@ def _bilinear(plane: Float32, rows: Float32, columns: Float32, out: Float32) -> 
 
 def _displacements(shape: Int64, rng: Rng) -> list[Float32]:
     """Draw smooth displacements along y and x, of standard deviation near 1."""
-    knots = np.maximum(3, shape // _BEND_EVERY_PX)
-    size = (int(knots[0]), int(knots[1]))
-    return [smooth_field(shape.tolist(), size, rng) for _ in shape]
+    knots = np.maximum(3, shape // _BEND_EVERY_PX).tolist()
+    return [smooth_field(shape.tolist(), knots, rng) for _ in shape]
 
 
 def _transform(

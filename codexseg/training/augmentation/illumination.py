@@ -89,7 +89,7 @@ def stretch(channel: Float32) -> Float32:
     return np.asarray(np.clip((channel - low) / (high - low), 0, 1), np.float32)
 
 
-def smooth_field(shape: Sequence[int], knots: tuple[int, int], rng: Rng) -> Float32:
+def smooth_field(shape: Sequence[int], knots: Sequence[int], rng: Rng) -> Float32:
     """Draw a smooth field (y, x): a cubic spline through standard normal knots."""
     coarse = rng.standard_normal(knots, np.float32)
     along_y, along_x = (_splines(int(n), k) for n, k in zip(shape, knots, strict=True))

@@ -8,7 +8,7 @@ from codexseg.arrays import Float32, Labels
 from codexseg.backends.networks.contract import TILE_PX
 from codexseg.training.augmentation.geometry import augment
 from codexseg.training.augmentation.presets import AUGMENTATIONS, AugmentationPreset
-from codexseg.training.data.examples import ExampleSource, Rng, draw_example
+from codexseg.training.data.examples import ExampleSource, draw_example, draw_window
 from codexseg.training.data.targets import BACKGROUND, inner_distance, pixel_classes
 
 TARGETS = 6
@@ -58,7 +58,7 @@ def make_batch(
         maps = make_targets(cells, nuclei, pixels.shape[1:])
         count = preset.tiles if min(pixels.shape[1:]) > _ROOM * TILE_PX else 1
         for _ in range(min(count, size - at)):
-            window = _draw_window(pixels.shape[1:], rng)
+            window = draw_window(pixels.shape[1:], TILE_PX, rng)
             tiles[at] = np.moveaxis(pixels[:, *window], 0, -1)
             targets[at] = maps[window]
             at += 1
@@ -77,8 +77,3 @@ def make_targets(
             maps[distance], maps[kind] = inner_distance(labels), pixel_classes(labels)
             maps[weight] = 1
     return np.moveaxis(maps, 0, -1)
-
-
-def _draw_window(shape: Sequence[int], rng: Rng) -> tuple[slice, slice]:
-    y, x = (int(rng.integers(0, side - TILE_PX + 1)) for side in shape)
-    return slice(y, y + TILE_PX), slice(x, x + TILE_PX)

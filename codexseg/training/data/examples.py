@@ -323,6 +323,13 @@ def scale_to_bright(channel: Pixels) -> Float32:
     return values / np.float32(max(top, 1e-6))
 
 
+def draw_window(shape: Sequence[int], max_px: int, rng: Rng) -> tuple[slice, slice]:
+    """Return a random window of at most `max_px` a side in an image of `shape`, px."""
+    starts = [int(rng.integers(0, max(0, side - max_px) + 1)) for side in shape]
+    y, x = (slice(start, start + max_px) for start in starts)
+    return y, x
+
+
 def draw_example(
     sources: Sequence[ExampleSource], weights: Sequence[float], rng: Rng
 ) -> Example:

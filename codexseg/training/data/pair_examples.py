@@ -12,7 +12,7 @@ import numpy as np
 
 from codexseg.backends.networks.contract import NETWORK_MPP
 from codexseg.training.augmentation.presets import AUGMENTATIONS
-from codexseg.training.data.examples import Example, Rng, scale_to_bright
+from codexseg.training.data.examples import Example, Rng, draw_window, scale_to_bright
 from codexseg.training.data.pairs import Pair, require_channels, split_pairs
 from codexseg.training.data.resize import resize_image, resize_labels
 
@@ -122,11 +122,6 @@ class Pairs:
 
 def _cut(example: Example, rng: Rng) -> Example:
     """Cut out a random window, as large as an augmented image needs at most."""
-    size = [min(side, _WINDOW_PX) for side in example.nucleus.shape]
-    y, x = (
-        int(rng.integers(0, whole - side + 1))
-        for whole, side in zip(example.nucleus.shape, size, strict=True)
-    )
-    window = np.s_[..., y : y + size[0], x : x + size[1]]
+    window = (..., *draw_window(example.nucleus.shape, _WINDOW_PX, rng))
     cells, nuclei = (None if plane is None else plane[window] for plane in example.labels)
     return Example(example.nucleus[window], example.markers[window], cells, nuclei)

@@ -14,6 +14,7 @@ channels at 0.5 um per px. Needs torch, and about 30 CPU seconds per megapixel.
 
 import argparse
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +88,8 @@ def scale_percentiles(channel: Pixels) -> Float32:
 
 def _corners(nucleus: Pixels) -> list[tuple[int, int]]:
     height, width = nucleus.shape
-    every = [
-        (y, x)
-        for y in range(0, height - CROP_PX + 1, STRIDE_PX)
-        for x in range(0, width - CROP_PX + 1, STRIDE_PX)
-    ]
-    return [corner for corner in every if _has_tissue(nucleus, *corner)]
+    rows, columns = (range(0, n - CROP_PX + 1, STRIDE_PX) for n in (height, width))
+    return [(y, x) for y, x in product(rows, columns) if _has_tissue(nucleus, y, x)]
 
 
 def _has_tissue(nucleus: Pixels, y: int, x: int) -> bool:
