@@ -156,7 +156,7 @@ def _check_folder(recipe: AnyRecipe, out: Path) -> None:
         raise InputError(f"{out} is a file, expected a folder. Choose another --out.")
     path = out / RECIPE
     is_used = path.exists() or (out / NETWORK).exists()
-    if is_used and _read_recipe(path) != recipe.model_dump():
+    if is_used and _read_recipe(path) != recipe:
         raise RunStateError(
             f"{out} holds a training of another recipe ({RECIPE}), expected this recipe or "
             f"an empty folder. Choose another folder with --out, or delete it."
@@ -165,12 +165,11 @@ def _check_folder(recipe: AnyRecipe, out: Path) -> None:
         _check_folder(recipe.start, out / START)
 
 
-def _read_recipe(path: Path) -> object:
+def _read_recipe(path: Path) -> AnyRecipe | None:
     try:
-        recipe = parse_recipe(path.read_text("utf-8"))
+        return parse_recipe(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError):
         return None
-    return None if recipe is None else recipe.model_dump()
 
 
 def _create_folder(recipe: AnyRecipe, out: Path) -> None:

@@ -13,6 +13,7 @@ remains trainable.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -164,9 +165,8 @@ def read_convolutions(path: Path) -> list[Folded]:
 
 def _convolutions(network: keras.Model) -> list[tuple[Any, Any]]:
     """List the convolutions in order, each with the normalisation that follows it."""
-    layers = network.layers
     convolutions = []
-    for layer, following in zip(layers, [*layers[1:], None], strict=True):
+    for layer, following in pairwise([*network.layers, None]):
         if isinstance(layer, keras.layers.Conv2D):
             is_norm = isinstance(following, keras.layers.BatchNormalization)
             convolutions.append((layer, following if is_norm else None))

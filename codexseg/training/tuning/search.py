@@ -137,7 +137,7 @@ class _Search:
         self._images = [_with_enough(image, min_objects) for image in images]
         self._min_objects = min_objects
         self._scores: dict[PostprocessingParams, Score] = {}
-        self._flooded: tuple[PostprocessingParams, list[Labels]] | None = None
+        self._flooded: tuple[dict[str, float], list[Labels]] | None = None
 
     def refine(self, parameters: PostprocessingParams) -> PostprocessingParams:
         """Improve parameters at a fixed threshold."""
@@ -182,15 +182,10 @@ class _Search:
         )
 
     def _flood(self, parameters: PostprocessingParams) -> list[Labels]:
-        flood = PostprocessingParams(**parameters.watershed_kwargs)
+        flood = parameters.watershed_kwargs
         if self._flooded is None or self._flooded[0] != flood:
-            self._flooded = (
-                flood,
-                [
-                    deep_watershed(image.distance, image.interior, **flood.watershed_kwargs)
-                    for image in self._images
-                ],
-            )
+            maps = [(image.distance, image.interior) for image in self._images]
+            self._flooded = flood, [deep_watershed(*pair, **flood) for pair in maps]
         return self._flooded[1]
 
 
