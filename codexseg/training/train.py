@@ -54,7 +54,7 @@ def run_training(recipe: AnyRecipe, data: Path, out: Path) -> Path:
         return _train_panoptic(recipe, data, out, ScaledImages())
     train, validation = recipe.open(data)
     _require_keras()
-    _create_folder(recipe, out)
+    write_atomic(out / RECIPE, recipe.model_dump_json(indent=2))
 
     from codexseg.training.train_unet import train_unet
 
@@ -79,7 +79,7 @@ def _train_panoptic(recipe: Recipe, data: Path, out: Path, images: ScaledImages)
 
     if first.start is not None and not isinstance(first.start, Recipe):
         _check_init_weights(first, first.start, data, folder)
-    _create_folder(recipe, out)
+    write_atomic(out / RECIPE, recipe.model_dump_json(indent=2))
     init_weights = _init_weights(recipe, data, out, images)
     constants = MESMER
     if init_weights is not None:
@@ -130,12 +130,9 @@ def _complete(recipe: Recipe, init_weights: Path) -> Recipe:
     """Fill in settings that the recipe leaves to the network of the initial weights."""
     from codexseg.training.networks.pretrained import read_skips, read_test_time
 
-    update: dict[str, object] = {}
-    if recipe.upsample is None:
-        update["upsample"] = read_test_time(init_weights).upsample
-    if recipe.skips is None:
-        update["skips"] = read_skips(init_weights)
-    return recipe.model_copy(update=update)
+    upsample = recipe.upsample or read_test_time(init_weights).upsample
+    skips = recipe.skips or read_skips(init_weights)
+    return recipe.model_copy(update={"upsample": upsample, "skips": skips})
 
 
 def _require_keras() -> None:
@@ -170,9 +167,3 @@ def _read_recipe(path: Path) -> AnyRecipe | None:
         return parse_recipe(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError):
         return None
-
-
-def _create_folder(recipe: AnyRecipe, out: Path) -> None:
-    """Create the folder, and write the recipe into it."""
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomic(out / RECIPE, recipe.model_dump_json(indent=2))
