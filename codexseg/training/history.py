@@ -48,12 +48,9 @@ class History:
 
     def best(self) -> Row | None:
         """Return the row with the lowest validation loss, the first of equal ones."""
-        validated = [
-            row
-            for row in self.rows
-            if not math.isnan(row.get(VALIDATION + "loss", math.nan))
-        ]
-        return min(validated, key=lambda row: row[VALIDATION + "loss"], default=None)
+        loss = VALIDATION + "loss"
+        validated = [row for row in self.rows if not math.isnan(row.get(loss, math.nan))]
+        return min(validated, key=lambda row: row[loss], default=None)
 
     def is_over(self, patience: int | None) -> bool:
         """Whether the validation loss has not decreased for `patience` epochs."""

@@ -185,10 +185,8 @@ def _centre_tile(example: Example, upsample: float) -> tuple[Float32, Float32]:
 
 
 def _centre(shape: Sequence[int], side: int) -> tuple[slice, slice]:
-    y, x = (
-        slice((n - min(n, side)) // 2, (n - min(n, side)) // 2 + min(n, side))
-        for n in shape
-    )
+    starts = [max(0, n - side) // 2 for n in shape]
+    y, x = (slice(start, start + side) for start in starts)
     return y, x
 
 

@@ -13,14 +13,14 @@ class AugmentationPreset:
         Smallest and largest magnification.
     max_px : int
         Largest side of an augmented image. CLAHE runs on it before tiles are cut.
-    tiles : int
-        Number of tiles cut from an image that has room for several.
     gammas, blurs_px : (float, float)
         Range of the exponent of intensities, and of the sigma of blur.
     uneven, blurred : float
         Probability that a channel gets uneven illumination, or is out of focus.
     shot, noise : float
         Maximum of the noise that grows with the signal, and of constant noise.
+    tiles : int
+        Number of tiles cut from an image that has room for several.
     turn_deg, bend_px : float
         Maximum rotation in addition to quarter turns, degrees; maximum standard deviation
         of the elastic displacements.
@@ -39,13 +39,13 @@ class AugmentationPreset:
 
     scales: tuple[float, float]
     max_px: int
-    tiles: int
     gammas: tuple[float, float]
     uneven: float
     blurred: float
     blurs_px: tuple[float, float]
     shot: float
     noise: float
+    tiles: int = 2
     turn_deg: float = 0.0
     bend_px: float = 0.0
     saturated: float = 0.0
@@ -64,7 +64,6 @@ AUGMENTATIONS = {
     "strong": AugmentationPreset(
         scales=(0.5, 1.45),
         max_px=384,
-        tiles=2,
         gammas=(0.65, 1.5),
         uneven=0.35,
         blurred=0.4,
@@ -75,7 +74,6 @@ AUGMENTATIONS = {
     "mild": AugmentationPreset(
         scales=(0.62, 1.3),
         max_px=512,
-        tiles=2,
         gammas=(0.75, 1.35),
         uneven=0.25,
         blurred=0.3,
@@ -86,7 +84,6 @@ AUGMENTATIONS = {
     "wide": AugmentationPreset(
         scales=(0.62, 1.6),
         max_px=512,
-        tiles=2,
         gammas=(0.65, 1.5),
         uneven=0.3,
         blurred=0.3,
