@@ -4,7 +4,6 @@ Images are read when they are drawn and kept up to a memory limit, so a folder m
 than memory.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Generic, TypeVar
 
@@ -29,21 +28,18 @@ class RecentlyUsed(Generic[Kept]):
     """Recently used items up to a limit of memory; the oldest are dropped first."""
 
     def __init__(self, max_bytes: int = MAX_KEPT_BYTES) -> None:
-        self._max_bytes, self._bytes = max_bytes, 0
-        self._items: OrderedDict[Hashable, tuple[Kept, int]] = OrderedDict()
+        self._max_bytes = max_bytes
+        self._items: dict[Hashable, tuple[Kept, int]] = {}  # the latest is the last
 
     def get(self, key: Hashable, make: Callable[[], tuple[Kept, int]]) -> Kept:
         """Return the item of a key; `make` returns a missing item and its size in bytes."""
-        if key in self._items:
-            self._items.move_to_end(key)
-            return self._items[key][0]
-        item, size = make()
-        self._items[key] = item, size
-        self._bytes += size
-        while self._bytes > self._max_bytes and len(self._items) > 1:
-            _, (_, dropped) = self._items.popitem(last=False)
-            self._bytes -= dropped
-        return item
+        kept = self._items.pop(key, None) or make()
+        self._items[key] = kept
+        total = sum(size for _, size in self._items.values())
+        while total > self._max_bytes and len(self._items) > 1:
+            _, dropped = self._items.pop(next(iter(self._items)))
+            total -= dropped
+        return kept[0]
 
 
 class Pairs:
