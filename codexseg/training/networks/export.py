@@ -7,7 +7,6 @@ from typing import Any
 
 import keras
 
-from codexseg.backends.networks.contract import TILE_PX
 from codexseg.backends.panoptic.parameters import CONSTANTS, PostprocessingParams, to_json
 from codexseg.run.files import replacing
 from codexseg.training.networks.panoptic import OUTPUTS, with_heads
@@ -39,21 +38,13 @@ def export_onnx(
     test_time : TestTime
         Test-time augmentation that becomes part of the file's network.
     """
-    exported = with_heads(network, test_time)
-    sides = TILE_PX, TILE_PX, 2
-    properties = {
-        **metadata,
-        CONSTANTS: to_json(*constants),
-        TEST_TIME: test_time.to_json(),
-    }
-    write_onnx(exported, path, sides, "input_0", properties, OUTPUTS)
+    parameters = {CONSTANTS: to_json(*constants), TEST_TIME: test_time.to_json()}
+    write_onnx(with_heads(network, test_time), path, metadata | parameters, OUTPUTS)
 
 
 def write_onnx(
     network: keras.Model,
     path: Path,
-    sides: tuple[int, int, int],
-    input_name: str,
     metadata: dict[str, str],
     outputs: Sequence[str] = (),
 ) -> None:
@@ -62,13 +53,9 @@ def write_onnx(
     Parameters
     ----------
     network : keras.Model
-        Network with one input (n, *sides).
+        Network with one input of fixed height and width, which keeps its name.
     path : Path
         File to write or to replace.
-    sides : (int, int, int)
-        Height, width and channels of the input.
-    input_name : str
-        Name of the input.
     metadata : dict of str
         The file's metadata_props.
     outputs : sequence of str
@@ -76,15 +63,15 @@ def write_onnx(
     """
     import onnx
 
+    tiles = network.input
+    signature = keras.InputSpec(shape=tiles.shape, dtype="float32", name=tiles.name)
     with TemporaryDirectory() as folder:
         exported = Path(folder) / "network.onnx"
         network.export(
             exported,
             format="onnx",
             verbose=False,
-            input_signature=[
-                keras.InputSpec(shape=(None, *sides), dtype="float32", name=input_name)
-            ],
+            input_signature=[signature],
             opset_version=_OPSET,
         )
         model = onnx.load(exported)

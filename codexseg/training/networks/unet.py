@@ -85,7 +85,7 @@ def export_unet(network: keras.Model, path: Path, spec: UnetSpec) -> None:
     sides = TILE_PX, TILE_PX, network.input.shape[-1]
     tiles = keras.Input(sides, name="image")  # keras cannot export open sides
     fixed = with_sigmoid(keras.Model(tiles, network(tiles)))
-    write_onnx(fixed, path, sides, "image", {UNET: spec.to_json()})
+    write_onnx(fixed, path, {UNET: spec.to_json()})
 
 
 def _convolve_twice(x: Any, width: int) -> Any:
