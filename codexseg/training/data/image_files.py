@@ -81,7 +81,9 @@ class ImageFile:
         return PurePosixPath(self.member).name or self.path.name
 
     def header(self) -> Pixels:
-        """Read shape and dtype: an array (c, y, x) of zeros, without memory for pixels.
+        """Return an array (c, y, x) of the shape and dtype of the image.
+
+        Pixels of files are not decoded, so its values have no meaning.
 
         Raises
         ------
@@ -129,7 +131,7 @@ class ImageFile:
         return as_labels(plane, str(self))
 
     def _read(self, *, decode: bool = True) -> Pixels:
-        """Read an image (c, y, x); zeros of its shape and dtype without `decode`."""
+        """Read an image (c, y, x); without `decode` only its shape and dtype are valid."""
         with _readable(self):
             if self.stack is not None:
                 return _channels_first(self, self.stack.values[self.index], None)
