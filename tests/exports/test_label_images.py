@@ -1,13 +1,14 @@
 """Label images as OME-TIFF."""
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tifffile
 
 from codexseg.core.grid import PatchGrid, Window
-from codexseg.exports.ome_tiff import encode_band, n_bands, write_label_ome_tiff
+from codexseg.exports.label_images import LabelTiff
 from codexseg.io import tiff_writer
 from codexseg.io.labels.store import LabelStore
 
@@ -37,15 +38,20 @@ def pyramid(shape, seed=0) -> list[ArrayLevel]:
     return levels
 
 
-def write(path, levels, **changes):
-    asked = {"name": "cell", "mpp": 0.5, "uuid_seed": "abc"} | changes
-    tiles = (
-        tile
-        for level in levels
-        for band in range(n_bands(level.shape))
-        for tile in encode_band(level, band)
+def write(path, levels, name="cell", mpp=0.5, uuid_seed="abc", stored=None):
+    """Encode all pieces and join them, as the export stage does."""
+    slide, columns = SimpleNamespace(mpp=mpp), {} if stored is None else stored
+    state = SimpleNamespace(
+        labels=SimpleNamespace(levels={name: levels}.__getitem__),
+        inputs=SimpleNamespace(slide=slide, keys={"repair": uuid_seed}),
     )
-    write_label_ome_tiff(path, [level.shape for level in levels], tiles, **asked)
+    pieces = SimpleNamespace(
+        write_columns=columns.__setitem__, read_columns=columns.__getitem__
+    )
+    exporter = LabelTiff(name)
+    for piece in exporter.pieces(state):
+        exporter.encode(state, pieces, piece)
+    exporter.write(state, pieces, path)
     return path
 
 
@@ -117,13 +123,18 @@ def test_file_that_may_exceed_4_gb_is_bigtiff(tmp_path, monkeypatch):
         assert np.array_equal(tiff.asarray(), levels[0].labels)
 
 
+class LosesSecondPiece(dict):
+    def __getitem__(self, piece):
+        if piece == 1:
+            raise OSError("disk")
+        return super().__getitem__(piece)
+
+
 def test_failed_read_keeps_old_file_and_leaves_no_other(tmp_path):
     path = write(tmp_path / "cell.ome.tif", pyramid((100, 100)))
     before = path.read_bytes()
-    levels = pyramid((1009, 1003))
-    levels[1].read = lambda _: (_ for _ in ()).throw(OSError("disk"))
     with pytest.raises(OSError, match="disk"):
-        write(path, levels)
+        write(path, pyramid((1009, 1003)), stored=LosesSecondPiece())
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
