@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from codexseg.arrays import Columns, Float32
+from codexseg.arrays import Columns
 from codexseg.artifacts.columns import intensity_column, unique_names
 from codexseg.errors import InputError
-from codexseg.exports.tables import (
-    begin_pieces,
-    is_plain,
-)
+from codexseg.exports.tables import begin_pieces, is_plain
 from codexseg.run.files import replacing
 
 if TYPE_CHECKING:
@@ -85,11 +83,11 @@ def write_h5ad(
     with replacing(path) as part, h5py.File(part, "w") as file:
         _write_frame(file, channels, uns or {})
         _create_arrays(file, first, rows, len(channels), obs)
-        start = 0
+        start = stop = 0
         for table in tables:
-            stop = start + len(table["cell_id"])
+            start, stop = stop, stop + len(table["cell_id"])
             if stop > rows:
-                raise _wrong_count(stop, rows)
+                break
             block = slice(start, stop)
             for name, obs_name in obs.items():
                 file["obs"][obs_name][block] = table[name]
@@ -97,10 +95,13 @@ def write_h5ad(
             y, x = (table[name] * mpp for name in position)
             file["obsm/spatial"][block] = np.stack([x, y], axis=1)
             for layer, columns in names.items():
-                file[layer][block] = _matrix(table, columns)
-            start = stop
-        if start < rows:
-            raise _wrong_count(start, rows)
+                matrix = np.array([table[name] for name in columns], np.float32)
+                file[layer][block] = matrix.reshape(len(columns), stop - start).T
+        if stop != rows:
+            more = " or more" if stop > rows else ""
+            raise InputError(
+                f"The pieces of the table have {stop} cells{more}, expected {rows}."
+            )
 
 
 def _require(columns: Columns, names: Sequence[str]) -> None:
@@ -110,18 +111,6 @@ def _require(columns: Columns, names: Sequence[str]) -> None:
             f"the position, and the mean of each channel in cell, nucleus and cytoplasm. "
             f"Add mean to profile.statistics."
         )
-
-
-def _wrong_count(count: int, rows: int) -> InputError:
-    more = " or more" if count > rows else ""
-    return InputError(f"The pieces of the table have {count} cells{more}, expected {rows}.")
-
-
-def _matrix(columns: Columns, names: Sequence[str]) -> Float32:
-    matrix = np.empty((len(columns["cell_id"]), len(names)), np.float32)
-    for i, name in enumerate(names):
-        matrix[:, i] = columns[name]
-    return matrix
 
 
 # -- AnnData's format ----------------------------------------------------------------------
@@ -135,8 +124,7 @@ def _write_frame(
     for name in ("layers", "obsm", "obsp", "varm", "varp"):
         _mark(file.create_group(name), "dict", "0.1.0")
     _mark_frame(file.create_group("var"), [])
-    _mark(_strings(file["var"], "_index", len(channels)), "string-array", "0.2.0")
-    file["var/_index"][:] = np.array(channels, object)
+    _create(file, "var/_index", (len(channels),))[:] = np.array(channels, object)
     _write_dict(file.create_group("uns"), uns)
 
 
@@ -144,20 +132,14 @@ def _create_arrays(
     file: "h5py.File", first: Columns, rows: int, n_channels: int, obs: Mapping[str, str]
 ) -> None:
     """Create the arrays with one row per cell."""
-    frame = file.create_group("obs")
-    _mark_frame(frame, list(obs.values()))
-    _mark(_strings(frame, "_index", rows), "string-array", "0.2.0")
+    _mark_frame(file.create_group("obs"), list(obs.values()))
+    _create(file["obs"], "_index", (rows,))
     for name, obs_name in obs.items():
-        if is_plain(first[name]):
-            column = frame.create_dataset(obs_name, (rows,), first[name].dtype)
-            _mark(column, "array", "0.2.0")
-        else:
-            _mark(_strings(frame, obs_name, rows), "string-array", "0.2.0")
+        dtype = first[name].dtype if is_plain(first[name]) else None
+        _create(file["obs"], obs_name, (rows,), dtype)
     for layer in _LAYERS:
-        matrix = file.create_dataset(layer, (rows, n_channels), np.float32)
-        _mark(matrix, "array", "0.2.0")
-    spatial = file["obsm"].create_dataset("spatial", (rows, 2), np.float64)
-    _mark(spatial, "array", "0.2.0")
+        _create(file, layer, (rows, n_channels), np.float32)
+    _create(file, "obsm/spatial", (rows, 2), np.float64)
 
 
 def _mark(node: "h5py.HLObject", encoding: str, version: str) -> None:
@@ -173,10 +155,16 @@ def _mark_frame(group: "h5py.Group", columns: Sequence[str]) -> None:
     group.attrs.create("column-order", order, dtype=h5py.string_dtype())
 
 
-def _strings(group: "h5py.Group", name: str, length: int) -> "h5py.Dataset":
+def _create(
+    group: "h5py.Group", name: str, shape: tuple[int, ...], dtype: DTypeLike | None = None
+) -> "h5py.Dataset":
+    """Create an array; without a dtype it is one of strings."""
     import h5py
 
-    return group.create_dataset(name, (length,), h5py.string_dtype())
+    is_text = dtype is None
+    array = group.create_dataset(name, shape, h5py.string_dtype() if is_text else dtype)
+    _mark(array, "string-array" if is_text else "array", "0.2.0")
+    return array
 
 
 def _write_dict(group: "h5py.Group", values: Mapping[str, Any]) -> None:

@@ -1,7 +1,6 @@
 """The table of cells as parquet, CSV and AnnData, and the unmatched objects."""
 
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
@@ -44,8 +43,6 @@ class CellsH5ad(Exporter):
 
     file, format = "cells.h5ad", "h5ad"
 
-    POSITION: ClassVar = ("y_px", "x_px")
-
     def write(self, state: WorkerState, pieces: StageRecords, path: Path) -> None:
         """Write the table of cells as AnnData."""
         del pieces
@@ -57,7 +54,7 @@ class CellsH5ad(Exporter):
             list(measured_channels(inputs.config.profile, inputs.slide.channel_names)),
             inputs.slide.mpp,
             {"codexseg": file_metadata(inputs)},
-            position=self.POSITION,
+            position=("y_px", "x_px"),
         )
 
 

@@ -6,7 +6,6 @@ can pickle items separately; the joined file has the bytes of a file written by 
 """
 
 import pickle
-import shutil
 import zlib
 from collections.abc import Iterable
 from io import BytesIO
@@ -20,7 +19,6 @@ from codexseg.exports.deflate import deflate
 from codexseg.run.files import replacing
 
 _PROTOCOL = 4
-_COPY_BYTES = 1 << 22
 
 Item = dict[str, Any]
 
@@ -47,12 +45,7 @@ def write_pickle(path: Path, items: Iterable[Item]) -> None:
     `pickle.load` returns the list with writable arrays. Objects shared by two items are
     stored twice. Equal items give equal bytes.
     """
-    with replacing(path) as part, part.open("wb") as file:
-        file.write(_BEGIN)
-        for item in items:
-            file.write(_pickled(item))
-            del item  # free it before the next one is made
-        file.write(pickle.STOP)
+    _write_list(path, map(_pickled, items))
 
 
 def write_pickle_item(path: Path, item: Item) -> None:
@@ -63,8 +56,8 @@ def write_pickle_item(path: Path, item: Item) -> None:
     InputError
         If the item contains a class that :func:`write_pickle` does not support.
     """
-    with replacing(path) as part, part.open("wb") as file:
-        file.write(_pickled(item))
+    with replacing(path) as part:
+        part.write_bytes(_pickled(item))
 
 
 def join_pickle(path: Path, items: Iterable[Path]) -> None:
@@ -81,15 +74,15 @@ def join_pickle(path: Path, items: Iterable[Path]) -> None:
     -----
     The file has the same bytes as that of :func:`write_pickle`.
     """
+    _write_list(path, (item.read_bytes() for item in items))
+
+
+def _write_list(path: Path, pickled: Iterable[bytes]) -> None:
+    """Write a list of pickled items; one is in memory."""
     with replacing(path) as part, part.open("wb") as file:
-        file.write(_BEGIN)
-        for item in items:
-            with item.open("rb") as source:
-                shutil.copyfileobj(source, file, _COPY_BYTES)
+        file.write(pickle.PROTO + bytes([_PROTOCOL]) + pickle.EMPTY_LIST)
+        file.writelines(pickled)
         file.write(pickle.STOP)
-
-
-_BEGIN = pickle.PROTO + bytes([_PROTOCOL]) + pickle.EMPTY_LIST
 
 
 def _pickled(item: Item) -> bytes:

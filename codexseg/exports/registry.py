@@ -1,12 +1,7 @@
 """The table of exporters, in the order in which their files are written."""
 
 from codexseg.exports.base import Exporter
-from codexseg.exports.cell_tables import (
-    CellsCsv,
-    CellsH5ad,
-    CellsParquet,
-    UnmatchedParquet,
-)
+from codexseg.exports.cell_tables import CellsCsv, CellsH5ad, CellsParquet, UnmatchedParquet
 from codexseg.exports.label_images import LabelTiff
 from codexseg.exports.patch_masks import PICKLES
 

@@ -58,8 +58,7 @@ def write_parquet(
         ) as writer,
     ):
         for table in rows:
-            arrays = [pa.array(table[field.name], field.type) for field in schema]
-            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+            writer.write_table(pa.Table.from_pydict(table, schema=schema))
 
 
 def write_csv(path: Path, pieces: Iterable[Columns]) -> None:
