@@ -5,9 +5,9 @@ to build the metadata. This module only downloads and checks the file.
 """
 
 import ast
-import hashlib
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from codexseg.errors import CodexsegError, InputError
+from codexseg.run.files import sha256_of
 
 if TYPE_CHECKING:
     import requests
@@ -148,19 +149,11 @@ def parse_pip_config(text: str) -> dict[str, str]:
         Values by name, with dashes. The environment overrides the section [download],
         which overrides [global].
     """
-    sections: dict[str, dict[str, str]] = {section: {} for section in _SECTIONS}
-    for line in text.splitlines():
-        key, equals, value = line.partition("=")
-        section, dot, name = key.partition(".")
-        if equals and dot and section in sections:
-            sections[section][name] = str(ast.literal_eval(value))
-    return {name: value for values in sections.values() for name, value in values.items()}
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    values: dict[str, str] = {}
+    for section in _SECTIONS:
+        lines = re.findall(rf"^{section}\.([^=]+)=(.*)$", text, re.MULTILINE)
+        values |= {name: str(ast.literal_eval(value)) for name, value in lines}
+    return values
 
 
 def _pip_config_list() -> dict[str, str]:
@@ -250,7 +243,7 @@ def _cause(error: Exception) -> str:
 
 
 def _check(file: Path, filename: str, sha256: str) -> None:
-    actual = file_sha256(file)
+    actual = sha256_of(file)
     if actual != sha256:
         size = file.stat().st_size
         file.unlink()

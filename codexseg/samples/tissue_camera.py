@@ -196,11 +196,8 @@ def shade(keys, cells, bent, near, gap, slow, area, scale):
     """Return the counts of the camera (c, y, x) uint16."""
     y0, x0, height, width = area
     n = len(_GROUND)
-    pixels, signal, grain = (
-        np.empty((n, height, width), np.uint16),
-        np.zeros(n),
-        np.zeros(3),
-    )
+    pixels = np.empty((n, height, width), np.uint16)
+    signal, grain = np.zeros(n), np.zeros(3)
     for y in range(height):
         for x in range(width):
             v, u = (y + y0) / scale, (x + x0) / scale

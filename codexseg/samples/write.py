@@ -19,8 +19,8 @@ from codexseg.core.grid import PatchGrid
 from codexseg.errors import InputError, SampleUnavailable
 from codexseg.io.csv_writer import write_csv_rows
 from codexseg.io.tiff_writer import TILE_PX, ome_fields, split_tiles, write_tiled_tiff
-from codexseg.run.files import cache_dir, replacing, write_atomic
-from codexseg.samples.download import RegistryUnavailable, download, file_sha256
+from codexseg.run.files import cache_dir, replacing, sha256_of, write_atomic
+from codexseg.samples.download import RegistryUnavailable, download
 
 _BLOCK_PX = 1024
 _DEFLATE_LEVEL = 6
@@ -95,15 +95,17 @@ def write_synthetic(out_dir: Path, size: int = 2048, seed: int = 0) -> SamplePat
     ome = _ome_fields(CHANNELS, tissue.mpp, f"synthetic:{size}:{seed}")
     shape = tissue.size
     with ExitStack() as stack:
-        planes = [_Spool.open(out_dir, shape, stack) for _ in CHANNELS]
-        cells, nuclei = (_Spool.open(out_dir, shape, stack) for _ in range(2))
+        spools = [
+            _Spool(stack.enter_context(TemporaryFile(dir=out_dir)))
+            for _ in ("cells", "nuclei", *CHANNELS)
+        ]
+        cells, nuclei, *planes = spools
         grid = PatchGrid(shape, (_BLOCK_PX, _BLOCK_PX), (0, 0))
         for block in tqdm(grid, desc=stem, unit="block", disable=None, leave=False):
             rendered = tissue.render(block.core)
-            for spool, pixels in zip(planes, rendered.pixels, strict=True):
+            images = (rendered.cells, rendered.nuclei, *rendered.pixels)
+            for spool, pixels in zip(spools, images, strict=True):
                 spool.add(pixels, block.core.y0, block.core.x0)
-            cells.add(rendered.cells, block.core.y0, block.core.x0)
-            nuclei.add(rendered.nuclei, block.core.y0, block.core.x0)
         for path, spool in ((paths.cells, cells), (paths.nuclei, nuclei)):
             if path is not None:
                 write_tiled_tiff(path, [shape], spool.tiles(), np.uint32)
@@ -152,7 +154,7 @@ def _cached_nsclc() -> Path:
     if (
         image.is_file()
         and checksum.is_file()
-        and file_sha256(image) == checksum.read_text(encoding="utf-8").strip()
+        and sha256_of(image) == checksum.read_text(encoding="utf-8").strip()
     ):
         return image
     if os.environ.get("CODEXSEG_OFFLINE"):
@@ -180,7 +182,7 @@ def _cached_nsclc() -> Path:
     ome = _ome_fields(_NSCLC_CHANNELS, _NSCLC_MPP, "nsclc")
     tiles = (tile for plane in planes for tile in _encode_tiles(plane))
     write_tiled_tiff(image, [planes.shape], tiles, planes.dtype, ome=ome)
-    write_atomic(checksum, file_sha256(image) + "\n")
+    write_atomic(checksum, sha256_of(image) + "\n")
     return image
 
 
@@ -245,13 +247,8 @@ def _nested_members(archive: Path, suffix: str) -> Iterator[tuple[str, IO[bytes]
 class _Spool:
     """Encoded tiles of one plane in a temporary file: added in any order, read by row."""
 
-    shape: tuple[int, int]
     file: IO[bytes]
     places: dict[tuple[int, int], tuple[int, int]] = field(default_factory=dict)
-
-    @classmethod
-    def open(cls, folder: Path, shape: tuple[int, int], stack: ExitStack) -> "_Spool":
-        return cls(shape, stack.enter_context(TemporaryFile(dir=folder)))
 
     def add(self, block: Pixels, y0: int, x0: int) -> None:
         """Add a block; its corner must be the corner of a tile."""
