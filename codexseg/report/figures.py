@@ -78,8 +78,8 @@ def draw_overview(state: WorkerState) -> Record:
         [k * step * scale for k in range(1, n)] if n <= MAX_LINES else []
         for n, step in zip(grid.counts, grid.step, strict=True)
     ]
-    bar = _scale_bar(state, grid.shape[1])
-    return _as_data(picture) | {"bar": bar, "scale": scale, "lines": lines}
+    width_um = grid.shape[1] * state.inputs.slide.mpp
+    return _as_data(picture, width_um) | {"scale": scale, "lines": lines}
 
 
 def _blend_channels(channels: Pixels, limits: Limits) -> Picture:
@@ -139,18 +139,15 @@ def draw_cells(state: WorkerState) -> Iterator[Record]:
     """Draw cells on tissue at the most informative places."""
     grid, cells, config = state.grid, state.cells, state.inputs.config.report
     boxes, unmatched = cells.box, cells.unmatched.box
-    places: list[tuple[Kind | None, Window]] = [
-        (place.kind, place.window)
-        for place in choose_figure_windows(
-            boxes, unmatched, grid, config.overlay_px, config.overlays
-        )
-    ]
-    if not places and config.overlays:
+    side, count = config.overlay_px, config.overlays
+    chosen = choose_figure_windows(boxes, unmatched, grid, side, count)
+    places: list[tuple[Kind | None, Window]] = [(c.kind, c.window) for c in chosen]
+    if not places and count:
         # Nothing was found: show the brightest spot of the nuclear channel.
         overview = state.statistics.tables.overview
         spot = np.unravel_index(int(overview[0].argmax()), overview.shape[1:])
         y, x = ((int(i) + 0.5) * overview_factor(grid.shape) for i in spot)
-        places = [(None, window_around(y, x, config.overlay_px, grid.shape))]
+        places = [(None, window_around(y, x, side, grid.shape))]
     for kind, window in places:
         inside = _inside(boxes, window)
         yield _draw_outlines(state, window) | {
@@ -177,8 +174,8 @@ def _draw_outlines(state: WorkerState, window: Window) -> Record:
         [k * step - start for k in range(start // step + 1, (end - 1) // step + 1)]
         for start, end, step in zip(starts, ends, grid.step, strict=True)
     ]
-    bar = _scale_bar(state, window.shape[1])
-    return _as_data(picture) | {"window": window, "lines": lines, "bar": bar}
+    width_um = window.shape[1] * state.inputs.slide.mpp
+    return _as_data(picture, width_um) | {"window": window, "lines": lines}
 
 
 def _draw_unmatched(state: WorkerState, window: Window, picture: Picture) -> None:
@@ -199,20 +196,18 @@ def _inside(boxes: Int64, window: Window) -> Mask:
     return np.asarray(rows & (x0 < window.x1) & (x1 > window.x0))
 
 
-def _scale_bar(state: WorkerState, width: int) -> tuple[float, float]:
-    """Return the length of a scale bar, in um and as a share of the width."""
-    whole = width * state.inputs.slide.mpp
-    length = round_length(whole / 3)
-    return length, length / whole
-
-
-def _as_data(picture: Picture) -> Record:
-    """Return a picture as a JPEG data URI."""
+def _as_data(picture: Picture, width_um: float) -> Record:
+    """Return a picture as a JPEG data URI, with its scale bar."""
     from PIL import Image
 
     buffer = BytesIO()
     # Thin coloured outlines need full colour resolution.
     Image.fromarray(picture).save(buffer, "JPEG", quality=85, subsampling=0)
     data = b64encode(buffer.getvalue()).decode()
-    height, width = picture.shape[:2]
-    return {"data": f"data:image/jpeg;base64,{data}", "height": height, "width": width}
+    bar_um = round_length(width_um / 3)
+    return {
+        "data": f"data:image/jpeg;base64,{data}",
+        "height": picture.shape[0],
+        "width": picture.shape[1],
+        "bar": (bar_um, bar_um / width_um),
+    }

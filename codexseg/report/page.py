@@ -90,6 +90,8 @@ def write_page(state: WorkerState, qualities: Sequence[Record]) -> int:
 
 def _facts(state: WorkerState) -> Record:
     """Return the values of the page's text."""
+    import yaml
+
     inputs, grid, slide = state.inputs, state.grid, state.inputs.slide
     manifest = read_manifest(inputs.run)
     channels, backend = state.statistics.channels, manifest.result.get("backend", {})
@@ -104,7 +106,9 @@ def _facts(state: WorkerState) -> Record:
         "source": slide,
         "paired": inputs.backend.paired,
         "config": inputs.config,
-        "settings": _settings(state),
+        "settings": yaml.safe_dump(
+            inputs.config.dump(), sort_keys=False, allow_unicode=True
+        ),
         "grid": grid,
         "nucleus_name": slide.channel_names[channels.nucleus],
         "wholecell_names": [slide.channel_names[c] for c in channels.wholecell],
@@ -144,15 +148,6 @@ def _summary(state: WorkerState, stage: str) -> Record:
         )
     summary: Record = marker["summary"]
     return summary
-
-
-def _settings(state: WorkerState) -> str:
-    """Return all settings of the run as YAML."""
-    import yaml
-
-    settings = state.inputs.config.dump()
-    text: str = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-    return text
 
 
 def _patch_rows(state: WorkerState, qualities: Sequence[Record]) -> list[Record]:
@@ -211,10 +206,10 @@ def _size_histograms(state: WorkerState) -> list[Record]:
 
 def _histogram(values: Float64) -> Record:
     """Count values in bars of a round width; the last bar contains all larger ones."""
-    width = round_length(max(float(np.percentile(values, 99)), 1e-6) * 2 / BARS)
-    n = int(np.percentile(values, 99) / width) + 2
+    low, median, high, top = np.percentile(values, (5, 50, 95, 99)).tolist()
+    width = round_length(max(top, 1e-6) * 2 / BARS)
+    n = int(top / width) + 2
     counts = np.bincount(np.minimum(values / width, n - 1).astype(np.int64), minlength=n)
-    low, median, high = np.percentile(values, (5, 50, 95)).tolist()
     return {
         "counts": counts.tolist(),
         "width": width,

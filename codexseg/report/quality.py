@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from codexseg.arrays import Int64
 from codexseg.artifacts.labels import ORIGINAL
 from codexseg.artifacts.objects import SlideObjects, read_patches_with_objects
-from codexseg.core.grid import Window
+from codexseg.core.grid import PatchGrid, Window
 from codexseg.core.intensity.background import (
     BIN_PX,
     has_signal,
@@ -71,18 +70,11 @@ def judge_patches(inputs: StageInputs, patches: Sequence[int]) -> Finished:
     cells = SlideObjects.read(inputs.records("stitch"), "cell")
     owners = cells.owners(state.grid)
     for number in patches:
-        tally = Tally.empty()
-        for block in _blocks(state.grid[number].core):
-            tally += _tally(state, block)
+        blocks = _blocks(state, state.grid[number].core)
+        tally = sum((_tally(state, block) for block in blocks), Tally.empty())
         area = np.asarray(cells.area)[owners == number]
-        yield (
-            number,
-            {
-                "counts": tally.counts.tolist(),
-                "sums": tally.sums.tolist(),
-                "sizes": list(sizes(area)),
-            },
-        )
+        counts, sums = tally.counts.tolist(), tally.sums.tolist()
+        yield number, {"counts": counts, "sums": sums, "sizes": list(sizes(area))}
 
 
 def quality_rows(state: WorkerState, judged: Mapping[int, Record]) -> list[Record]:
@@ -103,9 +95,8 @@ def quality_rows(state: WorkerState, judged: Mapping[int, Record]) -> list[Recor
     for patch in state.grid:
         number, own = patch.number, state.cells.counts(patch.number)
         counts += own
-        record = judged.get(number)
         tally, areas = Tally.empty(patch.core.area), sizes(np.zeros(0, np.int64))
-        if record is not None:
+        if record := judged.get(number):
             tally = Tally(np.array(record["counts"], np.int64), np.array(record["sums"]))
             areas = Sizes(*record["sizes"])
         row = _row(state, number, tally, areas, own)
@@ -113,21 +104,13 @@ def quality_rows(state: WorkerState, judged: Mapping[int, Record]) -> list[Recor
             whole += tally
         else:
             row |= dict.fromkeys(METRICS, float("nan"))
-        rows.append(_with_earlier_name(row))
-    areas = sizes(_all_areas(state))
+        rows.append(row)
+    detected = SlideObjects.read(state.inputs.records("stitch"), "cell")
     pairs, cells, nuclei = counts.tolist()
-    slide = _row(state, SLIDE, whole, areas, (pairs, cells, nuclei))
-    return [*rows, _with_earlier_name(slide)]
-
-
-def _with_earlier_name(row: Record) -> Record:
-    """Add `light_in_cells`, the name of nuclear_signal_in_cells in version 0.1.0."""
-    return row | {"light_in_cells": row["nuclear_signal_in_cells"]}
-
-
-def _all_areas(state: WorkerState) -> Int64:
-    """Return the areas of all detected cells, px."""
-    return np.asarray(SlideObjects.read(state.inputs.records("stitch"), "cell").area)
+    areas = sizes(np.asarray(detected.area))
+    rows.append(_row(state, SLIDE, whole, areas, (pairs, cells, nuclei)))
+    # light_in_cells is the name of nuclear_signal_in_cells in version 0.1.0
+    return [row | {"light_in_cells": row["nuclear_signal_in_cells"]} for row in rows]
 
 
 def _row(
@@ -167,13 +150,11 @@ def _states(state: WorkerState) -> Iterable[tuple[int, str]]:
             yield patch.number, status
 
 
-def _blocks(core: Window) -> Iterator[Window]:
+def _blocks(state: WorkerState, core: Window) -> Iterator[Window]:
     """Divide a core along lines that are anchored at the slide's corner."""
-    for y in range(core.y0 // BLOCK_PX * BLOCK_PX, core.y1, BLOCK_PX):
-        for x in range(core.x0 // BLOCK_PX * BLOCK_PX, core.x1, BLOCK_PX):
-            block = core.intersection(Window(y, x, y + BLOCK_PX, x + BLOCK_PX))
-            if block is not None:
-                yield block
+    blocks = PatchGrid(state.grid.shape, (BLOCK_PX, BLOCK_PX), (0, 0))
+    inside = (block.core.intersection(core) for block in blocks.near(core))
+    return (block for block in inside if block is not None)
 
 
 def _tally(state: WorkerState, window: Window) -> Tally:
