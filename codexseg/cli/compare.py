@@ -14,6 +14,7 @@ from codexseg.cli.console import (
     split_names,
     user_errors,
 )
+from codexseg.cli.evaluate import SCORE_TITLES
 from codexseg.cli.interrupts import exit_when_stopped
 from codexseg.cli.options import Diameter, Image, Mode, Mpp, Overwrite, Panel, Processes
 
@@ -32,13 +33,6 @@ _METRICS = {
     "nuclear_signal_in_cells": ("signal in cells", "{:.0%}"),
     "cells_on_foreground": ("cells on signal", "{:.0%}"),
     "size_cv": ("size spread", "{:.2f}"),
-}
-_SCORES = {
-    "precision": "precision",
-    "recall": "recall",
-    "f1": "F1",
-    "panoptic_quality": "PQ",
-    "mean_matched_score": "matched IoU",
 }
 
 compare_app = typer.Typer()
@@ -212,6 +206,8 @@ def _echo_agreement(done: "Sequence[BackendOutcome]") -> None:
 
 
 def _echo_scores(done: "Sequence[BackendOutcome]", objects: str) -> None:
+    from codexseg.comparison.compare import SCORES
+
     if f"{objects}_f1" not in done[0].metrics:
         return
     echo(f"\nScores against the true {objects}, matched at an IoU of 0.5:")
@@ -219,8 +215,8 @@ def _echo_scores(done: "Sequence[BackendOutcome]", objects: str) -> None:
         [
             {"backend": outcome.name}
             | {
-                title: f"{outcome.metrics[f'{objects}_{name}']:.3f}"
-                for name, title in _SCORES.items()
+                SCORE_TITLES[name]: f"{outcome.metrics[f'{objects}_{name}']:.3f}"
+                for name in SCORES
             }
             for outcome in done
         ]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from codexseg.core.metrics.error_types import ErrorCounts
     from codexseg.evaluation.evaluate import Evaluation, Scores
 
-_COLUMNS = {
+SCORE_TITLES = {
     "precision": "precision",
     "recall": "recall",
     "f1": "F1",
@@ -23,7 +23,6 @@ _COLUMNS = {
     "mean_matched_score": "matched IoU",
     "mean_true_score": "true IoU",
 }
-_COUNTS = {"tp": "TP", "fp": "FP", "fn": "FN"}
 
 
 evaluate_app = typer.Typer()
@@ -139,12 +138,12 @@ def _match_rows(evaluation: "Evaluation", *, by_image: bool) -> "list[Mapping[st
     rows: list[Mapping[str, str]] = []
     means = evaluation.means()
     for match, mean in zip(evaluation.pooled.matches, means, strict=True):
-        counts = {title: str(getattr(match, name)) for name, title in _COUNTS.items()}
-        values = mean if by_image else {name: getattr(match, name) for name in _COLUMNS}
+        counts = {name.upper(): str(getattr(match, name)) for name in ("tp", "fp", "fn")}
+        values = mean if by_image else {name: getattr(match, name) for name in SCORE_TITLES}
         rows.append(
             {"IoU": f"{match.threshold:g}"}
             | counts
-            | {title: f"{values[name]:.4f}" for name, title in _COLUMNS.items()}
+            | {title: f"{values[name]:.4f}" for name, title in SCORE_TITLES.items()}
         )
     return rows
 
@@ -153,7 +152,7 @@ def _echo_errors(errors: "ErrorCounts") -> None:
     echo("\nTypes of errors (objects match above an IoU of 0.6, sums over all images):")
     names = ("correct", "missed", "gained", "split", "merge", "catastrophe")
     row = {name: str(getattr(errors, name)) for name in names}
-    for name, title in list(_COLUMNS.items())[:3]:
+    for name, title in list(SCORE_TITLES.items())[:3]:
         row[title] = f"{getattr(errors, name):.4f}"
     echo_table([row])
     echo(

@@ -17,20 +17,11 @@ class Terminated(BaseException):
     """SIGTERM, for instance at the time limit of a scheduler."""
 
 
-def raise_on_sigterm() -> None:
-    """Raise `Terminated` on SIGTERM, and send signals again that Python has ignored.
-
-    A signal handler that runs inside a C callback, such as those of numba's compiler,
-    cannot raise through C: Python reports the exception as ignored.
-    """
-    signal.signal(signal.SIGTERM, _terminate)
-    sys.unraisablehook = _resend
-
-
 @contextmanager
 def exit_when_stopped(message: str) -> Iterator[None]:
     """Print a message after Ctrl-C or SIGTERM, and exit with code 130 or 143."""
-    raise_on_sigterm()
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.unraisablehook = _resend
     try:
         yield
     except (KeyboardInterrupt, Terminated) as stop:
@@ -43,6 +34,11 @@ def _terminate(*_: object) -> None:
 
 
 def _resend(ignored: Any) -> None:
+    """Send a signal again that Python has ignored.
+
+    A signal handler that runs inside a C callback, such as those of numba's compiler,
+    cannot raise through C: Python reports the exception as ignored.
+    """
     for stop, number in ((Terminated, signal.SIGTERM), (KeyboardInterrupt, signal.SIGINT)):
         if issubclass(ignored.exc_type, stop):
             Timer(_RESEND_S, os.kill, (os.getpid(), number)).start()
