@@ -87,23 +87,21 @@ def fetch_models(
     with user_errors():
         from codexseg.backends.networks.download import fetch_mesmer
         from codexseg.backends.networks.weights import KNOWN
-        from codexseg.backends.tiled.instanseg_weights import NAME as INSTANSEG
-        from codexseg.backends.tiled.instanseg_weights import fetch_instanseg
+        from codexseg.backends.tiled import instanseg_weights as instanseg
+        from codexseg.samples.download import download
 
-        if name not in (*KNOWN, INSTANSEG):
+        names = (*KNOWN, instanseg.NAME)
+        if name not in names:
             raise ConfigError(
-                f"Weights {name!r} not found, expected one of "
-                f"{', '.join((*KNOWN, INSTANSEG))}."
+                f"Weights {name!r} not found, expected one of {', '.join(names)}."
             )
         announce = _Announcements()
-        if name == INSTANSEG:
-            from codexseg.samples.download import download
-
-            path = fetch_instanseg(download, announce)
+        if name == instanseg.NAME:
+            path = instanseg.fetch_instanseg(download, announce)
         else:
             path = fetch_mesmer(announce)
         echo(f"{'Fetched' if announce.count else 'Already there'}: {path} ({_size(path)})")
-        if name != INSTANSEG:
+        if name != instanseg.NAME:
             echo(f"Next, to run without TensorFlow: codexseg models convert {name}")
         elif problem := _torch_problem():
             echo(f"Next: {problem}")
@@ -161,10 +159,7 @@ def check_models(target: Checked) -> None:
         from codexseg.backends.networks.signature import describe_tensors, read_signature
 
         weights = _resolve(target)
-        _row(weights.name, _kind(weights))
-        _row("  path", f"{weights.path} ({_size(weights.path)})")
-        _row("  digest", _digest(weights, weights.digest))
-        _row("  licence", weights.licence or "not known")
+        _echo_file(weights)
         signature = read_signature(weights.path)
         for title, tensors in (("reads", signature.inputs), ("gives", signature.outputs)):
             for line in describe_tensors(tensors):
@@ -256,10 +251,7 @@ def _check_instanseg(target: str) -> None:
     from codexseg.backends.tiled.instanseg_weights import NAME, resolve_torchscript
 
     weights = resolve_torchscript(None if target == NAME else Path(target))
-    _row(weights.name, "TorchScript")
-    _row("  path", f"{weights.path} ({_size(weights.path)})")
-    _row("  digest", weights.digest)
-    _row("  licence", weights.licence or "not known")
+    _echo_file(weights)
     check_torch(NAME, "auto")
     _measure_instanseg(weights)
     echo("This is an InstanSeg network, and it runs here.")
@@ -313,10 +305,17 @@ def _describe(weights: "Weights", target: str) -> None:
         _row("  runtime", f"none: {_with_target(error, weights, target)}")
 
 
+def _echo_file(weights: "Weights") -> None:
+    """Print kind, path, digest and licence of weights."""
+    _row(weights.name, _kind(weights))
+    _row("  path", f"{weights.path} ({_size(weights.path)})")
+    _row("  digest", _digest(weights, weights.digest))
+    _row("  licence", weights.licence or "not known")
+
+
 def _kind(weights: "Weights") -> str:
-    if weights.kind == "saved_model":
-        return "SavedModel"
-    return "converted" if weights.is_conversion else "ONNX"
+    kinds = {"saved_model": "SavedModel", "onnx": "ONNX", "torchscript": "TorchScript"}
+    return "converted" if weights.is_conversion else kinds[weights.kind]
 
 
 def _digest(weights: "Weights", digest: str) -> str:
@@ -379,8 +378,5 @@ def _row(title: str, text: str) -> None:
 
 
 def _size(path: Path) -> str:
-    files = (
-        [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    )
-    size = sum(file.stat().st_size for file in files)
+    size = sum(f.stat().st_size for f in (path, *path.rglob("*")) if f.is_file())
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
