@@ -123,8 +123,8 @@ def _write_frame(
     _mark(file, "anndata", "0.1.0")
     for name in ("layers", "obsm", "obsp", "varm", "varp"):
         _mark(file.create_group(name), "dict", "0.1.0")
-    _mark_frame(file.create_group("var"), [])
-    _create(file, "var/_index", (len(channels),))[:] = np.array(channels, object)
+    _create_frame(file, "var", [], len(channels))
+    file["var/_index"][:] = np.array(channels, object)
     _write_dict(file.create_group("uns"), uns)
 
 
@@ -132,8 +132,7 @@ def _create_arrays(
     file: "h5py.File", first: Columns, rows: int, n_channels: int, obs: Mapping[str, str]
 ) -> None:
     """Create the arrays with one row per cell."""
-    _mark_frame(file.create_group("obs"), list(obs.values()))
-    _create(file["obs"], "_index", (rows,))
+    _create_frame(file, "obs", list(obs.values()), rows)
     for name, obs_name in obs.items():
         dtype = first[name].dtype if is_plain(first[name]) else None
         _create(file["obs"], obs_name, (rows,), dtype)
@@ -146,25 +145,27 @@ def _mark(node: "h5py.HLObject", encoding: str, version: str) -> None:
     node.attrs["encoding-type"], node.attrs["encoding-version"] = encoding, version
 
 
-def _mark_frame(group: "h5py.Group", columns: Sequence[str]) -> None:
+def _create_frame(file: "h5py.File", name: str, columns: Sequence[str], rows: int) -> None:
+    """Create a data frame with its index, but without the columns."""
     import h5py
 
+    group = file.create_group(name)
     _mark(group, "dataframe", "0.2.0")
     group.attrs["_index"] = "_index"
     order = np.array(columns, object)
     group.attrs.create("column-order", order, dtype=h5py.string_dtype())
+    _create(group, "_index", (rows,))
 
 
 def _create(
     group: "h5py.Group", name: str, shape: tuple[int, ...], dtype: DTypeLike | None = None
-) -> "h5py.Dataset":
+) -> None:
     """Create an array; without a dtype it is one of strings."""
     import h5py
 
     is_text = dtype is None
     array = group.create_dataset(name, shape, h5py.string_dtype() if is_text else dtype)
     _mark(array, "string-array" if is_text else "array", "0.2.0")
-    return array
 
 
 def _write_dict(group: "h5py.Group", values: Mapping[str, Any]) -> None:

@@ -33,12 +33,12 @@ class RegistryUnavailable(CodexsegError, ConnectionError):
 
 @dataclass(frozen=True)
 class PipSettings:
-    """Settings of pip about package indexes; None or empty means not set.
+    """Settings of pip about package indexes; None means not set.
 
     Attributes
     ----------
     indexes : tuple of str
-        Addresses of simple indexes, in pip's order; empty for the public index.
+        Addresses of simple indexes, in pip's order.
     no_index : bool
         Whether pip must not use any index.
     cert, client_cert, proxy : str or None
@@ -47,7 +47,7 @@ class PipSettings:
         Longest silence of a server, seconds.
     """
 
-    indexes: tuple[str, ...] = ()
+    indexes: tuple[str, ...]
     no_index: bool = False
     cert: str | None = None
     client_cert: str | None = None
@@ -78,8 +78,6 @@ def download(project: str, filename: str, sha256: str, target: Path) -> None:
     InputError
         If the downloaded file has another hash.
     """
-    from pypi_simple import PYPI_SIMPLE_ENDPOINT
-
     settings = read_pip_settings()
     if settings.no_index:
         raise RegistryUnavailable(
@@ -87,7 +85,7 @@ def download(project: str, filename: str, sha256: str, target: Path) -> None:
             "to allow the download."
         )
     answers = []
-    for index in settings.indexes or (PYPI_SIMPLE_ENDPOINT,):
+    for index in settings.indexes:
         address = urlsplit(index)
         if address.scheme not in ("http", "https"):
             continue
@@ -115,9 +113,7 @@ def read_pip_settings() -> PipSettings:
     from pypi_simple import PYPI_SIMPLE_ENDPOINT
 
     values = _pip_config_list() if importlib.util.find_spec("pip") else _pip_variables()
-    index, extra = values.get("index-url"), values.get("extra-index-url", "").split()
-    if extra and not index:
-        index = PYPI_SIMPLE_ENDPOINT
+    index = values.get("index-url") or PYPI_SIMPLE_ENDPOINT
     timeout = values.get("timeout") or values.get("default-timeout") or _PIP_TIMEOUT_S
     try:
         timeout_s = float(timeout)
@@ -126,7 +122,7 @@ def read_pip_settings() -> PipSettings:
             f"pip's timeout is {timeout!r}, expected seconds. See `pip config list`."
         ) from None
     return PipSettings(
-        indexes=(index, *extra) if index else (),
+        indexes=(index, *values.get("extra-index-url", "").split()),
         no_index=values.get("no-index", "").lower() in ("1", "true", "yes", "on"),
         cert=values.get("cert") or None,
         client_cert=values.get("client-cert") or None,
