@@ -103,6 +103,7 @@ def compare_command(
     from codexseg.config.fields import image_stem
     from codexseg.predict import OPTIONS, ImageOptions
 
+    truths = {"cell": truth, "nucleus": truth_nuclei}
     names = {"segmentation.backend": "--backends", "segmentation.model_path": "--model"}
     with (
         user_errors({**OPTIONS, **names}),
@@ -124,11 +125,7 @@ def compare_command(
                 panel=panel,
                 diameter=diameter,
             ),
-            reference={
-                compartment: path
-                for compartment, path in (("cell", truth), ("nucleus", truth_nuclei))
-                if path is not None
-            },
+            reference={name: path for name, path in truths.items() if path is not None},
             window=window,
             workers=workers,
             overwrite=overwrite,

@@ -209,14 +209,9 @@ def _histogram(values: Float64) -> Record:
     low, median, high, top = np.percentile(values, (5, 50, 95, 99)).tolist()
     width = round_length(max(top, 1e-6) * 2 / BARS)
     n = int(top / width) + 2
-    counts = np.bincount(np.minimum(values / width, n - 1).astype(np.int64), minlength=n)
-    return {
-        "counts": counts.tolist(),
-        "width": width,
-        "low": low,
-        "median": median,
-        "high": high,
-    }
+    bars = np.minimum(values / width, n - 1).astype(np.int64)
+    counts = np.bincount(bars, minlength=n).tolist()
+    return {"counts": counts, "width": width, "low": low, "median": median, "high": high}
 
 
 def _files(state: WorkerState) -> list[tuple[str, int | None]]:

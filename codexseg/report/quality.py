@@ -121,22 +121,15 @@ def _row(
     counts: tuple[int, int, int],
 ) -> Record:
     tables = state.statistics.tables
-    backgrounds = (
-        tables.nucleus.background,
-        tables.wholecell.background if tables.wholecell else None,
-    )
+    channels = tables.nucleus, tables.wholecell
+    backgrounds = [known.background if known else None for known in channels]
     metrics = quality_metrics(tally, areas, counts, backgrounds, state.inputs.slide.mpp)
     if state.inputs.config.segmentation.compartment != "both":  # nothing to pair
         pairing = ("cells_matched", "nuclei_matched", "matched_fraction")
         metrics |= dict.fromkeys(pairing, float("nan"))
     pairs, cells, nuclei = counts
-    return {
-        "patch_id": name,
-        "cells": cells,
-        "nuclei": nuclei,
-        "pairs": pairs,
-        **{key: metrics[key] for key in METRICS},
-    }
+    row = {"patch_id": name, "cells": cells, "nuclei": nuclei, "pairs": pairs}
+    return row | {key: metrics[key] for key in METRICS}
 
 
 def _states(state: WorkerState) -> Iterable[tuple[int, str]]:
