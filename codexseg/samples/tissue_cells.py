@@ -239,7 +239,7 @@ def adsorb(cells, state, scale):
     """Place candidates by rank unless a placed cell is too close; updates `state`.
 
     Random sequential adsorption in synchronous rounds: a decision in a round depends only
-    on candidates within CONTACT_UM.
+    on candidates within CONTACT_UM. Those still waiting at the end are not placed.
     """
     reach = CONTACT_UM * scale
     for _ in range(ROUNDS):
@@ -248,10 +248,6 @@ def adsorb(cells, state, scale):
             for c in range(state.shape[1]):
                 if before[r, c] == WAITING:
                     state[r, c] = _verdict(cells, before, r, c, reach)
-    for r in range(state.shape[0]):
-        for c in range(state.shape[1]):
-            if state[r, c] == WAITING:
-                state[r, c] = ABSENT
 
 
 @kernel
