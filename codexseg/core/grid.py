@@ -132,14 +132,10 @@ class PatchGrid:
 
     def near(self, window: Window) -> list[Patch]:
         """Return the patches with an outer window that overlaps `window`."""
-        rows, columns = self.counts
-        (dy, dx), (ey, ex) = self.step, self.halo
-        r0, r1 = max(0, (window.y0 - ey) // dy), min(rows - 1, (window.y1 - 1 + ey) // dy)
-        c0, c1 = (
-            max(0, (window.x0 - ex) // dx),
-            min(columns - 1, (window.x1 - 1 + ex) // dx),
-        )
-        return [self[r * columns + c] for r in range(r0, r1 + 1) for c in range(c0, c1 + 1)]
+        cores, (dy, dx) = window.grow(self.halo, self.shape), self.step
+        rows = range(cores.y0 // dy, (cores.y1 - 1) // dy + 1)
+        columns = range(cores.x0 // dx, (cores.x1 - 1) // dx + 1)
+        return [self[r * self.counts[1] + c] for r in rows for c in columns]
 
 
 def pixels_in_window(pixels: Int64, window: Window, width: int) -> tuple[Int64, Int64]:

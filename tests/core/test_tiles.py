@@ -27,8 +27,7 @@ def test_tile_count_and_padding_of_an_axis(side, count, before):
 
 
 def all_blocks(grid):
-    rows, columns = grid.block_counts
-    return [grid.block(number) for number in range(rows * columns)]
+    return [grid.block(number) for number in range(len(grid.block_grid))]
 
 
 @settings(max_examples=25, deadline=None)

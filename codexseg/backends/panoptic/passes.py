@@ -240,8 +240,7 @@ class TilesPass(ABC):
     def n_blocks(self, slide: SlideView) -> int:
         """Count the blocks of tiles."""
         del slide
-        rows, columns = self._image.tiles.block_counts
-        return rows * columns
+        return len(self._image.tiles.block_grid)
 
     def map_block(self, block: int, slide: SlideView) -> BlockResult:
         """Predict the tiles of a block that contain signal or are close to it."""

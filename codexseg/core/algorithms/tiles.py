@@ -8,13 +8,13 @@ saturated network outputs form plateaus, where the last bit decides the flooding
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 import numpy as np
 
 from codexseg.arrays import Float32, Float64
-from codexseg.core.grid import Window
+from codexseg.core.grid import PatchGrid, Window
 from codexseg.core.intensity.clahe import reflected
 
 TILE_PX = 256
@@ -64,37 +64,25 @@ class TileGrid:
         return min(self.counts) > 1
 
     @property
-    def block_counts(self) -> tuple[int, int]:
-        """Number of rows and columns of blocks."""
-        rows, columns = (ceil(count / BLOCK_TILES) for count in self.counts)
-        return rows, columns
+    def block_grid(self) -> PatchGrid:
+        """Grid of the blocks; its unit is a tile instead of a pixel."""
+        return PatchGrid(self.counts, (BLOCK_TILES, BLOCK_TILES), (0, 0))
 
     def block(self, number: int) -> "TileBlock":
         """Return a block by its number in raster order, from 0."""
-        row, column = divmod(number, self.block_counts[1])
-        first = row * BLOCK_TILES, column * BLOCK_TILES
-        last = tuple(
-            min(count, start + BLOCK_TILES)
-            for count, start in zip(self.counts, first, strict=True)
-        )
-        return TileBlock(self, number, (first[0], last[0]), (first[1], last[1]))
+        tiles = self.block_grid[number].core
+        return TileBlock(self, number, (tiles.y0, tiles.y1), (tiles.x0, tiles.x1))
 
     def blocks(self, window: Window) -> Iterator["TileBlock"]:
         """Yield the blocks with tiles that intersect a window of the image."""
-        ranges = []
-        for start, stop, pad, count in zip(
-            (window.y0, window.x0),
-            (window.y1, window.x1),
-            self.padding,
-            self.block_counts,
-            strict=True,
-        ):
-            side = BLOCK_TILES * STRIDE_PX
-            first = max(0, start + pad - OVERLAP_PX) // side
-            ranges.append(range(first, min(count - 1, (stop - 1 + pad) // side) + 1))
-        for row in ranges[0]:
-            for column in ranges[1]:
-                yield self.block(row * self.block_counts[1] + column)
+        y, x = self.padding
+        tiles = Window(
+            max(0, window.y0 + y - OVERLAP_PX) // STRIDE_PX,
+            max(0, window.x0 + x - OVERLAP_PX) // STRIDE_PX,
+            (window.y1 - 1 + y) // STRIDE_PX + 1,
+            (window.x1 - 1 + x) // STRIDE_PX + 1,
+        )
+        return (self.block(block.number) for block in self.block_grid.near(tiles))
 
     def weights(self, axis: int, tile: int) -> Float64:
         """Return the blending weights (256,) float64 of a tile along an axis."""
@@ -141,30 +129,19 @@ class TileBlock:
     def window(self) -> Window:
         """Window of the image that the tiles cover."""
         (y, x), (height, width) = self.corner, self.shape
-        return Window(
-            max(0, y),
-            max(0, x),
-            min(self.grid.shape[0], y + height),
-            min(self.grid.shape[1], x + width),
-        )
+        return Window(y, x, y + height, x + width).grow(0, self.grid.shape)
 
     @property
     def edges(self) -> tuple[Window, ...]:
         """Windows of the image that overlap with tiles of other blocks."""
-        window, found = self.window, []
-        for axis, (first, last) in enumerate((self.rows, self.columns)):
-            start = self.corner[axis]
-            stop = start + self.shape[axis]
-            if first > 0:
-                found.append((axis, start, start + OVERLAP_PX))
-            if last < self.grid.counts[axis]:
-                found.append((axis, stop - OVERLAP_PX, stop))
-        return tuple(
-            Window(low, window.x0, high, window.x1)
-            if axis == 0
-            else Window(window.y0, low, window.y1, high)
-            for axis, low, high in found
+        window, (rows, columns) = self.window, self.grid.counts
+        edges = (
+            (self.rows[0] > 0, replace(window, y1=window.y0 + OVERLAP_PX)),
+            (self.rows[1] < rows, replace(window, y0=window.y1 - OVERLAP_PX)),
+            (self.columns[0] > 0, replace(window, x1=window.x0 + OVERLAP_PX)),
+            (self.columns[1] < columns, replace(window, x0=window.x1 - OVERLAP_PX)),
         )
+        return tuple(edge for has_neighbour, edge in edges if has_neighbour)
 
     @property
     def tiles(self) -> list[tuple[int, int]]:
@@ -179,13 +156,8 @@ class TileBlock:
     def tile_window(self, tile: tuple[int, int]) -> Window:
         """Return the window of the image that a tile covers."""
         (y, x), (rows, columns) = self.corner, self.place(tile)
-        height, width = self.grid.shape
-        return Window(
-            max(0, y + rows.start),
-            max(0, x + columns.start),
-            min(height, y + rows.stop),
-            min(width, x + columns.stop),
-        )
+        window = Window(y + rows.start, x + columns.start, y + rows.stop, x + columns.stop)
+        return window.grow(0, self.grid.shape)
 
     def pad(self, pixels: Float32) -> Float32:
         """Pad the pixels (c, y, x) of `window` to the tiled area (c, *shape)."""
