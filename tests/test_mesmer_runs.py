@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from codexseg.backends.panoptic.passes import ContrastPass, LevelPass, NetworkPass
+from codexseg.backends.panoptic.passes import ContrastPass, LevelPass, TilesPass
 from codexseg.backends.slide_pass import InMemory
 from codexseg.codex_patches import CodexPatches
 from codexseg.core.grid import Window
@@ -137,7 +137,7 @@ def test_pass_files_are_deleted_after_segmentation(finished):
 def visits(monkeypatch):
     """Record the blocks that slide passes compute; stop at the n-th of the network."""
     seen, stop = [], [0]
-    for slide_pass in (LevelPass, ContrastPass, NetworkPass):
+    for slide_pass in (LevelPass, ContrastPass, TilesPass):
         real = slide_pass.map_block
 
         def map_block(self, block, view, real=real):

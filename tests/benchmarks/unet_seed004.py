@@ -56,8 +56,8 @@ def write_split(folder: Path, limit: int | None) -> tuple[Path, Path]:
 def evaluate(network: Path, recipe: UnetRecipe, folder: Path) -> dict[str, float]:
     """Score the probabilities of the exported network over all pixels."""
     images = UnetImages(recipe.find(folder), recipe)
-    weights, _ = read_spec(network)
-    opened = open_unet(weights, "cpu")
+    weights, spec = read_spec(network)
+    opened = open_unet(weights, spec.outputs, "cpu")
     counts, levels = PixelCounts(), None
     for number in range(len(images)):
         image, mask = images.batch([number])

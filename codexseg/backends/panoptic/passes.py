@@ -6,8 +6,8 @@ equalisation, and the maps of the network. All blocks are on grids anchored at t
 of the image, so no result depends on the patches.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,8 +63,10 @@ def slide_passes(
         Maps of the network that are kept.
     """
     before = (LevelPass, CapPass, ContrastPass, RangePass)
-    network = NetworkPass(image, weights, runtime, device, batch, names)
-    return *(slide_pass(image) for slide_pass in before), network
+    kept = [(MAPS.index(name), name) for name in names]
+    load = partial(open_network, weights, runtime, device)
+    tiles = TilesPass(image, batch, kept, load, image.preprocessed)
+    return *(slide_pass(image) for slide_pass in before), tiles
 
 
 class _ImagePass:
@@ -206,7 +208,7 @@ class RangePass(_ImagePass):
         return {"range": _total_range([r["range"] for r in self._results(slide)])}
 
 
-class TilesPass(ABC):
+class TilesPass:
     """Maps of a network, summed over the tiles of a block; each tile is predicted once.
 
     Parameters
@@ -217,25 +219,25 @@ class TilesPass(ABC):
         Number of tiles that the network predicts at once.
     kept : sequence of (int, str)
         Output channels that are kept, and their names.
+    load : callable
+        Loads the network, once per process.
+    read : callable
+        Reads the input of the network in a window: (channels, y, x).
     """
 
     name = "network"
     unit = "block"
 
-    def __init__(self, image: Image, batch: Batch, kept: Sequence[tuple[int, str]]) -> None:
+    def __init__(
+        self,
+        image: Image,
+        batch: Batch,
+        kept: Sequence[tuple[int, str]],
+        load: Callable[[], Network],
+        read: Callable[[Window, SlideView], Float32],
+    ) -> None:
         self._image, self._batch, self._kept = image, batch, kept
-
-    @abstractmethod
-    def _open(self) -> Network:
-        """Load the network, once per process."""
-
-    @abstractmethod
-    def _input(self, window: Window, slide: SlideView) -> Float32:
-        """Read the input of the network in a window: (channels, y, x)."""
-
-    def _checked(self, output: Float32) -> Float32:
-        """Return the maps of a tile if they are valid."""
-        return output
+        self._load, self._read = load, read
 
     def n_blocks(self, slide: SlideView) -> int:
         """Count the blocks of tiles."""
@@ -251,14 +253,14 @@ class TilesPass(ABC):
         if not tiles:
             return BlockResult({}, counts)
         halved = self._batch.times_halved
-        network = self._open()
-        pixels = tile_block.pad(self._input(tile_block.window, slide))
+        network = self._load()
+        pixels = tile_block.pad(self._read(tile_block.window, slide))
         total = np.zeros((len(self._kept), *tile_block.shape))
         inputs = [pixels[:, *tile_block.place(tile)] for tile in tiles]
         outputs = predict_tiles(network, inputs, self._batch)
         numbers = [number for number, _ in self._kept]
         for tile, output in zip(tiles, outputs, strict=True):
-            tile_block.add(total, tile, self._checked(output)[numbers])
+            tile_block.add(total, tile, output[numbers])
         arrays: dict[str, Float32 | Float64] = {}
         for (_, name), summed in zip(self._kept, tile_block.crop(total), strict=True):
             arrays[name] = summed.astype(np.float32)
@@ -278,28 +280,6 @@ class TilesPass(ABC):
         scaling = self._image.scaling
         source = scaling.source_window(block.tile_window(tile))
         return slide.has_signal(source.grow(SIGNAL_MARGIN_PX, scaling.source))
-
-
-class NetworkPass(TilesPass):
-    """Maps of a network with Mesmer's contract."""
-
-    def __init__(
-        self,
-        image: Image,
-        weights: Weights,
-        runtime: str,
-        device: str,
-        batch: Batch,
-        names: Sequence[str],
-    ) -> None:
-        super().__init__(image, batch, [(MAPS.index(name), name) for name in names])
-        self._network = weights, runtime, device
-
-    def _open(self) -> Network:
-        return open_network(*self._network)
-
-    def _input(self, window: Window, slide: SlideView) -> Float32:
-        return self._image.preprocessed(window, slide)
 
 
 def _sparse(name: str, counts: Int64) -> dict[str, NDArray[np.generic]]:

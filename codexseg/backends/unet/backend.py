@@ -5,6 +5,7 @@ separates objects. A slide pass predicts the slide once, in a fixed tile grid.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,15 +21,25 @@ from codexseg.backends.panoptic.backend import (
     segment_maps,
 )
 from codexseg.backends.panoptic.image import MAPS, Image
+from codexseg.backends.panoptic.passes import TilesPass
 from codexseg.backends.slide_pass import SlidePass, SlideView
-from codexseg.backends.unet.network import Limits, UnetPass
+from codexseg.backends.unet.network import open_unet
 from codexseg.backends.unet.postprocessing import depth_map, depth_params, margin_px
-from codexseg.backends.unet.spec import INPUTS, OUTPUTS, ObjectParams, limits, read_spec
+from codexseg.backends.unet.spec import (
+    INPUTS,
+    OUTPUTS,
+    ObjectParams,
+    limits,
+    read_spec,
+    scale_to_unit,
+)
 from codexseg.core.grid import Window
 from codexseg.core.intensity.background import channel_statistics
 from codexseg.errors import ConfigError, InputError
 
 VERSION = 1
+
+Limits = Sequence[tuple[float, float]]
 
 
 class Unet(NetworkBackend):
@@ -128,12 +139,28 @@ class Unet(NetworkBackend):
         height, width = pixels.shape[1:]
         return (self._slide_pass((height, width), lambda: levels),)
 
-    def _slide_pass(self, shape: tuple[int, int], levels: Callable[[], Limits]) -> UnetPass:
-        names = {output: MAPS[2 * c + 1] for c, output in self._outputs.items()}
-        device, image = self._config.device, self._image(shape)
-        return UnetPass(
-            image, self._weights, self._spec, levels, device, self._batch, names
-        )
+    def _slide_pass(
+        self, shape: tuple[int, int], levels: Callable[[], Limits]
+    ) -> TilesPass:
+        """Return the pass over the foreground probabilities.
+
+        The receptive field of a deep U-Net is wider than the overlap of tiles. The border
+        affects a tile as in training, where images have the height of tiles, and its
+        effect fades out where tiles blend.
+        """
+        image, spec = self._image(shape), self._spec
+
+        def read(window: Window, slide: SlideView) -> Float32:
+            channels = dict(zip(INPUTS, image.read(window, slide), strict=True))
+            ends = zip(spec.inputs, levels(), strict=True)
+            return np.stack([scale_to_unit(channels[name], *end) for name, end in ends])
+
+        kept = [
+            (spec.outputs.index(output), MAPS[2 * compartment + 1])
+            for compartment, output in self._outputs.items()
+        ]
+        load = partial(open_unet, self._weights, spec.outputs, self._config.device)
+        return TilesPass(image, self._batch, kept, load, read)
 
     def _slide_limits(self) -> Limits:
         channels = {"nucleus": self._slide.nucleus, "wholecell": self._slide.wholecell}
