@@ -124,7 +124,7 @@ def test_touching_discs_are_separated_by_shape():
     objects = ObjectParams()
     constants = depth_params(objects)
     maps = depth_map(image.astype(np.float32), objects)
-    found = deep_watershed(
+    found, _ = deep_watershed(
         *maps,
         h=constants.h,
         interior_threshold=constants.interior_threshold,

@@ -81,7 +81,9 @@ def toy_maps(image: NDArray[np.uint16]) -> NDArray[np.float32]:
 
 def postprocess(maps: NDArray[np.float32], ties: Ties) -> NDArray[np.uint32]:
     pairs = zip(((maps[0], maps[1]), (maps[2], maps[3])), MESMER, strict=True)
-    return np.stack([deep_watershed(*pair, h=found.h, ties=ties) for pair, found in pairs])
+    return np.stack(
+        [deep_watershed(*pair, h=found.h, ties=ties)[0] for pair, found in pairs]
+    )
 
 
 if __name__ == "__main__":

@@ -62,6 +62,14 @@ def discs(*centres, shape=(40, 60), radius=9.0):
     return inner, np.clip((radius - near) / 3, 0, 1).astype(np.float32)
 
 
+def maxima_of(image, h):
+    return h_maxima(image, h)[0]
+
+
+def labels_of(*maps, **options):
+    return deep_watershed(*maps, **options)[0]
+
+
 # --- maxima
 
 
@@ -69,34 +77,34 @@ def discs(*centres, shape=(40, 60), radius=9.0):
 @given(maps(), st.sampled_from([CELL_H, NUCLEUS_H, 0.3, 1e-4]))
 def test_h_maxima_equal_scikit_image(image, h):
     expected = skimage_h_maxima(image, h, footprint=disk(2))
-    assert np.array_equal(h_maxima(image, h), expected)
+    assert np.array_equal(maxima_of(image, h), expected)
 
 
 def test_ripple_below_h_on_a_slope_is_no_maximum():
     image = np.array([[0, 0.5, 0.45, 1.0, 0.2, 0.1, 0.0, 0.3, 0.0]], np.float32)
-    found = h_maxima(image, 0.1)
+    found = maxima_of(image, 0.1)
     assert np.flatnonzero(found).tolist() == [3, 7]
-    assert np.flatnonzero(h_maxima(image, 0.4)).tolist() == [3]
+    assert np.flatnonzero(maxima_of(image, 0.4)).tolist() == [3]
 
 
 def test_pixel_can_reject_a_maximum_and_not_a_slightly_higher_one():
     image = np.zeros((5, 7), np.float32)
     image[2, 2:5] = 0.5, 0.5 + 5e-7, 0.5 + 1.2e-6
-    found = h_maxima(image, NUCLEUS_H)
+    found = maxima_of(image, NUCLEUS_H)
     assert np.array_equal(found, skimage_h_maxima(image, NUCLEUS_H, footprint=disk(2)))
     assert np.argwhere(found).tolist() == [[2, 3], [2, 4]]
 
 
 def test_h_above_the_range_gives_no_maximum():
-    assert not h_maxima(np.full((5, 6), 0.7, np.float32), CELL_H).any()
-    assert h_maxima(np.zeros((0, 4), np.float32), CELL_H).shape == (0, 4)
+    assert not maxima_of(np.full((5, 6), 0.7, np.float32), CELL_H).any()
+    assert maxima_of(np.zeros((0, 4), np.float32), CELL_H).shape == (0, 4)
 
 
 def test_large_plateau_below_a_distant_peak_has_no_maximum():
     image = np.zeros((400, 400), np.float32)
     image[:, :200] = 0.05  # all pixels of the plateau search for the same peak
     image[399, 399] = 1
-    assert np.argwhere(h_maxima(image, CELL_H)).tolist() == [[399, 399]]
+    assert np.argwhere(maxima_of(image, CELL_H)).tolist() == [[399, 399]]
 
 
 # --- maxima of a window
@@ -142,7 +150,7 @@ def at_cut_edge(shape, cut):
 def test_certain_maxima_of_a_window_equal_those_of_the_image(image, data, h):
     window, cut = data.draw(windows(image.shape))
     found, doubtful = h_maxima(image[window], h, cut)
-    whole = h_maxima(image, h)[window]
+    whole = maxima_of(image, h)[window]
     assert np.array_equal(found & ~doubtful, whole & ~doubtful)
     assert not np.any(whole & ~found)
     assert not np.any(doubtful & ~found)
@@ -154,7 +162,7 @@ def test_maxima_are_doubtful_if_connected_pixels_reach_a_cut_edge(image, data, h
     cut = data.draw(st.tuples(*[st.booleans()] * 4))
     found, doubtful = h_maxima(image, h, cut)
     if np.ptp(image) >= np.float32(h):
-        assert np.array_equal(found, h_maxima(image, h))
+        assert np.array_equal(found, maxima_of(image, h))
     edge = at_cut_edge(image.shape, cut)
     for pixel in np.argwhere(found)[:20]:
         expected = np.any(joined(image, tuple(pixel), h) & edge)
@@ -164,7 +172,7 @@ def test_maxima_are_doubtful_if_connected_pixels_reach_a_cut_edge(image, data, h
 def test_window_without_cut_edges_has_no_doubtful_maxima():
     inner, _ = discs((20, 20), (20, 34))
     found, doubtful = h_maxima(inner, CELL_H, (False,) * 4)
-    assert np.array_equal(found, h_maxima(inner, CELL_H))
+    assert np.array_equal(found, maxima_of(inner, CELL_H))
     assert not doubtful.any()
     assert [part.shape for part in h_maxima(inner[:0], CELL_H, (True,) * 4)] == [
         (0, 60)
@@ -186,8 +194,8 @@ def test_maximum_is_doubtful_if_the_footprint_crosses_a_cut_edge(row, doubted, t
 def test_highest_pixels_are_doubtful_if_h_exceeds_the_range_of_a_cut_window():
     image = np.zeros((9, 30), np.float32)
     image[4, 4], image[4, 8], image[:, 20:] = 0.05, 0.04, -1
-    assert np.argwhere(h_maxima(image, CELL_H)).tolist() == [[4, 4]]
-    assert not h_maxima(image[:, :15], CELL_H).any()
+    assert np.argwhere(maxima_of(image, CELL_H)).tolist() == [[4, 4]]
+    assert not maxima_of(image[:, :15], CELL_H).any()
     found, doubtful = h_maxima(image[:, :15], CELL_H, (False, False, False, True))
     assert np.argwhere(found).tolist() == np.argwhere(doubtful).tolist() == [[4, 4]]
 
@@ -376,7 +384,7 @@ def test_object_of_14_pixels_is_removed_and_of_15_is_kept():
 
 
 def test_touching_discs_are_two_objects():
-    labels = deep_watershed(*discs((20, 20), (20, 34)), h=CELL_H)
+    labels = labels_of(*discs((20, 20), (20, 34)), h=CELL_H)
     assert labels.dtype == np.uint32
     assert labels.max() == 2
     assert labels[20, 20] == 1
@@ -390,7 +398,7 @@ def test_pixels_at_the_interior_threshold_are_background():
     inner, _ = discs((20, 30))
     interior = np.zeros_like(inner)
     interior[15:26, 25:36], interior[15:26, 30] = 0.25, 0.5
-    labels = deep_watershed(inner, interior, h=CELL_H, interior_threshold=0.25,
+    labels = labels_of(inner, interior, h=CELL_H, interior_threshold=0.25,
                             smoothing_px=0, min_area=1)  # fmt: skip
     assert np.array_equal(labels == 1, interior == 0.5)
 
@@ -398,8 +406,8 @@ def test_pixels_at_the_interior_threshold_are_background():
 @pytest.mark.parametrize("value", [0, 0.5, 1])
 def test_constant_maps_give_no_object(value):
     constant = np.full((30, 20), value, np.float32)
-    assert not deep_watershed(constant, constant, h=CELL_H).any()
-    assert deep_watershed(constant[:0], constant[:0], h=CELL_H).shape == (0, 20)
+    assert not labels_of(constant, constant, h=CELL_H).any()
+    assert labels_of(constant[:0], constant[:0], h=CELL_H).shape == (0, 20)
 
 
 @pytest.mark.parametrize(
@@ -418,12 +426,12 @@ def test_constant_maps_give_no_object(value):
 )
 def test_invalid_maps_raise(maxima, interior, message):
     with pytest.raises(InputError, match=message):
-        deep_watershed(maxima, interior, h=CELL_H)
+        labels_of(maxima, interior, h=CELL_H)
 
 
 def test_h_of_zero_raises():
     with pytest.raises(InputError, match="h is 0"):
-        deep_watershed(*discs((9, 9)), h=0)
+        labels_of(*discs((9, 9)), h=0)
 
 
 def by_the_book(maxima, interior, h):
@@ -444,7 +452,7 @@ def test_labels_equal_scikit_image_pipeline(maxima, interior, h):
     y, x = np.minimum(maxima.shape, interior.shape)
     maxima, interior = maxima[:y, :x], interior[:y, :x]
     expected = by_the_book(maxima, interior, h)
-    assert np.array_equal(deep_watershed(maxima, interior, h=h, ties="heap"), expected)
+    assert np.array_equal(labels_of(maxima, interior, h=h, ties="heap"), expected)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -453,9 +461,9 @@ def test_objects_do_not_depend_on_distant_pixels(seed):
     smooth = ndimage.gaussian_filter(random.normal(size=(330, 350)), 4)
     inner = np.maximum(smooth / smooth.std(), 0).astype(np.float32)
     interior = np.clip(inner, 0, 1)
-    whole = deep_watershed(inner, interior, h=CELL_H)[104:-104, 104:-104]
+    whole = labels_of(inner, interior, h=CELL_H)[104:-104, 104:-104]
     window = np.s_[40:-40, 40:-40]
-    part = deep_watershed(inner[window], interior[window], h=CELL_H)[64:-64, 64:-64]
+    part = labels_of(inner[window], interior[window], h=CELL_H)[64:-64, 64:-64]
     pairs = np.unique(np.stack([whole.ravel(), part.ravel()]), axis=1)
     assert whole.max() > 20
     assert len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
@@ -479,7 +487,7 @@ def bumps(shape, *bumps, floor):
 def test_weak_peak_on_a_plateau_is_doubtful_far_from_the_cut_edge(floor, differs):
     maps = bumps((200, 500), (100, 100, 0.08), (100, 450, 1.0), floor=floor)
     maps[0][10:30, 10:30] = 0
-    whole = deep_watershed(*maps, h=CELL_H)[:, :300]
+    whole = labels_of(*maps, h=CELL_H)[:, :300]
     cut = (False, False, False, True)
     part, doubtful = deep_watershed(*(m[:, :300] for m in maps), h=CELL_H, cut=cut)
     assert part[100, 100] == 1
@@ -495,7 +503,7 @@ def test_neighbour_of_doubtful_object_is_doubtful_at_their_contact():
     inner[:, 237:] = 0  # separates the two bumps
     side, disc = bumps((60, 300), (*strong, 1.0), floor=0)
     inner[:, 240:], interior = side[:, 240:], np.maximum(interior, disc)
-    whole = deep_watershed(inner, interior, h=CELL_H)[:, 150:]
+    whole = labels_of(inner, interior, h=CELL_H)[:, 150:]
     cut = (False, True, False, False)
     part, doubtful = deep_watershed(inner[:, 150:], interior[:, 150:], h=CELL_H, cut=cut)
     first, second = part == part[30, 80], part == part[30, 96]
@@ -539,7 +547,7 @@ def test_certain_objects_of_a_window_equal_those_of_the_image(data, seed):
     smooth = ndimage.gaussian_filter(random.normal(size=shape), 2)
     inner += (noise * smooth / smooth.std()).astype(np.float32)
     window, cut = data.draw(windows(shape, least=140))
-    whole = deep_watershed(inner, interior, h=CELL_H)[window]
+    whole = labels_of(inner, interior, h=CELL_H)[window]
     part, doubtful = deep_watershed(inner[window], interior[window], h=CELL_H, cut=cut)
     deep = depth(part.shape, cut) > MARGIN
     assume(not np.any(doubtful & deep))
@@ -554,7 +562,7 @@ def test_certain_objects_of_a_window_equal_those_of_the_image(data, seed):
 def test_labels_equal_deepcell(compartment, h, ties):
     golden = np.load(GOLDEN)
     maxima, interior = golden["maps"][2 * compartment : 2 * compartment + 2]
-    labels = deep_watershed(maxima, interior, h=h, ties=ties)
+    labels = labels_of(maxima, interior, h=h, ties=ties)
     assert np.array_equal(labels, golden["labels"][compartment])
 
 
@@ -572,7 +580,7 @@ def oracle(name):
 def test_labels_of_the_toy_network_equal_deepcell(names, channel, h, ties):
     outputs, expected = oracle("toy_outputs.npz"), oracle("toy_contract.npz")
     maxima, interior = (outputs[name][0, ..., 0] for name in names)
-    labels = deep_watershed(maxima, interior, h=h, ties=ties)
+    labels = labels_of(maxima, interior, h=h, ties=ties)
     assert np.array_equal(labels, expected["both"][0, ..., channel])
 
 

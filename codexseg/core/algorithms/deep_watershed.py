@@ -5,8 +5,6 @@ Reimplementation of ``deepcell_toolbox.deep_watershed`` 0.12.1 with the settings
 values, this requires ``ties="heap"``.
 """
 
-from typing import overload
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -22,7 +20,6 @@ _SMALL_TABLE = 1 << 16
 _MINE, _LARGE = 1, 2  # gap being measured; gap too large to fill
 
 
-@overload
 def deep_watershed(
     maxima: Float32,
     interior: Float32,
@@ -33,33 +30,8 @@ def deep_watershed(
     min_area: int = 15,
     max_hole: int = 15,
     ties: Ties = "raster",
-    cut: None = None,
-) -> Labels: ...
-@overload
-def deep_watershed(
-    maxima: Float32,
-    interior: Float32,
-    *,
-    h: float,
-    interior_threshold: float = 0.2,
-    smoothing_px: float = 2.0,
-    min_area: int = 15,
-    max_hole: int = 15,
-    ties: Ties = "raster",
-    cut: Cut,
-) -> tuple[Labels, Mask]: ...
-def deep_watershed(
-    maxima: Float32,
-    interior: Float32,
-    *,
-    h: float,
-    interior_threshold: float = 0.2,
-    smoothing_px: float = 2.0,
-    min_area: int = 15,
-    max_hole: int = 15,
-    ties: Ties = "raster",
-    cut: Cut | None = None,
-) -> Labels | tuple[Labels, Mask]:
+    cut: Cut = UNCUT,
+) -> tuple[Labels, Mask]:
     """Segment one compartment from the two maps that a network predicts for it.
 
     Parameters
@@ -82,7 +54,7 @@ def deep_watershed(
     ties : "raster" or "heap"
         Flooding order of marker pixels of exactly equal value, see `flood`. With "raster",
         labels do not depend on distant pixels. "heap" is the order of deepcell.
-    cut : (top, left, bottom, right) bool, optional
+    cut : (top, left, bottom, right) bool
         The edges at which the maps were cut out of larger maps.
 
     Returns
@@ -90,11 +62,12 @@ def deep_watershed(
     labels : (y, x) uint32
         1..n, in the raster order of the first pixels of the markers.
     doubtful : (y, x) bool
-        Only with `cut`. Bounding boxes, enlarged by 1 px on all sides, of objects with a
-        doubtful peak: the peak may be absent from the larger maps. Such an object can be
-        at any distance from a cut edge, and small objects that are removed count as well.
-        In the larger maps, the neighbours may occupy its pixels. Objects outside the
-        boxes compete with the same neighbours in both. Peaks outside the mask are ignored.
+        Bounding boxes, enlarged by 1 px on all sides, of objects with a doubtful peak: the
+        peak may be absent from the larger maps. Such an object can be at any distance from
+        a cut edge, and small objects that are removed count as well. In the larger maps,
+        the neighbours may occupy its pixels. Objects outside the boxes compete with the
+        same neighbours in both. Peaks outside the mask are ignored. Without a cut edge,
+        there are none.
 
     Raises
     ------
@@ -112,9 +85,12 @@ def deep_watershed(
     """
     _check(maxima, interior)
     if not maxima.size:
-        labels = np.zeros(maxima.shape, np.uint32)
-        return labels if cut is None else (labels, labels > 0)
-    markers, doubted = _markers(maxima, h, cut)
+        return np.zeros(maxima.shape, np.uint32), np.zeros(maxima.shape, np.bool_)
+    peaks, doubtful_peaks = h_maxima(maxima, h, cut)
+    markers = np.empty(maxima.shape, np.uint32)
+    ndimage.label(peaks, np.ones((3, 3), bool), output=markers)
+    doubted = np.unique(markers[doubtful_peaks]).astype(np.int64)
+    del peaks, doubtful_peaks
     smooth = ndimage.gaussian_filter(interior, smoothing_px)
     mask = smooth > np.float32(interior_threshold)
     np.negative(smooth, out=smooth)  # flood from the highest interior value
@@ -123,15 +99,7 @@ def deep_watershed(
     doubtful = _surroundings(labels, doubted)
     labels = fill_holes(remove_small_objects(labels, min_area), max_hole)
     labels = remove_small_objects(labels, 1)  # renumber: filled holes can remove objects
-    return labels if cut is None else (labels, doubtful)
-
-
-def _markers(maxima: Float32, h: float, cut: Cut | None) -> tuple[Labels, Int64]:
-    """Label the h-maxima (8 neighbours); return the labels and the doubtful ones."""
-    markers = np.empty(maxima.shape, np.uint32)
-    peaks, doubtful = h_maxima(maxima, h, cut or UNCUT)
-    ndimage.label(peaks, np.ones((3, 3), bool), output=markers)
-    return markers, np.unique(markers[doubtful]).astype(np.int64)
+    return labels, doubtful
 
 
 def _surroundings(labels: Labels, chosen: Int64) -> Mask:

@@ -23,8 +23,6 @@ by pixels beyond a cut edge. It is certain if its search, which visits all pixel
 to p, stays away from every cut edge.
 """
 
-from typing import overload
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -51,12 +49,8 @@ _DY = np.array([-1, 0, 0, 1, -1, -1, 1, 1, -2, 0, 0, 2])
 _DX = np.array([0, -1, 1, 0, -1, 1, -1, 1, 0, -2, 2, 0])
 
 
-@overload
-def h_maxima(image: Float32, h: float, cut: None = None) -> Mask: ...
-@overload
-def h_maxima(image: Float32, h: float, cut: Cut) -> tuple[Mask, Mask]: ...
-def h_maxima(image: Float32, h: float, cut: Cut | None = None) -> Mask | tuple[Mask, Mask]:
-    """Return a mask of the h-maxima of an image.
+def h_maxima(image: Float32, h: float, cut: Cut = UNCUT) -> tuple[Mask, Mask]:
+    """Return a mask of the h-maxima of an image, and a mask of the doubtful ones.
 
     Equal to ``skimage.morphology.h_maxima(image, h, footprint=disk(2))`` of scikit-image
     0.25.2 and 0.26, including its float32 rounding.
@@ -67,7 +61,7 @@ def h_maxima(image: Float32, h: float, cut: Cut | None = None) -> Mask | tuple[M
         Finite values.
     h : float
         Minimum height, above 0, in the units of `image`.
-    cut : (top, left, bottom, right) bool, optional
+    cut : (top, left, bottom, right) bool
         The edges at which `image` was cut out of a larger image.
 
     Returns
@@ -77,8 +71,8 @@ def h_maxima(image: Float32, h: float, cut: Cut | None = None) -> Mask | tuple[M
         edge, the range of the larger image is unknown, and the highest pixels are doubtful
         maxima.
     doubtful : (y, x) bool
-        Only with `cut`. Maxima that may not be maxima of the larger image. For all other
-        pixels, `maxima` equals the mask of the larger image.
+        Maxima that may not be maxima of the larger image; none if no edge is cut. For all
+        other pixels, `maxima` equals the mask of the larger image.
 
     Raises
     ------
@@ -100,11 +94,10 @@ def h_maxima(image: Float32, h: float, cut: Cut | None = None) -> Mask | tuple[M
         )
     if not h > 0:
         raise InputError(f"h is {h}, expected a value above 0.")
-    if cut is not None and len(cut) != 4:
+    if len(cut) != 4:
         raise InputError(f"cut is {cut}, expected (top, left, bottom, right).")
     if not image.size:
-        maxima = np.zeros(image.shape, np.bool_)
-        return maxima if cut is None else (maxima, maxima.copy())
+        return np.zeros(image.shape, np.bool_), np.zeros(image.shape, np.bool_)
     low, high = image.min(), image.max()
     if not np.isfinite(low) or not np.isfinite(high):
         raise InputError(
@@ -114,23 +107,21 @@ def h_maxima(image: Float32, h: float, cut: Cut | None = None) -> Mask | tuple[M
     height = np.float32(h)
     if height > high - low:
         maxima = np.zeros(image.shape, np.bool_)
-        if any(cut or UNCUT):  # all satisfy (1), so q in (2) is the highest pixel
+        if any(cut):  # all satisfy (1), so q in (2) is the highest pixel
             np.greater_equal(image - np.float32(_lowered(high, height)), height, out=maxima)
-        return maxima if cut is None else (maxima, maxima.copy())
+        return maxima, maxima.copy()
     image = np.ascontiguousarray(image)
     state = np.empty(image.shape, np.uint8)
     _sift(image, height, state)
     _search(image, height, state, _complete(image.shape, cut))
-    if cut is None:
-        return state.view(np.bool_)  # all pixels are _LOWER, 0, or _MAXIMUM, 1
     doubtful = state >= _DOUBT
-    state &= _MAXIMUM
+    state &= _MAXIMUM  # other pixels are _LOWER, 0
     return state.view(np.bool_), doubtful
 
 
-def _complete(shape: tuple[int, ...], cut: Cut | None) -> Box:
+def _complete(shape: tuple[int, ...], cut: Cut) -> Box:
     """Return the box (y0, x0, y1, x1; half-open) of pixels with a complete footprint."""
-    top, left, bottom, right = (_REACH if edge else 0 for edge in cut or UNCUT)
+    top, left, bottom, right = (_REACH if edge else 0 for edge in cut)
     return top, left, shape[0] - bottom, shape[1] - right
 
 
@@ -180,13 +171,7 @@ def _search(image: Float32, h: np.float32, state: State, complete: Box) -> None:
 
 @kernel
 def _settle(
-    image: Float32,
-    h: np.float32,
-    state: State,
-    complete: Box,
-    y: int,
-    x: int,
-    queue: Int64,
+    image: Float32, h: np.float32, state: State, complete: Box, y: int, x: int, queue: Int64
 ) -> Int64:
     """Settle p = (y, x) by a breadth-first search for a pixel q that satisfies (2).
 

@@ -185,7 +185,7 @@ class _Search:
         flood = parameters.watershed_kwargs
         if self._flooded is None or self._flooded[0] != flood:
             maps = [(image.distance, image.interior) for image in self._images]
-            self._flooded = flood, [deep_watershed(*pair, **flood) for pair in maps]
+            self._flooded = flood, [deep_watershed(*pair, **flood)[0] for pair in maps]
         return self._flooded[1]
 
 

@@ -37,7 +37,7 @@ def search_objects(
         for h in HEIGHTS_PX:
             objects = ObjectParams(h, smoothing)
             flood = depth_params(objects).watershed_kwargs
-            labels = [deep_watershed(*depth, **flood) for depth in depths]
+            labels = [deep_watershed(*depth, **flood)[0] for depth in depths]
             f1 = float(
                 np.mean([_f1(t, o) for (_, t), o in zip(images, labels, strict=True)])
             )
