@@ -9,6 +9,7 @@ consistent candidates only. All other candidates conflict, and :func:`resolve_co
 accepts or rejects them in an order that depends on their pixels alone.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -62,6 +63,16 @@ class Detections:
         return cls(**{name: tables[f"{prefix}_{name}"] for name in names})
 
 
+_NO_DETECTIONS = Detections(
+    label=np.zeros(0, np.uint32),
+    first=np.zeros(0, np.int64),
+    area=np.zeros(0, np.int64),
+    pixels=np.zeros(0, np.uint64),
+    box=np.zeros((0, 4), np.int64),
+    n_cores=np.zeros(0, np.int64),
+)
+
+
 @kernel
 def _mix(position: np.int64) -> np.uint64:
     """Hash 64 bits (finaliser of splitmix64, Steele et al. 2014)."""
@@ -73,18 +84,12 @@ def _mix(position: np.int64) -> np.uint64:
 
 @kernel
 def _describe(
-    labels: Labels,
-    y0: np.int64,
-    x0: np.int64,
-    width: np.int64,
-    core: Int64,
-    first: Int64,
-    area: Int64,
-    pixels: UInt64,
-    box: Int64,
-    in_core: Mask,
-) -> None:
-    """Fill first, area, pixels, box and in_core, all indexed by label, in one pass."""
+    labels: Labels, n: int, y0: int, x0: int, width: int, core: Int64
+) -> tuple[Int64, Int64, UInt64, Int64, Mask]:
+    """Return first, area, pixels, box and in_core of labels below n, in one pass."""
+    first, area = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    pixels, box = np.zeros(n, np.uint64), np.zeros((n, 4), np.int64)
+    in_core = np.zeros(n, np.bool_)
     for row in range(labels.shape[0]):
         y = y0 + row
         inside_y = core[0] <= y < core[2]
@@ -106,23 +111,24 @@ def _describe(
             box[label, 3] = max(box[label, 3], x + 1)
             if inside_y and core[1] <= x < core[3]:
                 in_core[label] = True
+    return first, area, pixels, box, in_core
 
 
 @kernel
 def _touches(
     labels: Labels,
-    y0: np.int64,
-    x0: np.int64,
+    y0: int,
+    x0: int,
     core: Int64,
-    step: Int64,
-    columns: np.int64,
+    step: tuple[int, int],
+    columns: int,
     in_core: Mask,
-    last: Int64,
 ) -> list[tuple[np.int64, np.int64]]:
     """List (label, core number) for every other core that an object of this core touches.
 
-    Pairs may repeat; `last`, indexed by label, suppresses immediate repetitions.
+    Pairs may repeat, but not immediately.
     """
+    last = np.full(in_core.size, -1, np.int64)  # latest core of each label
     touched = [(np.int64(0), np.int64(0)) for _ in range(0)]
     for row in range(labels.shape[0]):
         y = y0 + row
@@ -176,17 +182,10 @@ def describe_objects(
     """
     labels, values = dense(labels)
     n = int(labels.max()) + 1 if labels.size else 1
-    first, area = np.zeros(n, np.int64), np.zeros(n, np.int64)
-    pixels, box = np.zeros(n, np.uint64), np.zeros((n, 4), np.int64)
-    in_core = np.zeros(n, np.bool_)
     bounds = np.array([core.y0, core.x0, core.y1, core.x1], np.int64)
-    corner = np.int64(outer.y0), np.int64(outer.x0)
-    width = np.int64(grid.shape[1])
-    _describe(labels, *corner, width, bounds, first, area, pixels, box, in_core)
-
-    step, columns = np.array(grid.step, np.int64), np.int64(grid.counts[1])
-    last = np.full(n, -1, np.int64)
-    touches = _touches(labels, *corner, bounds, step, columns, in_core, last)
+    corner, width = (outer.y0, outer.x0), grid.shape[1]
+    first, area, pixels, box, in_core = _describe(labels, n, *corner, width, bounds)
+    touches = _touches(labels, *corner, bounds, grid.step, grid.counts[1], in_core)
     n_cores = np.ones(n, np.int64)
     if touches:
         n_cores += np.bincount(np.unique(np.array(touches), axis=0)[:, 0], minlength=n)
@@ -276,17 +275,10 @@ def find_candidates(detections: Mapping[int, Detections], grid: PatchGrid) -> Ca
     patches = sorted(detections)
     sizes = [len(detections[p].label) for p in patches]
     patch = np.repeat(np.array(patches, np.int64), sizes)
-
-    def column(name: str, empty: NDArray[Any]) -> NDArray[Any]:
-        return np.concatenate([empty, *(getattr(detections[p], name) for p in patches)])
-
-    label = column("label", np.zeros(0, np.uint32))
-    first = column("first", np.zeros(0, np.int64))
-    area = column("area", np.zeros(0, np.int64))
-    pixels = column("pixels", np.zeros(0, np.uint64))
-    box = column("box", np.zeros((0, 4), np.int64))
-    n_cores = column("n_cores", np.zeros(0, np.int64))
-
+    tables = [vars(_NO_DETECTIONS), *(vars(detections[p]) for p in patches)]
+    label, first, area, pixels, box, n_cores = (
+        np.concatenate([table[name] for table in tables]) for name in tables[0]
+    )
     owner = grid.owner(first // grid.shape[1], first % grid.shape[1])
     # Equal detections become neighbours, the source patch first in each group.
     order = np.lexsort((patch, patch != owner, pixels, area, first))
@@ -350,9 +342,9 @@ def resolve_conflicts(
     if discarded is not None:
         order = order[~np.isin(order, discarded)]
     shared = _conflicts_of_each(conflicts)
-    for candidate, rows in shared.items():
+    for candidate, rivals in shared.items():
         if consistent[candidate]:
-            for rival, pixels in rows:
+            for rival, pixels in rivals.items():
                 taken[rival] += pixels
     accepted = []
     for candidate in order.tolist():
@@ -360,7 +352,7 @@ def resolve_conflicts(
         if left <= 0 or left < min_remaining * int(candidates.area[candidate]):
             continue
         accepted.append(candidate)
-        for rival, pixels in shared.get(candidate, []):
+        for rival, pixels in shared.get(candidate, {}).items():
             taken[rival] += pixels
     return np.concatenate([np.flatnonzero(consistent), np.array(accepted, np.int64)])
 
@@ -399,7 +391,7 @@ def select_discards(
             discarded.append(candidate)
             affected.add(candidate)
         if candidate in affected:
-            rivals = (rival for rival, _ in shared.get(candidate, []))
+            rivals = shared.get(candidate, {})
             affected |= {r for r in rivals if rank.get(r, -1) > rank[candidate]}
     return np.array(discarded, np.int64), np.array(sorted(affected), np.int64)
 
@@ -433,22 +425,13 @@ def _priority(candidates: Candidates) -> Int64:
     return rows[np.lexsort((source_patch, first, -area, ~owns_first))]
 
 
-def _conflicts_of_each(conflicts: Int64) -> dict[int, list[tuple[int, int]]]:
-    """Map each candidate to its conflicts: (candidate, shared pixels)."""
-    shared: dict[int, list[tuple[int, int]]] = {}
-    for a, b, pixels in _unique_conflicts(conflicts).tolist():
-        shared.setdefault(a, []).append((b, pixels))
-        shared.setdefault(b, []).append((a, pixels))
+def _conflicts_of_each(conflicts: Int64) -> Mapping[int, Mapping[int, int]]:
+    """Map each candidate to its rivals, and these to the pixels that they share.
+
+    Of several counts for a pair, in either order, the largest is kept.
+    """
+    shared: defaultdict[int, dict[int, int]] = defaultdict(dict)
+    for a, b, pixels in conflicts.tolist():
+        if a != b:
+            shared[a][b] = shared[b][a] = max(pixels, shared[a].get(b, 0))
     return shared
-
-
-def _unique_conflicts(conflicts: Int64) -> Int64:
-    """Keep each unordered pair of candidates once, with its largest pixel count."""
-    rows: Int64 = np.concatenate(
-        [np.sort(conflicts[:, :2], axis=1), conflicts[:, 2:]], axis=1
-    )
-    rows = rows[np.lexsort((-rows[:, 2], rows[:, 1], rows[:, 0]))]
-    if len(rows) == 0:
-        return rows
-    starts = np.concatenate([[True], np.any(rows[1:, :2] != rows[:-1, :2], axis=1)])
-    return np.asarray(rows[starts & (rows[:, 0] != rows[:, 1])])
