@@ -14,10 +14,9 @@ from codexseg.core.measure.intensity import (
     cell_entropy,
     label_positions,
     measure_channel,
-    measure_shapes,
-    solidity,
     split_compartments,
 )
+from codexseg.core.measure.morphology import measure_shapes, solidity
 from codexseg.errors import InputError
 
 MAX_LABEL = 2**32 - 1

@@ -46,10 +46,7 @@ class Image:
 
     @classmethod
     def of(
-        cls,
-        shape: tuple[int, int],
-        mpp: float,
-        network_mpp: float | None = NETWORK_MPP,
+        cls, shape: tuple[int, int], mpp: float, network_mpp: float | None = NETWORK_MPP
     ) -> "Image":
         """Return the image of a slide of `shape` px at `mpp` um per px.
 

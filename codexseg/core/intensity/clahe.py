@@ -22,6 +22,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from codexseg.arrays import Float32, Int64, Pixels
+from codexseg.core.intensity.histogram import N_BINS as N_LEVELS
+from codexseg.core.intensity.histogram import check_dtype, histogram
 from codexseg.core.kernel import kernel
 from codexseg.errors import InputError
 
@@ -30,7 +32,6 @@ Maps = NDArray[np.uint16]
 
 BLOCK_PX = 128  # side of the blocks of CLAHE, px of the network
 N_BINS = 256  # bins of the histogram of a block; clahe_bins uses the first 253
-N_LEVELS = 65536  # bins of count_levels
 PERCENT = 99.9  # percentile of the non-zero pixels, the cap of a channel
 
 _HALF = BLOCK_PX // 2
@@ -90,10 +91,8 @@ def count_levels(pixels: Pixels) -> Int64:
         As :func:`codexseg.core.intensity.histogram.histogram` without 0, 0.0 and -0.0:
         integers by value, float32 by their upper 16 bits.
     """
-    pixels, counts = _checked(pixels), np.zeros(N_LEVELS, np.int64)
-    is_float = pixels.dtype.kind == "f"  # bits increase with values of at least 0
-    bits = pixels.view(np.uint32) if is_float else pixels
-    _count(bits, 16 if is_float else 0, pixels, counts)
+    counts = histogram(_checked(pixels))
+    counts[0] -= pixels.size - np.count_nonzero(pixels)
     return counts
 
 
@@ -390,11 +389,7 @@ def preprocess(image: Pixels) -> Float32:
 
 def _checked(pixels: Pixels) -> Pixels:
     """Check the dtype of pixels and return them as a contiguous array."""
-    if pixels.dtype not in (np.uint8, np.uint16, np.float32):
-        raise InputError(
-            f"Pixels have dtype {pixels.dtype}, expected uint8, uint16 or float32. "
-            f"Convert the image."
-        )
+    check_dtype(pixels)
     return np.ascontiguousarray(pixels)
 
 
@@ -410,14 +405,6 @@ def _bin_of(counts: Int64, rank: int) -> tuple[int, int]:
     ends = np.cumsum(counts)
     index = int(np.searchsorted(ends, rank, side="right"))
     return index, rank - int(ends[index] - counts[index])
-
-
-@kernel
-def _count(bits: Pixels, shift: int, pixels: Pixels, counts: Int64) -> None:
-    height, width = bits.shape
-    for y in range(height):
-        for x in range(width):
-            counts[bits[y, x] >> shift] += pixels[y, x] != 0
 
 
 @kernel

@@ -35,14 +35,25 @@ def histogram(pixels: Pixels) -> Int64:
     if pixels.dtype.kind == "f":
         bits = np.asarray(pixels, np.float32).view(np.uint32)
         _count(bits, 16, 0x7FFF, counts)  # without the sign: -0.0 is 0
-    elif pixels.dtype in (np.uint8, np.uint16):
-        _count(pixels, 0, 0xFFFF, counts)
     else:
+        check_dtype(pixels)
+        _count(pixels, 0, 0xFFFF, counts)
+    return counts
+
+
+def check_dtype(pixels: Pixels) -> None:
+    """Check the dtype of an image.
+
+    Raises
+    ------
+    InputError
+        Unless it is uint8, uint16 or float32.
+    """
+    if pixels.dtype not in (np.uint8, np.uint16, np.float32):
         raise InputError(
             f"Pixels have dtype {pixels.dtype}, expected uint8, uint16 or float32. "
             f"Convert the image."
         )
-    return counts
 
 
 @kernel

@@ -4,18 +4,17 @@
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from codexseg.arrays import Int64, Labels, UInt64
 from codexseg.core.grid import Window
-from codexseg.core.labels.operations import (
-    as_labels,
-    split_keys,
-    tally_pairs,
-)
+from codexseg.core.labels.operations import as_labels, split_keys, tally_pairs
 from codexseg.errors import InputError
+
+Unsigned = TypeVar("Unsigned", bound=np.unsignedinteger[Any])
 
 
 class Overlaps(NamedTuple):
@@ -113,7 +112,13 @@ def _keys(truth: Labels, pred: Labels) -> UInt64:
 
 def _table(keys: UInt64, shared: Int64) -> Overlaps:
     """Sum the pixels of equal keys and omit (0, 0)."""
+    unique, total = sum_by_key(keys, shared)
+    return Overlaps(*split_keys(unique), total)
+
+
+def sum_by_key(keys: NDArray[Unsigned], values: Int64) -> tuple[NDArray[Unsigned], Int64]:
+    """Sum the values of equal keys; return the keys above 0, ascending, and the sums."""
     unique, index = np.unique(keys, return_inverse=True)
     total = np.zeros(len(unique), np.int64)
-    np.add.at(total, index, shared)
-    return Overlaps(*split_keys(unique[unique > 0]), total[unique > 0])
+    np.add.at(total, index, values)
+    return unique[unique > 0], total[unique > 0]

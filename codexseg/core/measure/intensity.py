@@ -13,21 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codexseg.arrays import Columns, Float64, Int64, Labels, Pixels
+from codexseg.core.intensity.histogram import check_dtype
 from codexseg.core.kernel import kernel
-from codexseg.core.measure.morphology import Index, measure_shapes, solidity
+from codexseg.core.measure.morphology import Index
 from codexseg.errors import InputError
-
-__all__ = [
-    "COMPARTMENTS",
-    "STATISTICS",
-    "Compartments",
-    "cell_entropy",
-    "label_positions",
-    "measure_channel",
-    "measure_shapes",
-    "solidity",
-    "split_compartments",
-]
 
 COMPARTMENTS = ("cell", "nucleus", "cytoplasm")
 QUANTILES = {"median": 0.5, "p5": 0.05, "p25": 0.25, "p75": 0.75, "p95": 0.95}
@@ -169,9 +158,8 @@ def measure_channel(
         results["min"], results["max"] = _extremes(pixels, runs, members, n)
     if ranked := [name for name in QUANTILES if name in requested]:
         shares = np.array([QUANTILES[name] for name in ranked])
-        results |= zip(
-            ranked, _quantiles(pixels, runs, members, areas, shares), strict=True
-        )
+        quantiles = _quantiles(pixels, runs, members, areas, shares)
+        results |= zip(ranked, quantiles, strict=True)
     columns: dict[str, NDArray[Any]] = {}
     for statistic in statistics:
         kind = np.float64 if statistic == "total" else np.float32
@@ -211,11 +199,7 @@ def _check_channel(
             f"Channel of {pixels.shape} px does not match the window of "
             f"{compartments.shape} px. Pass the pixels of the same window."
         )
-    if pixels.dtype not in (np.uint8, np.uint16, np.float32):
-        raise InputError(
-            f"Pixels have dtype {pixels.dtype}, expected uint8, uint16 or float32. "
-            f"Convert the image."
-        )
+    check_dtype(pixels)
     if unknown := [name for name in statistics if name not in STATISTICS]:
         raise InputError(
             f"Unknown statistic {', '.join(map(repr, unknown))}. Expected any of "
@@ -310,12 +294,7 @@ def _add_floats(pixels: Pixels, runs: Index, members: Index, n: int) -> Float64:
 
 
 @kernel
-def _add_squares(
-    pixels: Pixels,
-    runs: Index,
-    members: Index,
-    means: Float64,
-) -> Float64:
+def _add_squares(pixels: Pixels, runs: Index, members: Index, means: Float64) -> Float64:
     totals = np.zeros((3, means.shape[1] + 1), np.float64)
     for r in range(runs.shape[0]):
         y = runs[r, 0]
@@ -348,11 +327,7 @@ def _extremes(
 
 @kernel
 def _quantiles(
-    pixels: Pixels,
-    runs: Index,
-    members: Index,
-    areas: Int64,
-    shares: Float64,
+    pixels: Pixels, runs: Index, members: Index, areas: Int64, shares: Float64
 ) -> Float64:
     n = areas.shape[1]
     quantiles = np.full((shares.size, 3, n), np.nan)

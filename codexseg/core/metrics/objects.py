@@ -18,7 +18,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components, min_weight_full_bipartite_matching
 
 from codexseg.arrays import Float64, Int64, Labels, Mask
-from codexseg.core.labels.overlaps import Overlaps
+from codexseg.core.labels.overlaps import Overlaps, sum_by_key
 from codexseg.errors import InputError
 
 QUOTIENTS = (
@@ -136,8 +136,8 @@ def object_pairs(table: Overlaps) -> ObjectPairs:
     -------
     ObjectPairs
     """
-    truth_labels, truth_area = _areas(table.truth, table.shared)
-    pred_labels, pred_area = _areas(table.pred, table.shared)
+    truth_labels, truth_area = sum_by_key(table.truth, table.shared)
+    pred_labels, pred_area = sum_by_key(table.pred, table.shared)
     overlap = (table.truth > 0) & (table.pred > 0)
     truth = np.searchsorted(truth_labels, table.truth[overlap]).astype(np.int64)
     pred = np.searchsorted(pred_labels, table.pred[overlap]).astype(np.int64)
@@ -280,10 +280,7 @@ def _solve(truth: Int64, pred: Int64, iou: Float64, good: Mask) -> Int64:
     # it to stay unmatched. Weights start at 1, as scipy ignores weights of 0.
     weights = np.concatenate([1 + good + iou / (2 * min(n, m)), np.ones(n)])
     unmatched = np.arange(n)
-    edges = (
-        np.concatenate([rows, unmatched]),
-        np.concatenate([columns, m + unmatched]),
-    )
+    edges = (np.concatenate([rows, unmatched]), np.concatenate([columns, m + unmatched]))
     graph = csr_array((weights, edges), (n, m + n))
     row, column = min_weight_full_bipartite_matching(graph, maximize=True)
     paired = column < m
@@ -297,11 +294,3 @@ def _renumbered(numbers: Int64) -> Int64:
     """Replace numbers by their ranks, from 0."""
     ranks: Int64 = np.unique(numbers, return_inverse=True)[1].astype(np.int64)
     return ranks
-
-
-def _areas(labels: Labels, shared: Int64) -> tuple[Labels, Int64]:
-    """Return the labels above 0 in ascending order, and their areas, px."""
-    names, index = np.unique(labels, return_inverse=True)
-    area = np.zeros(len(names), np.int64)
-    np.add.at(area, index, shared)
-    return names[names > 0], area[names > 0]
