@@ -7,6 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from skimage.exposure import equalize_adapthist, rescale_intensity
 
+from codexseg.core.grid import Window
 from codexseg.core.intensity.clahe import (
     BLOCK_PX,
     ChannelRange,
@@ -103,7 +104,8 @@ def by_windows(pixels, step):
         maps[by, bx] = contrast_maps(clahe_bins(pixels[np.ix_(rows, columns)], levels))
     equalized = []
     for window, (y0, y1, x0, x1) in zip(windows, cut(pixels.shape, step), strict=True):
-        by0, by1, bx0, bx1 = blocks_needed(y0, y1, x0, x1, n_blocks)
+        need = blocks_needed(Window(y0, x0, y1, x1), n_blocks)
+        by0, by1, bx0, bx1 = need.y0, need.y1, need.x0, need.x1
         bins = clahe_bins(pixels[window], levels)
         near = maps[by0:by1, bx0:bx1]
         equalized.append(equalize(bins, near, (y0, x0), (by0, bx0), n_blocks))
@@ -244,8 +246,8 @@ def test_incomplete_blocks_and_missing_maps_are_refused():
         contrast_maps(bins[:100])
     maps = contrast_maps(bins)
     assert maps.shape == (2, 3, 256)
-    assert blocks_needed(0, 64, 0, 65, (2, 3)) == (0, 1, 0, 2)
-    assert blocks_needed(191, 192, 192, 384, (2, 3)) == (0, 2, 1, 3)
+    assert blocks_needed(Window(0, 0, 64, 65), (2, 3)) == Window(0, 0, 1, 2)
+    assert blocks_needed(Window(191, 192, 192, 384), (2, 3)) == Window(0, 1, 2, 3)
     window = bins[100:200, 200:300]
     for first, passed in [((1, 0), maps), ((0, 2), maps), ((0, 0), maps[:, :2])]:
         with pytest.raises(InputError, match=r"blocks 0\.\.2, 1\.\.3"):

@@ -89,18 +89,12 @@ class Image:
         """Equalize the contrast of both channels; None for one without contrast."""
         pixels = self.read(window, slide)
         n_blocks = blocks_along(self.shape[0]), blocks_along(self.shape[1])
-        y0, y1, x0, x1 = blocks_needed(window.y0, window.y1, window.x0, window.x1, n_blocks)
-        maps = self._contrast(Window(y0, x0, y1, x1), slide)
-        corner = window.y0, window.x0
+        blocks = blocks_needed(window, n_blocks)
+        maps = self._contrast(blocks, n_blocks, slide)
+        place = (window.y0, window.x0), (blocks.y0, blocks.x0), n_blocks
         return [
-            None
-            if levels.is_flat
-            else equalize(
-                clahe_bins(channel, levels), channel_maps, corner, (y0, x0), n_blocks
-            )
-            for channel, levels, channel_maps in zip(
-                pixels, levels_of(slide), maps, strict=True
-            )
+            None if levels.is_flat else equalize(clahe_bins(channel, levels), near, *place)
+            for channel, levels, near in zip(pixels, levels_of(slide), maps, strict=True)
         ]
 
     def preprocessed(self, window: Window, slide: SlideView) -> Float32:
@@ -129,19 +123,16 @@ class Image:
                 target[rows.within(window)] = _summed(blocks, name, rows)
         return maps
 
-    def _contrast(self, blocks: Window, slide: SlideView) -> NDArray[np.uint16]:
+    def _contrast(
+        self, blocks: Window, n_blocks: tuple[int, int], slide: SlideView
+    ) -> NDArray[np.uint16]:
         """Read the contrast maps (2, by, bx, 256) of a window of blocks."""
         side = PASS_BLOCK_PX // BLOCK_PX
         maps = np.zeros((2, *blocks.shape, 256), np.uint16)
-        for row in range(blocks.y0 // side, (blocks.y1 - 1) // side + 1):
-            for column in range(blocks.x0 // side, (blocks.x1 - 1) // side + 1):
-                block = row * self.pass_blocks.counts[1] + column
-                stored = slide.block_result("contrast", block)["maps"]
-                y0, x0 = row * side, column * side
-                extent = Window(y0, x0, y0 + stored.shape[1], x0 + stored.shape[2])
-                shared = extent.intersection(blocks)
-                if shared is not None:
-                    maps[:, *shared.within(blocks)] = stored[:, *shared.within(extent)]
+        for stored in PatchGrid(n_blocks, (side, side), (0, 0)).near(blocks):
+            if shared := stored.core.intersection(blocks):
+                found = slide.block_result("contrast", stored.number)["maps"]
+                maps[:, *shared.within(blocks)] = found[:, *shared.within(stored.core)]
         return maps
 
 
@@ -157,12 +148,10 @@ def _summed(
     """Sum a map over blocks; where blocks overlap they are stored in double precision."""
     total = np.zeros(window.shape)
     for block, arrays in blocks:
-        shared = block.window.intersection(window)
-        if shared is None:
-            continue
-        own = arrays[name][shared.within(block.window)].astype(np.float64)
-        block.lay_edges(own, shared, arrays[edges_name(name)])
-        total[shared.within(window)] += own
+        if shared := block.window.intersection(window):
+            own = arrays[name][shared.within(block.window)].astype(np.float64)
+            block.lay_edges(own, shared, arrays[edges_name(name)])
+            total[shared.within(window)] += own
     return total
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from codexseg.arrays import Float32, Int64, Pixels
+from codexseg.core.grid import Window
 from codexseg.core.intensity.histogram import N_BINS as N_LEVELS
 from codexseg.core.intensity.histogram import check_dtype, histogram
 from codexseg.core.kernel import kernel
@@ -256,27 +257,26 @@ def contrast_maps(bins: Bins) -> Maps:
     return maps
 
 
-def blocks_needed(
-    y0: int, y1: int, x0: int, x1: int, n_blocks: tuple[int, int]
-) -> tuple[int, int, int, int]:
-    """Return the range of blocks that :func:`equalize` needs for a window.
+def blocks_needed(window: Window, n_blocks: tuple[int, int]) -> Window:
+    """Return the blocks that :func:`equalize` needs for a window.
 
     Parameters
     ----------
-    y0, y1, x0, x1 : int
-        Rows and columns of the window, half-open, px of the image.
+    window : Window
+        Of the image, px.
     n_blocks : (int, int)
         Rows and columns of blocks of the whole image.
 
     Returns
     -------
-    by0, by1, bx0, bx1 : int
-        Rows and columns of blocks, half-open.
+    Window
+        Of the grid of blocks; its unit is a block.
     """
-    first = [max(0, (start - _HALF) // BLOCK_PX) for start in (y0, x0)]
-    last = [(stop - 1 + _HALF) // BLOCK_PX for stop in (y1, x1)]
-    by1, bx1 = (min(block + 1, n) for block, n in zip(last, n_blocks, strict=True))
-    return min(first[0], by1 - 1), by1, min(first[1], bx1 - 1), bx1
+    y1 = min(n_blocks[0], (window.y1 - 1 + _HALF) // BLOCK_PX + 1)
+    x1 = min(n_blocks[1], (window.x1 - 1 + _HALF) // BLOCK_PX + 1)
+    y0 = min(max(0, (window.y0 - _HALF) // BLOCK_PX), y1 - 1)
+    x0 = min(max(0, (window.x0 - _HALF) // BLOCK_PX), x1 - 1)
+    return Window(y0, x0, y1, x1)
 
 
 def equalize(
@@ -314,17 +314,17 @@ def equalize(
     """
     equalized = np.zeros(bins.shape, np.uint16)
     (y, x), (height, width) = corner, bins.shape
-    by0, by1, bx0, bx1 = blocks_needed(y, y + height, x, x + width, n_blocks)
-    row, column = by0 - first_block[0], bx0 - first_block[1]
-    near = maps[max(row, 0) :, max(column, 0) :][: by1 - by0, : bx1 - bx0]
-    if min(row, column) < 0 or near.shape[:2] != (by1 - by0, bx1 - bx0):
+    need = blocks_needed(Window(y, x, y + height, x + width), n_blocks)
+    row, column = first_block
+    given = Window(row, column, row + maps.shape[0], column + maps.shape[1])
+    if given.intersection(need) != need:
         raise InputError(
             f"Maps {maps.shape[:2]} from block {first_block} on do not cover blocks "
-            f"{by0}..{by1}, {bx0}..{bx1} of the window {bins.shape} at {corner}. Pass the "
-            f"maps of blocks_needed."
+            f"{need.y0}..{need.y1}, {need.x0}..{need.x1} of the window {bins.shape} at "
+            f"{corner}. Pass the maps of blocks_needed."
         )
-    near, bins = np.ascontiguousarray(near), np.ascontiguousarray(bins)
-    _blend(bins, near, y, x, by0, bx0, equalized)
+    near, bins = np.ascontiguousarray(maps[need.within(given)]), np.ascontiguousarray(bins)
+    _blend(bins, near, y, x, need.y0, need.x0, equalized)
     return equalized
 
 
