@@ -83,10 +83,20 @@ class _ImagePass:
         del slide
         return len(self._image.pass_blocks)
 
+    def reduce(self, slide: SlideView) -> Arrays:
+        """Return nothing: the results of the blocks are read directly."""
+        del slide
+        return {}
+
     def _results(self, slide: SlideView) -> Iterable[Arrays]:
         return (
             slide.block_result(self.name, block) for block in range(self.n_blocks(slide))
         )
+
+    def _total_range(self, name: str, slide: SlideView) -> NDArray[np.generic]:
+        """Return the range (channels, 2) over the ranges of all blocks."""
+        blocks = np.array([result[name] for result in self._results(slide)])
+        return np.stack([blocks[..., 0].min(0), blocks[..., 1].max(0)], axis=1)
 
 
 class LevelPass(_ImagePass):
@@ -108,16 +118,13 @@ class LevelPass(_ImagePass):
     def reduce(self, slide: SlideView) -> Arrays:
         """Sum the histograms."""
         counts = np.zeros((2, 65536), np.int64)
-        extremes, dtype = [], ""
         for result in self._results(slide):
             for number in CHANNELS:
                 _add(counts[number], result, f"{number}")
-            extremes.append(result["extremes"])
-            dtype = str(result["dtype"])
         return {
             "counts": counts,
-            "extremes": _total_range(extremes),
-            "dtype": np.array(dtype),
+            "extremes": self._total_range("extremes", slide),
+            "dtype": slide.block_result(self.name, 0)["dtype"],
         }
 
 
@@ -153,13 +160,8 @@ class CapPass(_ImagePass):
             for number in CHANNELS:
                 for i in range(2):
                     _add(fine[number, i], result, f"{number}_{i}")
-        is_float = dtype.kind == "f"
-        cap = np.full(2, np.nan)
-        for number in CHANNELS:
-            if counts[number].any():
-                lower_bits = fine[number] if is_float else None
-                cap[number] = cap_level(counts[number], dtype, lower_bits)
-        return {"cap": cap, "extremes": levels["extremes"]}
+        caps = [cap_level(counts[number], dtype, fine[number]) for number in CHANNELS]
+        return {"cap": np.array(caps, np.float64), "extremes": levels["extremes"]}
 
 
 class ContrastPass(_ImagePass):
@@ -183,11 +185,6 @@ class ContrastPass(_ImagePass):
                 maps[number] = contrast_maps(bins[np.ix_(y - window.y0, x - window.x0)])
         return BlockResult({"maps": maps})
 
-    def reduce(self, slide: SlideView) -> Arrays:
-        """Return nothing: the maps of the blocks are read directly."""
-        del slide
-        return {}
-
 
 class RangePass(_ImagePass):
     """Range of both channels after equalisation."""
@@ -205,10 +202,10 @@ class RangePass(_ImagePass):
 
     def reduce(self, slide: SlideView) -> Arrays:
         """Return the range of each channel."""
-        return {"range": _total_range([r["range"] for r in self._results(slide)])}
+        return {"range": self._total_range("range", slide)}
 
 
-class TilesPass:
+class TilesPass(_ImagePass):
     """Maps of a network, summed over the tiles of a block; each tile is predicted once.
 
     Parameters
@@ -226,7 +223,6 @@ class TilesPass:
     """
 
     name = "network"
-    unit = "block"
 
     def __init__(
         self,
@@ -236,8 +232,8 @@ class TilesPass:
         load: Callable[[], Network],
         read: Callable[[Window, SlideView], Float32],
     ) -> None:
-        self._image, self._batch, self._kept = image, batch, kept
-        self._load, self._read = load, read
+        super().__init__(image)
+        self._batch, self._kept, self._load, self._read = batch, kept, load, read
 
     def n_blocks(self, slide: SlideView) -> int:
         """Count the blocks of tiles."""
@@ -269,11 +265,6 @@ class TilesPass:
         notes = {"runtime": network.runtime, "device": network.device}
         return BlockResult(arrays, counts, notes)
 
-    def reduce(self, slide: SlideView) -> Arrays:
-        """Return nothing: the maps of the blocks are read directly."""
-        del slide
-        return {}
-
     def _has_signal(
         self, block: TileBlock, tile: tuple[int, int], slide: SlideView
     ) -> bool:
@@ -291,9 +282,3 @@ def _add(total: Int64, sparse: Arrays, name: str) -> None:
     bins, counts = f"{name}_bins", f"{name}_counts"
     if bins in sparse:
         total[sparse[bins]] += sparse[counts]
-
-
-def _total_range(ranges: Sequence[NDArray[np.generic]]) -> NDArray[np.generic]:
-    """Return the range (channels, 2) over ranges of blocks."""
-    blocks = np.array(ranges)
-    return np.stack([blocks[..., 0].min(0), blocks[..., 1].max(0)], axis=1)
