@@ -176,16 +176,13 @@ def test_unverified_peak_grows_the_window():
         inner += height * np.exp(-((distance / 6) ** 2)).astype(np.float32)
         interior[distance < 10] = 1
 
-    class Whole:
-        shape = (400, 700)
+    def read(window):
+        return np.stack([inner[window.slices], interior[window.slices]])
 
-        def maps(self, window, names, slide):
-            return np.stack([inner[window.slices], interior[window.slices]])
-
-    whole, _ = segment_maps(Whole(), Window(0, 0, 400, 700), 0, None, MESMER[0], "raster")
+    whole, _ = segment_maps(read, inner.shape, Window(0, 0, 400, 700), MESMER[0], "raster")
     assert whole.max() == 1
     window = Window(0, 0, 400, 400)
-    labels, seen = segment_maps(Whole(), window, 0, None, MESMER[0], "raster")
+    labels, seen = segment_maps(read, inner.shape, window, MESMER[0], "raster")
     assert seen.x1 > 500
     assert not labels[:, :300].any()
     crop, _ = deep_watershed(inner[window.slices], interior[window.slices], h=MESMER[0].h)

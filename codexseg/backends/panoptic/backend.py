@@ -7,12 +7,13 @@ statistics of the whole image, so that it need not fit into memory.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from codexseg.arrays import Labels
+from codexseg.arrays import Float32, Labels
 from codexseg.backends.base import CELL_UM, NUCLEUS_UM, SlideContext
 from codexseg.backends.network_backend import NetworkBackend
 from codexseg.backends.networks.contract import NETWORK_MPP
@@ -107,8 +108,10 @@ class Panoptic(NetworkBackend):
         labels = np.zeros((2, *window.shape), np.uint32)
         target = image.scaling.target_window(window)
         for compartment in compartments:
+            names = MAPS[2 * compartment : 2 * compartment + 2]
+            read = partial(image.maps, names=names, slide=slide)
             params = self._params[compartment]
-            flooded = segment_maps(image, target, compartment, slide, params, ties)
+            flooded = segment_maps(read, image.shape, target, params, ties)
             if flooded is not None:
                 labels[compartment] = image.scaling.nearest(*flooded, window, rule=rule)
         return labels
@@ -126,10 +129,9 @@ class Panoptic(NetworkBackend):
 
 
 def segment_maps(
-    image: Any,
+    read: Callable[[Window], Float32 | None],
+    shape: tuple[int, int],
     window: Window,
-    compartment: int,
-    slide: SlideView,
     params: PostprocessingParams,
     ties: Ties,
 ) -> tuple[Labels, Window] | None:
@@ -140,13 +142,13 @@ def segment_maps(
 
     Parameters
     ----------
-    image : Image, or an object with its `shape` and `maps`
+    read : callable
+        Reads the maps of a window, (2, y, x): distance and interior of the compartment.
+        None: no tile was predicted.
+    shape : (int, int)
+        Height and width of the network's image, px.
     window : Window
         Window of the image, px.
-    compartment : int
-        0 cells, 1 nuclei.
-    slide : SlideView
-        Results of the slide passes.
     params : PostprocessingParams
     ties : {"raster", "heap"}
         Argument of :func:`codexseg.core.algorithms.deep_watershed.deep_watershed`.
@@ -156,18 +158,17 @@ def segment_maps(
     (labels, window), or None if no tile was predicted
         Labels (y, x) uint32 of the grown window.
     """
-    names, grown = MAPS[2 * compartment : 2 * compartment + 2], window
-    growth = CONTEXT_PX
-    while (maps := image.maps(grown, names, slide)) is not None:
-        cut = _cut_edges(grown, image.shape)
+    grown, growth = window, CONTEXT_PX
+    while (maps := read(grown)) is not None:
+        cut = _cut_edges(grown, shape)
         labels, unverified = deep_watershed(
             *maps, **params.watershed_kwargs, ties=ties, cut=cut
         )
         labels = postprocess(labels, (maps[0], maps[1]), params)
         del maps
         growth *= 2
-        wider = grown.grow(growth, image.shape)
-        inner = _without_context(window, image.shape)
+        wider = grown.grow(growth, shape)
+        inner = _without_context(window, shape)
         if inner is None or not unverified[inner.within(grown)].any():
             return labels, grown
         if wider.area > max(MAX_PX, 2 * window.area):
@@ -190,9 +191,8 @@ def _cut_edges(window: Window, shape: tuple[int, int]) -> tuple[bool, bool, bool
 def _without_context(window: Window, shape: tuple[int, int]) -> Window | None:
     """Return the part of a window outside the context of its cut edges."""
     top, left, bottom, right = (CONTEXT_PX * cut for cut in _cut_edges(window, shape))
-    y0, x0 = window.y0 + top, window.x0 + left
-    y1, x1 = window.y1 - bottom, window.x1 - right
-    return Window(y0, x0, y1, x1) if y0 < y1 and x0 < x1 else None
+    inner = Window(window.y0 + top, window.x0 + left, window.y1 - bottom, window.x1 - right)
+    return inner.intersection(window)
 
 
 class Mesmer(Panoptic):

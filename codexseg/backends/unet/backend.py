@@ -121,13 +121,12 @@ class Unet(NetworkBackend):
         target = image.scaling.target_window(window)
         for compartment, output in self._outputs.items():
             objects = self._spec.objects_of(output)
+            read = partial(_read_depths, image, MAPS[2 * compartment + 1], objects, slide)
             params = depth_params(objects)
-            depths = _Depths(image, objects)
-            flooded = segment_maps(depths, target, compartment, slide, params, "raster")
+            flooded = segment_maps(read, image.shape, target, params, "raster")
             if flooded is not None:
-                labels[compartment] = image.scaling.nearest(
-                    *flooded, window, rule="skimage"
-                )
+                plane = image.scaling.nearest(*flooded, window, rule="skimage")
+                labels[compartment] = plane
         return labels
 
     def _slide_passes(self, shape: tuple[int, int]) -> Sequence[SlidePass]:
@@ -177,28 +176,17 @@ class Unet(NetworkBackend):
         return levels
 
     def _patch_limits(self, patch: Pixels) -> Limits:
-        channels = dict(zip(INPUTS, patch, strict=True))
-        levels = (
-            ChannelStatistics(*channel_statistics(channels[name]))
-            for name in self._spec.inputs
-        )
+        channels = (patch[INPUTS.index(name)] for name in self._spec.inputs)
+        levels = (ChannelStatistics(*channel_statistics(channel)) for channel in channels)
         return [limits(statistics, self._spec.scaling) for statistics in levels]
 
 
-class _Depths:
-    """Depth maps of any window of the image, exact up to its edges."""
-
-    def __init__(self, image: Image, objects: ObjectParams) -> None:
-        self._image, self._objects = image, objects
-        self.shape = image.shape
-
-    def maps(
-        self, window: Window, names: Sequence[str], slide: SlideView
-    ) -> Float32 | None:
-        """Return (2, y, x), smoothed depth and depth; None if no tile was predicted."""
-        grown = window.grow(margin_px(self._objects), self.shape)
-        maps = self._image.maps(grown, names[1:], slide)
-        if maps is None:
-            return None
-        depths = depth_map(maps[0], self._objects)[:, *window.within(grown)]
-        return np.ascontiguousarray(depths)
+def _read_depths(
+    image: Image, name: str, objects: ObjectParams, slide: SlideView, window: Window
+) -> Float32 | None:
+    """Return the depth maps (2, y, x) of a window, exact up to its edges."""
+    grown = window.grow(margin_px(objects), image.shape)
+    maps = image.maps(grown, [name], slide)
+    if maps is None:
+        return None
+    return np.ascontiguousarray(depth_map(maps[0], objects)[:, *window.within(grown)])
