@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from codexseg.arrays import Float32, Int64, Labels, Mask
-from codexseg.core.algorithms.flood import Ties, flood
+from codexseg.core.algorithms.flood import Ties, check_map, flood
 from codexseg.core.algorithms.h_maxima import UNCUT, Cut, h_maxima
 from codexseg.core.kernel import kernel
 from codexseg.core.labels.operations import object_table, relabel
@@ -120,11 +120,7 @@ def _check(maxima: Float32, interior: Float32) -> None:
             f"maxima and interior have shapes {maxima.shape} and {interior.shape}. "
             f"Pass two maps of the same shape."
         )
-    if interior.ndim != 2 or interior.dtype != np.float32:
-        raise InputError(
-            f"interior has shape {interior.shape} and dtype {interior.dtype}, expected "
-            f"(y, x) float32. Pass a single map as float32."
-        )
+    check_map(interior, "interior")
     if interior.size and not np.isfinite([interior.min(), interior.max()]).all():
         raise InputError(
             "interior contains NaN or infinity, expected finite values. Check the network "

@@ -76,11 +76,7 @@ def flood(
     Memory is 8 to 10 bytes per pixel besides the result, and 32 bytes per waiting pixel.
     In practice, about one pixel in twelve waits at a time.
     """
-    if image.ndim != 2 or image.dtype != np.float32:
-        raise InputError(
-            f"image has shape {image.shape} and dtype {image.dtype}, expected (y, x) "
-            f"float32. Pass a single map as float32."
-        )
+    check_map(image, "image")
     if not image.shape == markers.shape == mask.shape:
         raise InputError(
             f"image, markers and mask have shapes {image.shape}, {markers.shape} and "
@@ -96,6 +92,15 @@ def flood(
         run(bits, cells.reshape(-1), low, high, marked)
     np.maximum(cells, 0, out=cells)  # pixels that no marker reaches
     return cells[1:-1, 1:-1].astype(np.uint32)
+
+
+def check_map(values: NDArray[Any], name: str) -> None:
+    """Raise InputError unless an array is 2-D and float32."""
+    if values.ndim != 2 or values.dtype != np.float32:
+        raise InputError(
+            f"{name} has shape {values.shape} and dtype {values.dtype}, expected (y, x) "
+            f"float32. Pass a single map as float32."
+        )
 
 
 def _run_buckets(bits: Bits, cells: Int64, low: int, high: int, marked: int) -> None:

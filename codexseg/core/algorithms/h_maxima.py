@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codexseg.arrays import Float32, Int64, Mask
+from codexseg.core.algorithms.flood import check_map
 from codexseg.core.kernel import kernel
 from codexseg.errors import InputError
 
@@ -87,11 +88,7 @@ def h_maxima(image: Float32, h: float, cut: Cut = UNCUT) -> tuple[Mask, Mask]:
     and 8 bytes per pixel of the largest search, in practice one cell or the gap between
     two cells.
     """
-    if image.ndim != 2 or image.dtype != np.float32:
-        raise InputError(
-            f"image has shape {image.shape} and dtype {image.dtype}, expected (y, x) "
-            f"float32. Pass a single map as float32."
-        )
+    check_map(image, "image")
     if not h > 0:
         raise InputError(f"h is {h}, expected a value above 0.")
     if len(cut) != 4:
