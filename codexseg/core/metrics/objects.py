@@ -58,8 +58,47 @@ class ObjectPairs(NamedTuple):
     inside: Float64
 
 
+class Counts:
+    """Quotients of the counts of objects or pixels.
+
+    Attributes
+    ----------
+    tp, fp, fn : int
+        Correct ones, predicted ones that are not true, true ones that are not predicted.
+    """
+
+    tp: int
+    fp: int
+    fn: int
+
+    @property
+    def n_true(self) -> int:
+        """Number of true objects or pixels."""
+        return self.tp + self.fn
+
+    @property
+    def n_pred(self) -> int:
+        """Number of predicted objects or pixels."""
+        return self.tp + self.fp
+
+    @property
+    def precision(self) -> float:
+        """Correct fraction of the predicted ones, tp / n_pred."""
+        return quotient(self.tp, self.n_pred)
+
+    @property
+    def recall(self) -> float:
+        """Detected fraction of the true ones, tp / n_true."""
+        return quotient(self.tp, self.n_true)
+
+    @property
+    def f1(self) -> float:
+        """F1 score, 2 tp / (n_true + n_pred)."""
+        return quotient(2 * self.tp, self.n_true + self.n_pred)
+
+
 @dataclass(frozen=True)
-class MatchCounts:
+class MatchCounts(Counts):
     """MatchCounts at one threshold, in one image or pooled over several.
 
     Attributes
@@ -77,31 +116,6 @@ class MatchCounts:
     fp: int
     fn: int
     iou_sum: float
-
-    @property
-    def n_true(self) -> int:
-        """Number of true objects."""
-        return self.tp + self.fn
-
-    @property
-    def n_pred(self) -> int:
-        """Number of predicted objects."""
-        return self.tp + self.fp
-
-    @property
-    def precision(self) -> float:
-        """Matched fraction of the predicted objects, tp / n_pred."""
-        return quotient(self.tp, self.n_pred)
-
-    @property
-    def recall(self) -> float:
-        """Matched fraction of the true objects, tp / n_true."""
-        return quotient(self.tp, self.n_true)
-
-    @property
-    def f1(self) -> float:
-        """F1 score, 2 tp / (n_true + n_pred)."""
-        return quotient(2 * self.tp, self.n_true + self.n_pred)
 
     @property
     def accuracy(self) -> float:
@@ -286,11 +300,9 @@ def _solve(truth: Int64, pred: Int64, iou: Float64, good: Mask) -> Int64:
     paired = column < m
     keys = rows * m + columns  # ascending, like the pairs
     assigned = row[paired].astype(np.int64) * m + column[paired]
-    indices: Int64 = np.searchsorted(keys, assigned).astype(np.int64)
-    return indices
+    return np.asarray(np.searchsorted(keys, assigned), np.int64)
 
 
 def _renumbered(numbers: Int64) -> Int64:
     """Replace numbers by their ranks, from 0."""
-    ranks: Int64 = np.unique(numbers, return_inverse=True)[1].astype(np.int64)
-    return ranks
+    return np.unique(numbers, return_inverse=True)[1].astype(np.int64)

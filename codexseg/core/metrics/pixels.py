@@ -10,7 +10,7 @@ import numpy as np
 
 from codexseg.arrays import Float32, Float64, Int64, Mask
 from codexseg.core.labels.overlaps import Overlaps
-from codexseg.core.metrics.objects import quotient
+from codexseg.core.metrics.objects import Counts, quotient
 from codexseg.errors import InputError
 
 LEVELS = 2**20
@@ -18,7 +18,7 @@ LEVELS = 2**20
 
 
 @dataclass(frozen=True)
-class PixelCounts:
+class PixelCounts(Counts):
     """Foreground pixels; counts of images and windows add up with ``+``.
 
     Attributes
@@ -33,21 +33,6 @@ class PixelCounts:
 
     def __add__(self, other: "PixelCounts") -> "PixelCounts":
         return PixelCounts(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn)
-
-    @property
-    def precision(self) -> float:
-        """Correct fraction of the predicted foreground."""
-        return quotient(self.tp, self.tp + self.fp)
-
-    @property
-    def recall(self) -> float:
-        """Detected fraction of the true foreground."""
-        return quotient(self.tp, self.tp + self.fn)
-
-    @property
-    def f1(self) -> float:
-        """F1 score, 2 tp / (2 tp + fp + fn)."""
-        return quotient(2 * self.tp, 2 * self.tp + self.fp + self.fn)
 
     @property
     def iou(self) -> float:
