@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codexseg.arrays import Float32, Float64, Labels
+from codexseg.arrays import Float32, Labels
 from codexseg.core.algorithms.basins import (
     climb,
     connected,
@@ -211,12 +211,11 @@ def gaussian(image: Float32, sigma: float) -> Float32:
     offsets = np.arange(radius + 1)
     taps = np.exp(-0.5 * (offsets / sigma) ** 2)
     taps /= taps[0] + 2 * taps[1:].sum()
-    smoothed: Float32 = _convolve(image, taps.astype(np.float32))
-    return smoothed
+    return _convolve(image, taps.astype(np.float32))
 
 
 @kernel
-def _convolve(image: Float32, taps: Float64) -> Float32:
+def _convolve(image: Float32, taps: Float32) -> Float32:
     """Convolve rows and columns with a symmetric filter; `taps` starts at its centre."""
     height, width = image.shape
     radius = taps.size - 1

@@ -65,9 +65,8 @@ def brightness(
     """
     if not top > background:
         return np.zeros(pixels.shape, np.float32)
-    values = (pixels.astype(np.float32) - np.float32(background)) / np.float32(
-        top - background
-    )
+    span = np.float32(top - background)
+    values = (pixels.astype(np.float32) - np.float32(background)) / span
     return values.clip(0, 1) ** np.float32(gamma)
 
 

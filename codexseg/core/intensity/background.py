@@ -155,8 +155,7 @@ def estimate_background(blocks: Blocks, p999: float, *, integer: bool) -> Backgr
     """
     level = float(np.percentile(blocks.level, 1))
     darkest = blocks.level <= np.percentile(blocks.level, 5)
-    noise = float(np.median(blocks.noise[darkest]))
-    noise *= BIN_PX
+    noise = BIN_PX * float(np.median(blocks.noise[darkest]))
     threshold = signal_threshold(level, noise, p999, integer=integer)
     return Background(level, noise, threshold)
 

@@ -171,8 +171,7 @@ def merge_channels(
     if len(markers) == 1:
         return markers[0]
     if scales is None:
-        merged: Pixels = np.maximum.reduce(list(markers))
-        return merged
+        return np.asarray(np.maximum.reduce(list(markers)))
     merged = np.zeros(markers[0].shape, np.float32)
     for marker, scale in zip(markers, scales, strict=True):
         factor = np.float32(1 / scale if scale > 0 else 0)

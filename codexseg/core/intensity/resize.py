@@ -108,8 +108,7 @@ class Scaling:
             If the window is empty or extends beyond the target.
         """
         _check_within(window, self.target, "target")
-        spans = zip(_spans(window), self.source, self.target, strict=True)
-        return _window(_needed(span, source, target) for span, source, target in spans)
+        return _window(map(_needed, _spans(window), self.source, self.target))
 
     def target_window(self, window: Window) -> Window:
         """Return the target window that `nearest` needs for a window of the source.
@@ -131,8 +130,7 @@ class Scaling:
             If the window is empty or extends beyond the source.
         """
         _check_within(window, self.source, "source")
-        spans = zip(_spans(window), self.source, self.target, strict=True)
-        return _window(_labelled(span, source, target) for span, source, target in spans)
+        return _window(map(_labelled, _spans(window), self.source, self.target))
 
     def resize(
         self,
@@ -342,8 +340,7 @@ def _window(spans: Iterable[Span]) -> Window:
 
 
 def _check_within(window: Window, shape: tuple[int, int], image: str) -> None:
-    (y0, y1), (x0, x1) = _spans(window)
-    if not (0 <= y0 < y1 <= shape[0] and 0 <= x0 < x1 <= shape[1]):
+    if window.intersection(Window(0, 0, *shape)) != window:
         raise InputError(
             f"{window} is not a window of the {image} {shape}, expected at least 1 px "
             f"within it."

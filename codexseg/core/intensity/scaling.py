@@ -111,8 +111,7 @@ def equivalent_diameters(
     kept = (names > 0) & ~np.isin(names, np.concatenate(edges))
     if signal is not None:
         kept &= np.isin(names, np.unique(labels[signal]))
-    diameters: Float64 = 2 * np.sqrt(areas[kept] / np.pi)
-    return diameters
+    return np.asarray(2 * np.sqrt(areas[kept] / np.pi))
 
 
 def choose_windows(

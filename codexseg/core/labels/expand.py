@@ -29,8 +29,7 @@ def grow_labels(labels: Labels, radius: float) -> Labels:
     -------
     grown : (y, x) uint32
     """
-    grown: Labels = _grow(labels, floor(radius), floor(radius * radius))
-    return grown
+    return _grow(labels, floor(radius), floor(radius * radius))
 
 
 @kernel

@@ -17,7 +17,7 @@ from codexseg.errors import InputError
 
 MAX_LABEL = 2**32 - 1
 
-_START_BITS = 10
+_START_SIZE = 1 << 10
 _MIX_1 = np.uint64(0x9E3779B97F4A7C15)
 _MIX_2 = np.uint64(0xBF58476D1CE4E5B9)
 _HALF = np.uint64(32)
@@ -256,9 +256,8 @@ def find_slot(keys: UInt64, key: np.uint64) -> np.uint64:
 
 
 @kernel
-def _new_tally() -> tuple[UInt64, Int64, Int64]:
+def _new_tally(size: int) -> tuple[UInt64, Int64, Int64]:
     """Return an empty table: keys, pixel counts, raster indexes of first pixels."""
-    size = 1 << _START_BITS
     return np.zeros(size, np.uint64), np.zeros(size, np.int64), np.zeros(size, np.int64)
 
 
@@ -267,9 +266,7 @@ def _double_tally(
     keys: UInt64, counts: Int64, firsts: Int64
 ) -> tuple[UInt64, Int64, Int64]:
     """Rehash a tally into a table of twice the size."""
-    size = 2 * keys.size
-    keys_2, counts_2 = np.zeros(size, np.uint64), np.zeros(size, np.int64)
-    firsts_2 = np.zeros(size, np.int64)
+    keys_2, counts_2, firsts_2 = _new_tally(2 * keys.size)
     for i in range(keys.size):
         if keys[i] != _EMPTY:
             slot = find_slot(keys_2, keys[i])
@@ -279,7 +276,7 @@ def _double_tally(
 
 @kernel
 def _tally_labels(labels: Labels) -> tuple[UInt64, Int64, Int64]:
-    keys, counts, firsts = _new_tally()
+    keys, counts, firsts = _new_tally(_START_SIZE)
     used, i = 0, 0
     while i < labels.size:
         label, start = labels[i], i
@@ -312,7 +309,7 @@ def tally_pairs(first: Labels, second: Labels, mask: Mask | None) -> tuple[UInt6
         ``first << 32 | second`` in the order of the hash table, see `split_keys`.
     counts : (n,) int64
     """
-    keys, counts, firsts = _new_tally()
+    keys, counts, firsts = _new_tally(_START_SIZE)
     used, i, size = 0, 0, first.size
     while i < size:
         a, b, run = first[i], second[i], 0

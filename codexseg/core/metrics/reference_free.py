@@ -147,8 +147,7 @@ def tally_pixels(
     Tally
         Sums of integers are exact below 2**53.
     """
-    counts, sums = _tally(labels, pixels, foreground, *offset)
-    return Tally(counts, sums)
+    return Tally(*_tally(labels, pixels, foreground, *offset))
 
 
 def sizes(areas: Int64) -> Sizes:
