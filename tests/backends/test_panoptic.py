@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from codexseg.backends.base import Backend, SlideContext, WholeSlideBackend, slide_passes_of
 from codexseg.backends.networks.onnx import OutOfMemory
 from codexseg.backends.networks.runtime import open_network
-from codexseg.backends.panoptic import passes as panoptic_passes
+from codexseg.backends.panoptic import backend as panoptic_backend
 from codexseg.backends.panoptic.backend import Mesmer, Panoptic, segment_maps
 from codexseg.backends.panoptic.image import MAPS, Image
 from codexseg.backends.panoptic.parameters import MESMER
@@ -238,7 +238,7 @@ def test_out_of_memory_halves_the_batch_and_is_counted(monkeypatch):
                 raise OutOfMemory("CUDA out of memory")
             return network.predict(tiles)
 
-    monkeypatch.setattr(panoptic_passes, "open_network", lambda *_: Small())
+    monkeypatch.setattr(panoptic_backend, "open_network", lambda *_: Small())
     image = blobs((500, 500))
     backend, view = surveyed(image, batch_memory_gb=1.0)
     assert Small.sizes[:4] == [8, 4, 2, 1]
@@ -259,7 +259,7 @@ def test_out_of_memory_with_one_tile_is_reported(monkeypatch):
             del tiles
             raise OutOfMemory("CUDA out of memory")
 
-    monkeypatch.setattr(panoptic_passes, "open_network", lambda *_: None_())
+    monkeypatch.setattr(panoptic_backend, "open_network", lambda *_: None_())
     with pytest.raises(BackendUnavailable, match=r"segmentation.device to 'cpu'"):
         surveyed(blobs((300, 300)))
 

@@ -17,11 +17,17 @@ from codexseg.arrays import Float32, Labels
 from codexseg.backends.base import CELL_UM, NUCLEUS_UM, SlideContext
 from codexseg.backends.network_backend import NetworkBackend
 from codexseg.backends.networks.contract import NETWORK_MPP
-from codexseg.backends.networks.runtime import Batch, choose_runtime
+from codexseg.backends.networks.runtime import Batch, choose_runtime, open_network
 from codexseg.backends.networks.weights import EMBEDDED, Weights, resolve_weights
 from codexseg.backends.panoptic.image import MAPS
 from codexseg.backends.panoptic.parameters import PostprocessingParams, params_of
-from codexseg.backends.panoptic.passes import slide_passes
+from codexseg.backends.panoptic.passes import (
+    CapPass,
+    ContrastPass,
+    LevelPass,
+    RangePass,
+    TilesPass,
+)
 from codexseg.backends.panoptic.postprocessing import postprocess
 from codexseg.backends.slide_pass import InMemory, SlidePass, SlideView
 from codexseg.core.algorithms.deep_watershed import deep_watershed
@@ -117,15 +123,13 @@ class Panoptic(NetworkBackend):
         return labels
 
     def _slide_passes(self, shape: tuple[int, int]) -> Sequence[SlidePass]:
-        config = self._config
-        return slide_passes(
-            self._image(shape),
-            self._weights,
-            config.runtime,
-            config.device,
-            self._batch,
-            [n for c in COMPARTMENTS[config.compartment] for n in MAPS[2 * c : 2 * c + 2]],
-        )
+        config, image = self._config, self._image(shape)
+        compartments = COMPARTMENTS[config.compartment]
+        kept = [(n, MAPS[n]) for c in compartments for n in (2 * c, 2 * c + 1)]
+        load = partial(open_network, self._weights, config.runtime, config.device)
+        tiles = TilesPass(image, self._batch, kept, load, image.preprocessed)
+        before = (LevelPass, CapPass, ContrastPass, RangePass)
+        return *(slide_pass(image) for slide_pass in before), tiles
 
 
 def segment_maps(

@@ -7,22 +7,14 @@ of the image, so no result depends on the patches.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codexseg.arrays import Float32, Float64, Int64
-from codexseg.backends.networks.runtime import Batch, Network, open_network, predict_tiles
-from codexseg.backends.networks.weights import Weights
-from codexseg.backends.panoptic.image import (
-    MAPS,
-    Image,
-    blocks_along,
-    edges_name,
-    levels_of,
-)
-from codexseg.backends.slide_pass import Arrays, BlockResult, SlidePass, SlideView
+from codexseg.backends.networks.runtime import Batch, Network, predict_tiles
+from codexseg.backends.panoptic.image import Image, blocks_along, edges_name, levels_of
+from codexseg.backends.slide_pass import Arrays, BlockResult, SlideView
 from codexseg.core.algorithms.tiles import TileBlock
 from codexseg.core.grid import Window
 from codexseg.core.intensity.clahe import (
@@ -39,34 +31,6 @@ from codexseg.core.intensity.clahe import (
 SIGNAL_MARGIN_PX = 64
 """A tile is predicted if there is signal within this distance, px of the slide."""
 CHANNELS = (0, 1)
-
-
-def slide_passes(
-    image: Image,
-    weights: Weights,
-    runtime: str,
-    device: str,
-    batch: Batch,
-    names: Sequence[str] = MAPS,
-) -> tuple[SlidePass, ...]:
-    """Return the slide passes of Mesmer's computation, in order of execution.
-
-    Parameters
-    ----------
-    image : Image
-        Image of the network.
-    weights, runtime, device
-        Arguments of :func:`codexseg.backends.networks.runtime.open_network`.
-    batch : Batch
-        Number of tiles that the network predicts at once.
-    names : sequence of str
-        Maps of the network that are kept.
-    """
-    before = (LevelPass, CapPass, ContrastPass, RangePass)
-    kept = [(MAPS.index(name), name) for name in names]
-    load = partial(open_network, weights, runtime, device)
-    tiles = TilesPass(image, batch, kept, load, image.preprocessed)
-    return *(slide_pass(image) for slide_pass in before), tiles
 
 
 class _ImagePass:
