@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from codexseg.arrays import Columns, Labels, Pixels
 from codexseg.artifacts.columns import cell_columns, conform, empty_table
 from codexseg.artifacts.slide_statistics import SlideStatistics
-from codexseg.backends.base import bytes_per_px, check_result
+from codexseg.backends.base import bytes_per_px
 from codexseg.config.coerce import AnyConfig, as_config
 from codexseg.config.schema import Config
 from codexseg.core.grid import Window
@@ -35,7 +35,7 @@ from codexseg.stages.segment.arrays import (
     slide_of_patches,
 )
 from codexseg.stages.segment.in_memory import ImageSegmenter
-from codexseg.stages.segment.stage import choose_compartment
+from codexseg.stages.segment.prediction import predict_patches
 from codexseg.workflow.measurements import measured_channels
 
 if TYPE_CHECKING:
@@ -142,11 +142,9 @@ def segment(
         corners = range(y0, y0 + len(batch) * height, height)
         windows = [Window(y, 0, y + height, width) for y in corners]
         y0 += len(batch) * height
-        predicted = backend.predict(batch, windows)
-        labels = check_result(predicted, batch.shape, backend).labels
-        for i in range(len(labels)):
-            labels[i] = choose_compartment(labels[i], settings.segmentation.compartment)
-        found += _described(np.moveaxis(labels, 1, -1))
+        compartment = settings.segmentation.compartment
+        results = predict_patches(backend, batch, windows, compartment)
+        found += (_described(result.labels) for result in results)
     return found
 
 
@@ -377,14 +375,12 @@ def _stacked(batch: list[Pixels]) -> Pixels:
     return np.stack(batch, out=np.empty((len(batch), *batch[0].shape), batch[0].dtype))
 
 
-def _described(predictions: Labels) -> Iterator[Segmented]:
-    cells, nuclei = separate_masks(predictions)
-    for cell, nucleus, cell_boundary, nucleus_boundary in zip(
-        cells, nuclei, get_boundary(cells), get_boundary(nuclei), strict=True
-    ):
-        yield Segmented(
-            cell=cell,
-            nucleus=nucleus,
-            cell_boundary=cell_boundary,
-            nucleus_boundary=nucleus_boundary,
-        )
+def _described(labels: Labels) -> Segmented:
+    cell, nucleus = labels
+    cell_boundary, nucleus_boundary = get_boundary([cell, nucleus])
+    return Segmented(
+        cell=cell,
+        nucleus=nucleus,
+        cell_boundary=cell_boundary,
+        nucleus_boundary=nucleus_boundary,
+    )

@@ -29,7 +29,11 @@ from codexseg.stages.segment.diameter import (
     diameters_um,
     measured_windows,
 )
-from codexseg.stages.segment.stage import choose_compartment, drop_without_signal
+from codexseg.stages.segment.prediction import (
+    drop_without_signal,
+    predict_patches,
+    predict_window,
+)
 from codexseg.workflow.pixels import read_pixels
 
 
@@ -78,11 +82,8 @@ class ImageSegmenter:
             Where cell and nucleus have one label; None if labels do not pair them.
         """
         result, compartment = self._segment(), self._config.segmentation.compartment
-        labels = choose_compartment(result.labels, compartment)
+        labels, (columns,) = result.labels, result.columns
         drop_without_signal(labels, signal_pixels(self._statistics.signal, self.window))
-        (columns,) = result.columns
-        if compartment == "nuclear":
-            columns = {**columns, "cell": columns["nucleus"]}
         objects, numbered = {}, {}
         for name, image in zip(COMPARTMENTS, labels, strict=True):
             objects[name], numbered[name] = self._number(image, columns[name])
@@ -131,7 +132,7 @@ class ImageSegmenter:
         backend, shape = self.backend, (2, *self.grid.shape)
         if not self._statistics.signal.any():  # not informative: a run skips it
             return check_result(np.zeros(shape, np.uint32), shape, backend)
-        pixels = self._read(self.window)
+        pixels, compartment = self._read(self.window), self._config.segmentation.compartment
         passes = slide_passes_of(backend)
         if isinstance(backend, WholeSlideBackend) and passes:
             known = self._statistics.as_seen_by_backend
@@ -140,10 +141,9 @@ class ImageSegmenter:
                 max(channel.maximum if channel else 0.0 for channel in known),
             )
             view = InMemory(pixels, passes, signal=self._statistics.signal, bounds=bounds)
-            return check_result(backend.segment_window(self.window, view), shape, backend)
-        batch = backend.predict(pixels[None], [self.window])
-        result = check_result(batch, (1, *shape), backend)
-        return BackendResult(result.labels[0], result.columns)
+            return predict_window(backend, self.window, view, compartment)
+        (result,) = predict_patches(backend, pixels[None], [self.window], compartment)
+        return result
 
     def _number(self, labels: Labels, columns: Columns) -> tuple[SlideObjects, Labels]:
         """Return the objects of a compartment, numbered in raster order."""

@@ -7,14 +7,14 @@ object that touches its core may come near a cut edge, or the window is extended
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from codexseg.arrays import Columns, Labels, Mask, Pixels
+from codexseg.arrays import Columns, Labels, Pixels
 from codexseg.artifacts.columns import COMPARTMENTS
 from codexseg.artifacts.objects import fill_columns
 from codexseg.artifacts.patch_labels import PatchLabels, empty_columns, write_detections
@@ -30,14 +30,12 @@ from codexseg.backends.base import (
     BackendResult,
     WholeSlideBackend,
     bytes_per_px,
-    check_result,
     context_px,
     slide_passes_of,
 )
 from codexseg.config.schema import Config
 from codexseg.core.grid import Patch, PatchGrid, Window
 from codexseg.core.intensity.background import signal_pixels
-from codexseg.core.labels.operations import any_where, object_table, relabel
 from codexseg.core.labels.stitching import Detections, describe_objects, near_cut_edge
 from codexseg.io.slides.record import SlideRecord
 from codexseg.run.files import map_npy
@@ -52,6 +50,11 @@ from codexseg.stages.segment.passes import (
     discard_slide_passes,
     open_slide_view,
     run_slide_passes,
+)
+from codexseg.stages.segment.prediction import (
+    drop_without_signal,
+    predict_patches,
+    predict_window,
 )
 from codexseg.workflow.stage import (
     BackendRecord,
@@ -181,71 +184,33 @@ def segment_patches(inputs: StageInputs, patches: Sequence[int]) -> Finished:
 def _predict(inputs: StageInputs, windows: Sequence[Window]) -> Iterator[BackendResult]:
     """Segment windows of one shape; yield the result (2, y, x) of each."""
     signal = worker_state(inputs).statistics.signal
+    for window, result in zip(windows, _results(inputs, windows), strict=True):
+        drop_without_signal(result.labels, signal_pixels(signal, window))
+        yield result
+
+
+def _results(inputs: StageInputs, windows: Sequence[Window]) -> Iterator[BackendResult]:
     worker = backend_worker(inputs, known_diameter(inputs))
-    compartment = inputs.config.segmentation.compartment
-    for window, result in zip(windows, _results(inputs, worker, windows), strict=True):
-        labels = choose_compartment(result.labels, compartment)
-        drop_without_signal(labels, signal_pixels(signal, window))
-        yield BackendResult(labels, result.columns)
-
-
-def _results(
-    inputs: StageInputs, worker: BackendWorker, windows: Sequence[Window]
-) -> Iterable[BackendResult]:
-    backend = worker.backend
+    backend, compartment = worker.backend, inputs.config.segmentation.compartment
     if isinstance(backend, WholeSlideBackend) and slide_passes_of(backend):
         view = open_slide_view(inputs)
         for window in windows:
-            result = backend.segment_window(window, view)
-            yield check_result(result, (2, *window.shape), backend)
+            yield predict_window(backend, window, view, compartment)
         return
-    batch = _predict_batch(inputs.own.folder, worker, windows)
-    for labels, columns in zip(batch.labels, batch.columns, strict=True):
-        yield BackendResult(labels, (columns,))
+    with TemporaryDirectory(dir=inputs.own.folder, prefix="batch-") as folder:
+        patches = _read_batch(Path(folder), worker, windows)
+        yield from predict_patches(backend, patches, windows, compartment)
 
 
-def _predict_batch(
-    scratch: Path, worker: BackendWorker, windows: Sequence[Window]
-) -> BackendResult:
-    """Read windows of one shape into a memory-mapped file and segment them."""
-    with TemporaryDirectory(dir=scratch, prefix="batch-") as folder:
-        patches: Pixels | None = None
-        for i, window in enumerate(windows):
-            pixels = worker.read(window)
-            if patches is None:
-                shape = (len(windows), *pixels.shape)
-                patches = map_npy(Path(folder) / "patches.npy", pixels.dtype, shape)
-            patches[i] = pixels
-        if patches is None:
-            return BackendResult(np.zeros((0, 2, 0, 0), np.uint32))
-        backend = worker.backend
-        return check_result(backend.predict(patches, windows), patches.shape, backend)
-
-
-def choose_compartment(labels: Labels, compartment: str) -> Labels:
-    """Return the labels (2, y, x) of the configured compartment.
-
-    The other compartment is emptied; with "nuclear", each nucleus is its own cell.
-    """
-    cells, nuclei = labels
-    if compartment == "whole-cell":
-        return np.stack([cells, np.zeros_like(nuclei)])
-    if compartment == "nuclear":
-        return np.stack([nuclei, nuclei])
-    return labels
-
-
-def drop_without_signal(labels: Labels, signal: Mask) -> None:
-    """Remove objects without any signal, in place.
-
-    A patch without signal is not segmented, so these objects would depend on the grid.
-    """
-    if signal.all():
-        return
-    for compartment in labels:
-        if any_where(compartment, ~signal):
-            kept = object_table(np.where(signal, compartment, np.uint32(0))).label
-            compartment[...] = relabel(compartment, kept, kept)
+def _read_batch(folder: Path, worker: BackendWorker, windows: Sequence[Window]) -> Pixels:
+    """Read windows of one shape into a memory-mapped file (n, 2, y, x)."""
+    first = worker.read(windows[0])
+    shape = (len(windows), *first.shape)
+    patches: Pixels = map_npy(folder / "patches.npy", first.dtype, shape)
+    patches[0] = first
+    for i, window in enumerate(windows[1:], 1):
+        patches[i] = worker.read(window)
+    return patches
 
 
 def _finish(inputs: StageInputs, patch: Patch, result: BackendResult) -> Record:
@@ -301,8 +266,6 @@ def _object_columns(
     if not declared:
         return empty_columns({})
     (columns,) = result.columns
-    if inputs.config.segmentation.compartment == "nuclear":
-        columns = {**columns, "cell": columns["nucleus"]}
     return {
         name: fill_columns(detections.label, columns[name], declared)
         for name, detections in objects.items()
