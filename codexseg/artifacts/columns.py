@@ -206,7 +206,7 @@ STATISTICS_COLUMNS = tuple(
     for name, unit, text in (
         ("mean", "intensity", "Mean"),
         ("std", "intensity", "Standard deviation"),
-        ("non_zero_perc", "%", "Share of non-zero pixels"),
+        ("non_zero_perc", "", "Fraction of non-zero pixels, 0 to 1,"),
     )
 )
 FLAG_COLUMNS = (
@@ -248,6 +248,35 @@ CHANNEL_COLUMNS = (
     Column("max", "float64", "intensity", "Maximum"),
     Column("mean", "float64", "intensity", "Mean"),
     Column("std", "float64", "intensity", "Standard deviation"),
+)
+QUALITY_COLUMNS = (
+    Column("patch_id", "str", "", "Number of the patch; slide for the whole slide"),
+    Column("cells", "int64", "", "Detected cells that the patch owns"),
+    Column("nuclei", "int64", "", "Detected nuclei that the patch owns"),
+    Column("pairs", "int64", "", "Cells with a nucleus"),
+    Column("cells_matched", "float64", "", "Fraction of the cells with a partner"),
+    Column("nuclei_matched", "float64", "", "Fraction of the nuclei with a partner"),
+    Column("matched_fraction", "float64", "", "Pairs / (cells + nuclei - pairs)"),
+    Column("foreground_fraction", "float64", "", "Fraction of the pixels with signal"),
+    Column("foreground_covered", "float64", "", "Fraction of the foreground in cells"),
+    Column("background_covered", "float64", "", "Fraction of the other pixels in cells"),
+    Column("cells_on_foreground", "float64", "", "Fraction of the cells' pixels on signal"),
+    Column(
+        "nuclear_signal_in_cells", "float64", "", "Fraction of the nuclear signal in cells"
+    ),
+    Column("cells_per_100_um2", "float64", "1/(100 um2)", "Cells by area of foreground"),
+    Column("median_cell_diameter_um", "float64", "um", "Of a disc with the median area"),
+    Column("size_cv", "float64", "", "Coefficient of variation of the areas"),
+    Column(
+        "size_cv_robust",
+        "float64",
+        "",
+        "The same by median absolute deviation",
+    ),
+    Column("size_score", "float64", "", "1 / (ln(standard deviation of areas, px) + 1)"),
+    Column("inside_cv", "float64", "", "Coefficient of variation of signal in cells"),
+    Column("outside_cv", "float64", "", "The same for signal outside cells"),
+    Column("light_in_cells", "float64", "", "nuclear_signal_in_cells, as in 0.1.0"),
 )
 TIMING_COLUMNS = (
     Column("stage", "str", "", "Stage, or stage.pass"),

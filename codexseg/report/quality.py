@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from codexseg.artifacts.columns import QUALITY_COLUMNS, names_of
 from codexseg.artifacts.labels import ORIGINAL
 from codexseg.artifacts.objects import SlideObjects, read_patches_with_objects
 from codexseg.core.grid import PatchGrid, Window
@@ -48,7 +49,7 @@ def write_quality(context: StageContext) -> list[Record]:
     judged = context.map_patches(judge_patches, patches_to_judge(state), part="quality")
     rows = quality_rows(state, judged)
     lines = ({key: _format(value) for key, value in row.items()} for row in rows)
-    write_csv_rows(inputs.run.path / QUALITY, list(rows[0]), lines)
+    write_csv_rows(inputs.run.path / QUALITY, names_of(QUALITY_COLUMNS), lines)
     return rows
 
 

@@ -6,6 +6,7 @@ import pytest
 from codexseg.artifacts.columns import (
     CHANNEL_COLUMNS,
     PATCH_COLUMNS,
+    QUALITY_COLUMNS,
     TIMING_COLUMNS,
     UNMATCHED_COLUMNS,
     cell_columns,
@@ -24,7 +25,7 @@ def run(tmp_path_factory):
     config = write_config(folder)
     settings = "profile: {statistics: [mean, p95], solidity: true}\n"
     config.write_text(config.read_text() + settings)
-    return execute(config, folder / "run", until="export").path
+    return execute(config, folder / "run").path
 
 
 def dtypes(table):
@@ -49,6 +50,7 @@ def test_unmatched_parquet_has_the_declared_columns(run):
         ("patches_metadata.csv", PATCH_COLUMNS),
         ("channel_stats.csv", CHANNEL_COLUMNS),
         ("timings.csv", TIMING_COLUMNS),
+        ("quality.csv", QUALITY_COLUMNS),
     ],
 )
 def test_csv_files_have_the_declared_columns(run, name, columns):
@@ -56,7 +58,12 @@ def test_csv_files_have_the_declared_columns(run, name, columns):
 
 
 def test_every_column_has_a_description_of_one_line():
-    every = (*PATCH_COLUMNS, *UNMATCHED_COLUMNS, *cell_columns(NAMES, ("mean",)))
+    every = (
+        *PATCH_COLUMNS,
+        *QUALITY_COLUMNS,
+        *UNMATCHED_COLUMNS,
+        *cell_columns(NAMES, ("mean",)),
+    )
     for column in every:
         assert column.description
         assert "\n" not in column.description
