@@ -14,7 +14,8 @@ from codexseg.config.coerce import as_config
 from codexseg.config.fields import image_stem
 from codexseg.config.schema import Config, SegmentationConfig
 from codexseg.errors import ConfigError, InputError, RunStateError
-from codexseg.io.slides.channels import COLOURS, GREY
+from codexseg.io.slides.base import COLOURS
+from codexseg.io.slides.channels import GREY
 from codexseg.pipeline import Pipeline, Result
 from codexseg.run.directory import Run
 

@@ -36,8 +36,8 @@ THEIRS = """
 import json, statistics, sys, time
 from pathlib import Path
 import numpy as np
-from codexseg.backends.tiled.instanseg import Network
-network = Network(Path(sys.argv[1]), "cpu")
+from codexseg.backends.tiled.instanseg import InstansegNetwork
+network = InstansegNetwork(Path(sys.argv[1]), "cpu")
 image = np.load(sys.argv[2])
 network.segment(image[:, :256, :256])
 seconds = []

@@ -16,8 +16,7 @@ from codexseg.config.schema import ChannelsConfig, Config
 from codexseg.core.grid import Window
 from codexseg.core.intensity.histogram import merge_channels
 from codexseg.errors import ConfigError, InputError
-from codexseg.io.slides.base import COLOURS as COLOURS
-from codexseg.io.slides.base import SlideImage
+from codexseg.io.slides.base import COLOURS, SlideImage
 from codexseg.io.slides.panel import resolve_channel
 
 GREY = "grey"
