@@ -193,7 +193,7 @@ class CellTable:
     records : StageRecords
         Of the stage profile.
     columns : tuple of Column
-        The declared columns.
+        The columns, as :func:`codexseg.artifacts.columns.cell_columns` declares them.
     """
 
     records: StageRecords

@@ -79,6 +79,7 @@ class BackendWarning(NamedTuple):
     message: str
 
 
+# The fingerprint of these backends covers all settings that change their result.
 _network = partial(BackendSpec, options=False, in_fingerprint=_ALL_SETTINGS)
 
 BACKENDS = (
@@ -116,7 +117,7 @@ BACKENDS = (
         "codexseg.backends.tiled.stardist:Stardist",
         options=True,
         extra="stardist",
-        licence="the package is BSD-3-Clause, its models lie beside it. "
+        licence="the package is BSD-3-Clause, its models are beside it. "
         "https://github.com/stardist/stardist-models",
     ),
 )

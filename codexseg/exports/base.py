@@ -61,7 +61,17 @@ class Exporter(ABC):
 
     @abstractmethod
     def write(self, state: WorkerState, pieces: StageRecords, path: Path) -> None:
-        """Write the file. Runs in a worker."""
+        """Write the file. Runs in a worker.
+
+        Parameters
+        ----------
+        state : WorkerState
+            The run. `workflow.measurements.cell_table` returns its table of cells.
+        pieces : StageRecords
+            The encoded pieces.
+        path : Path
+            The file.
+        """
 
 
 def file_metadata(inputs: StageInputs) -> dict[str, str]:

@@ -14,5 +14,6 @@ EXPORTERS: tuple[Exporter, ...] = (  # the slowest first
     CellsParquet(),
     UnmatchedParquet(),
 )
-"""All exporters. A new format is a module with an `Exporter`, a line here, and its word in
-`config.fields.ExportFormat`."""
+"""All exporters. A new format is a module with an `Exporter` (`CellsCsv` is a short one), a
+line here, and its word in `config.fields.ExportFormat` and, as all formats are on by
+default, in config/default.yaml."""

@@ -1,4 +1,8 @@
-"""Patch: lay the grid. Cores partition the slide; outer windows add a halo."""
+"""Patch: lay the grid. Cores partition the slide; outer windows add a halo.
+
+The halo is the larger of `halo_px` of the backend and half the configured overlap. The
+stage segment extends the window of a patch if its objects need more.
+"""
 
 from math import ceil
 

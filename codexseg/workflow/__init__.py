@@ -1,1 +1,1 @@
-"""The workflow: what a stage is, its key, its workers and its timings."""
+"""The workflow: stages, their keys, workers and timings, and the pixels of patches."""
